@@ -1,0 +1,311 @@
+//! The normalised job: what the Python side dumps after validation and what every engine process starts from.
+//!
+//! Unknown and missing members are errors, so that any drift between the two languages fails at once. Durations are
+//! microseconds, sizes are bytes; the unit is part of the member's name.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::expr::Expr;
+
+/// One validated StreamJob with every default filled in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobConfig {
+    pub api_version: String,
+    pub name: String,
+    pub shards: u16,
+    pub schema: SchemaConfig,
+    #[serde(rename = "where")]
+    pub filter: Option<Expr>,
+    pub sources: Vec<SourceConfig>,
+    pub time: TimeConfig,
+    pub windows: Vec<WindowConfig>,
+    pub udfs: Vec<UdfConfig>,
+    pub sinks: Vec<SinkConfig>,
+    pub dead_letters: Option<DeadLetterConfig>,
+    pub checkpoint: CheckpointConfig,
+    pub ingest: IngestConfig,
+    pub idempotency: IdempotencyConfig,
+    pub engine: EngineConfig,
+    pub state: StateConfig,
+    pub history: HistoryConfig,
+    pub rest: RestConfig,
+}
+
+impl JobConfig {
+    /// Reads the normalised JSON. The error names the member and its line.
+    pub fn from_json(json: &str) -> Result<JobConfig, crate::Error> {
+        let config: JobConfig = serde_json::from_str(json)
+            .map_err(|error| crate::Error::user(format!("the normalised job is not what this engine reads: {error}")))?;
+        if config.shards == 0 {
+            return Err(crate::Error::user("spec.shards: must be at least 1 (got 0)"));
+        }
+        Ok(config)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SchemaConfig {
+    pub key: KeyConfig,
+    pub time: TimeFieldConfig,
+    pub fields: Vec<FieldConfig>,
+}
+
+/// Where a row's key comes from: a field, or one constant for the whole job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum KeyConfig {
+    Field(String),
+    Const(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimeFieldConfig {
+    pub field: String,
+    pub unit: Option<TimeUnit>,
+    pub format: Option<String>,
+    pub timezone: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeUnit {
+    S,
+    Ms,
+    Us,
+    Ns,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FieldConfig {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub data_type: FieldType,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FieldType {
+    String,
+    Float64,
+    Int64,
+    Bool,
+}
+
+impl FieldType {
+    pub fn is_numeric(self) -> bool {
+        matches!(self, FieldType::Float64 | FieldType::Int64)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceConfig {
+    pub name: String,
+    pub http: Option<HttpSourceConfig>,
+    pub file: Option<FileSourceConfig>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpSourceConfig {}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSourceConfig {
+    pub path: String,
+    pub format: FileFormat,
+    /// Event time over wall time; 0 replays as fast as it goes.
+    pub speed: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileFormat {
+    Ndjson,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimeConfig {
+    pub max_out_of_orderness_us: i64,
+    pub idle_timeout_us: i64,
+    pub allowed_lateness_us: i64,
+    pub max_ahead_us: i64,
+    pub close_when_idle: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WindowConfig {
+    pub name: String,
+    pub tumbling: TumblingConfig,
+    pub aggregates: Vec<AggregateConfig>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TumblingConfig {
+    pub size_us: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AggregateConfig {
+    pub name: String,
+    pub function: AggregateFunction,
+    pub argument: Option<Expr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AggregateFunction {
+    Count,
+    Sum,
+    Mean,
+    Min,
+    Max,
+    Variance,
+    Stddev,
+    First,
+    Last,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UdfConfig {
+    pub name: String,
+    pub source: String,
+    pub filename: String,
+    pub function: String,
+    pub on: UdfStage,
+    pub window: Option<String>,
+    pub inputs: Vec<String>,
+    pub outputs: Vec<FieldConfig>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UdfStage {
+    Event,
+    Window,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SinkConfig {
+    pub name: String,
+    /// A window's name, or `events`.
+    pub from: String,
+    #[serde(rename = "where")]
+    pub filter: Option<Expr>,
+    pub delivery: Delivery,
+    pub file: Option<FileSinkConfig>,
+    pub http: Option<HttpSinkConfig>,
+    pub stdout: Option<StdoutSinkConfig>,
+}
+
+/// The name that `SinkConfig::from` uses for the stream of events.
+pub const FROM_EVENTS: &str = "events";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Delivery {
+    ExactlyOnce,
+    AtLeastOnce,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSinkConfig {
+    pub path: String,
+    pub format: FileFormat,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpSinkConfig {
+    pub url: String,
+    pub headers: BTreeMap<String, String>,
+    pub max_batch_rows: u32,
+    pub timeout_us: i64,
+    pub backoff_initial_us: i64,
+    pub backoff_max_us: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StdoutSinkConfig {}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeadLetterConfig {
+    pub file: DeadLetterFileConfig,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeadLetterFileConfig {
+    pub path: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointConfig {
+    pub interval_us: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IngestConfig {
+    pub durability: Durability,
+    pub max_wait_us: i64,
+    pub max_body_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    Fsync,
+    Buffered,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdempotencyConfig {
+    pub retention_us: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EngineConfig {
+    /// 0 means one thread for each core.
+    pub worker_threads: u16,
+    pub pin_cores: bool,
+    pub batch_rows: u32,
+    pub batch_linger_us: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StateConfig {
+    pub memory_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryConfig {
+    pub raw_us: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestConfig {
+    pub bearer_token: Option<String>,
+    pub cors_origins: Vec<String>,
+}

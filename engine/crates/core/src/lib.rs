@@ -1,0 +1,9 @@
+//! The pure part of the StreamJob engine. No I/O, no clock, no threads, no RocksDB, no Python.
+
+pub mod batch;
+pub mod config;
+mod error;
+pub mod expr;
+pub mod store;
+
+pub use error::{Actor, Error, Result};
