@@ -309,3 +309,14 @@ pub struct RestConfig {
     pub bearer_token: Option<String>,
     pub cors_origins: Vec<String>,
 }
+
+impl From<crate::expr::DataKind> for FieldType {
+    fn from(kind: crate::expr::DataKind) -> FieldType {
+        match kind {
+            crate::expr::DataKind::Float64 => FieldType::Float64,
+            crate::expr::DataKind::Int64 => FieldType::Int64,
+            crate::expr::DataKind::Bool => FieldType::Bool,
+            crate::expr::DataKind::Utf8 => FieldType::String,
+        }
+    }
+}

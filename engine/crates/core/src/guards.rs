@@ -1,0 +1,65 @@
+//! Switches that take out the guard of one invariant, so that the simulation can show that it would notice.
+//!
+//! Without the feature `removable-guards`, which only tests turn on, [`off`] is the constant `false`.
+
+/// The guard of one invariant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// I1: a commit is atomic.
+    Atomic = 1,
+    /// I2: a gap is refused.
+    Gap = 2,
+    /// I2: rows that a shard has are skipped.
+    Duplicate = 3,
+    /// I3: a split is trimmed only up to the lowest committed position.
+    Trim = 4,
+    /// I4: no commit runs ahead of the journal.
+    CommitAfterJournal = 5,
+    /// I4: a client is answered after the fsync.
+    AcknowledgeAfterSync = 6,
+    /// I6: a full queue waits.
+    FullWaits = 7,
+    /// I8: exactly-once output leaves after the commit.
+    SendAfterCommit = 8,
+    /// I8: unconfirmed output enters the outbox.
+    Outbox = 9,
+    /// I10: a repeated request is known by its id.
+    Idempotency = 10,
+    /// I11: a row sees the statistics as they stood just before it.
+    StatisticsBefore = 11,
+    /// I4: each start opens a new incarnation.
+    Incarnation = 12,
+    /// I8: a file segment is never overwritten.
+    Segment = 13,
+}
+
+#[cfg(feature = "removable-guards")]
+mod switch {
+    use std::cell::Cell;
+
+    thread_local! {
+        static OFF: Cell<u32> = const { Cell::new(0) };
+    }
+
+    /// Takes the guard out on this thread, or puts it back.
+    pub fn set_off(guard: super::Guard, off: bool) {
+        OFF.with(|bits| {
+            let bit = 1 << guard as u32;
+            bits.set(if off { bits.get() | bit } else { bits.get() & !bit });
+        });
+    }
+
+    pub fn off(guard: super::Guard) -> bool {
+        OFF.with(|bits| bits.get() & (1 << guard as u32) != 0)
+    }
+}
+
+#[cfg(feature = "removable-guards")]
+pub use switch::{off, set_off};
+
+/// Whether the guard is taken out.
+#[cfg(not(feature = "removable-guards"))]
+#[inline(always)]
+pub const fn off(_guard: Guard) -> bool {
+    false
+}

@@ -1,0 +1,182 @@
+//! Rows on their way to a message sink: staged, then cut into numbered batches that stay until the sink confirms them.
+//!
+//! ```text
+//!  exactly-once:   stage ──▶ commit cuts batches and stores them ──▶ send ──▶ confirm ──▶ next commit deletes
+//!  at-least-once:  stage ──▶ cut ──▶ send ──▶ confirm
+//!                             └─ still unconfirmed at a commit: stored, and sent again after a crash
+//! ```
+//!
+//! A batch's bytes and number never change once it was cut, so that a retry is identical to the byte (I8).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// One shard's outbox holds at most this many bytes; above it the shard takes no rows (I6: full means wait).
+pub const MAX_OUTBOX_BYTES: usize = 32 << 20;
+
+/// A numbered batch of rows, as it is sent: a JSON array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    pub number: u64,
+    pub rows: u32,
+    pub body: Arc<[u8]>,
+}
+
+#[derive(Debug)]
+struct Held {
+    batch: Batch,
+    stored: bool,
+}
+
+/// The outbox of one shard for one message sink.
+#[derive(Debug)]
+pub struct Outbox {
+    max_batch_rows: u32,
+    next_number: u64,
+    staged: Vec<u8>,
+    /// End of each staged row within `staged`.
+    staged_ends: Vec<u32>,
+    held: VecDeque<Held>,
+    /// Stored batches that were confirmed since the last commit.
+    confirmed_stored: Vec<u64>,
+    bytes: usize,
+}
+
+impl Outbox {
+    pub fn new(max_batch_rows: u32, next_number: u64) -> Outbox {
+        Outbox {
+            max_batch_rows,
+            next_number,
+            staged: Vec::new(),
+            staged_ends: Vec::new(),
+            held: VecDeque::new(),
+            confirmed_stored: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Takes up a batch that the store held at the start.
+    pub fn restore(&mut self, batch: Batch) {
+        debug_assert!(batch.number < self.next_number);
+        self.bytes += batch.body.len();
+        self.held.push_back(Held { batch, stored: true });
+    }
+
+    /// Adds one row: a JSON object.
+    pub fn stage(&mut self, row: &[u8]) {
+        self.staged.extend_from_slice(row);
+        self.staged_ends.push(self.staged.len() as u32);
+    }
+
+    pub fn has_staged(&self) -> bool {
+        !self.staged_ends.is_empty()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.bytes + self.staged.len() > MAX_OUTBOX_BYTES && !crate::guards::off(crate::guards::Guard::FullWaits)
+    }
+
+    /// Rows that were not confirmed yet.
+    pub fn pending_rows(&self) -> u64 {
+        self.staged_ends.len() as u64 + self.held.iter().map(|held| u64::from(held.batch.rows)).sum::<u64>()
+    }
+
+    pub fn next_number(&self) -> u64 {
+        self.next_number
+    }
+
+    /// Cuts what is staged into batches of at most `max_batch_rows`.
+    pub fn cut(&mut self) -> Vec<Batch> {
+        let mut cut = Vec::new();
+        let mut start = 0usize;
+        for ends in self.staged_ends.chunks(self.max_batch_rows as usize) {
+            let mut body = Vec::with_capacity(*ends.last().expect("chunks are not empty") as usize - start + ends.len() + 2);
+            for end in ends {
+                body.push(if body.is_empty() { b'[' } else { b',' });
+                body.extend_from_slice(&self.staged[start..*end as usize]);
+                start = *end as usize;
+            }
+            body.push(b']');
+            let batch = Batch { number: self.next_number, rows: ends.len() as u32, body: body.into() };
+            self.next_number += 1;
+            self.bytes += batch.body.len();
+            self.held.push_back(Held { batch: batch.clone(), stored: false });
+            cut.push(batch);
+        }
+        self.staged.clear();
+        self.staged_ends.clear();
+        cut
+    }
+
+    /// For a commit: batches to store now, and numbers of stored ones to delete.
+    pub fn freeze(&mut self) -> (Vec<Batch>, Vec<u64>) {
+        let mut store = Vec::new();
+        if !crate::guards::off(crate::guards::Guard::Outbox) {
+            for held in self.held.iter_mut().filter(|held| !held.stored) {
+                held.stored = true;
+                store.push(held.batch.clone());
+            }
+        }
+        (store, std::mem::take(&mut self.confirmed_stored))
+    }
+
+    /// The sink has this batch, or it was given up for good. Returns it unless it was confirmed before.
+    pub fn confirm(&mut self, number: u64) -> Option<Batch> {
+        let place = self.held.iter().position(|held| held.batch.number == number)?;
+        let held = self.held.remove(place)?;
+        self.bytes -= held.batch.body.len();
+        if held.stored {
+            self.confirmed_stored.push(number);
+        }
+        Some(held.batch)
+    }
+
+    /// Batches that are not confirmed, in order.
+    pub fn unconfirmed(&self) -> impl Iterator<Item = &Batch> {
+        self.held.iter().map(|held| &held.batch)
+    }
+
+    pub fn has_confirmations_to_store(&self) -> bool {
+        !self.confirmed_stored.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_arrays_of_bounded_length_with_growing_numbers() {
+        let mut outbox = Outbox::new(2, 7);
+        for row in ["{\"a\":1}", "{\"a\":2}", "{\"a\":3}"] {
+            outbox.stage(row.as_bytes());
+        }
+        let cut = outbox.cut();
+        assert_eq!(cut.iter().map(|batch| batch.number).collect::<Vec<_>>(), [7, 8]);
+        assert_eq!(&*cut[0].body, b"[{\"a\":1},{\"a\":2}]");
+        assert_eq!(&*cut[1].body, b"[{\"a\":3}]");
+        assert_eq!(outbox.pending_rows(), 3);
+    }
+
+    #[test]
+    fn a_batch_is_stored_once_and_deleted_once() {
+        let mut outbox = Outbox::new(10, 0);
+        outbox.stage(b"{}");
+        outbox.cut();
+        assert_eq!(outbox.freeze().0.len(), 1);
+        assert_eq!(outbox.freeze().0.len(), 0);
+        assert!(outbox.confirm(0).is_some());
+        assert!(outbox.confirm(0).is_none());
+        assert_eq!(outbox.freeze().1, [0]);
+        assert!(outbox.freeze().1.is_empty());
+    }
+
+    #[test]
+    fn what_was_confirmed_before_a_commit_never_reaches_the_store() {
+        let mut outbox = Outbox::new(10, 0);
+        outbox.stage(b"{}");
+        outbox.cut();
+        outbox.confirm(0);
+        assert_eq!(outbox.freeze(), (vec![], vec![]));
+    }
+}

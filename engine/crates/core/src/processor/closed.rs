@@ -1,0 +1,245 @@
+//! Rows of closed windows: collected pane by pane, then completed by UDFs, written to sinks and kept as history.
+
+use std::sync::Arc;
+
+use arrow_array::{Array, ArrayRef, Int64Array, StringArray};
+use arrow_buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+
+use super::events::write_row;
+use super::stages::{arrow_kinds, floats, mask_or_all};
+use super::Processor;
+use crate::Result;
+use crate::accumulate::Value;
+use crate::config::FieldType;
+use crate::event_time;
+use crate::json::{self, ColumnWriter};
+use crate::plan::WindowPlan;
+use crate::shard::ClosedPane;
+use crate::udf::call_bisecting;
+
+/// Closed rows are flushed when there are this many.
+const LARGE_ROWS: usize = 4096;
+
+/// Closed rows of one window, as columns.
+#[derive(Debug)]
+pub(super) struct ClosedRows {
+    place: Vec<u16>,
+    hash: Vec<u64>,
+    keys: Vec<u8>,
+    key_ends: Vec<i32>,
+    start_us: Vec<i64>,
+    results: Vec<ResultColumn>,
+    functions: Vec<(usize, crate::config::AggregateFunction)>,
+    groups: Vec<crate::accumulate::Group>,
+    members: Vec<Vec<u8>>,
+    id: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum ResultColumn {
+    Float64(Vec<f64>),
+    Int64(Vec<i64>, Vec<bool>),
+}
+
+impl ResultColumn {
+    fn push(&mut self, value: Value) {
+        match (self, value) {
+            (ResultColumn::Float64(values), Value::Float64(value)) => values.push(value),
+            (ResultColumn::Float64(values), Value::Int64(value)) => values.push(value as f64),
+            (ResultColumn::Float64(values), Value::Null) => values.push(f64::NAN),
+            (ResultColumn::Int64(values, valid), Value::Int64(value)) => {
+                values.push(value);
+                valid.push(true);
+            }
+            (ResultColumn::Int64(values, valid), Value::Null | Value::Float64(_)) => {
+                values.push(0);
+                valid.push(false);
+            }
+        }
+    }
+
+    fn take(&mut self) -> ArrayRef {
+        match self {
+            ResultColumn::Float64(values) => crate::udf::finite(floats(std::mem::take(values))),
+            ResultColumn::Int64(values, valid) => {
+                let nulls = NullBuffer::new(BooleanBuffer::from(std::mem::take(valid)));
+                Arc::new(Int64Array::new(std::mem::take(values).into(), Some(nulls).filter(|nulls| nulls.null_count() > 0)))
+            }
+        }
+    }
+}
+
+impl ClosedRows {
+    pub fn new(plan: &WindowPlan) -> ClosedRows {
+        let mut id = b",\"_id\":\"".to_vec();
+        json::write_escaped(&mut id, plan.name.as_bytes());
+        id.push(b'/');
+        ClosedRows {
+            place: Vec::new(),
+            hash: Vec::new(),
+            keys: Vec::new(),
+            key_ends: Vec::new(),
+            start_us: Vec::new(),
+            results: plan
+                .results
+                .iter()
+                .map(|result| match result.data_type {
+                    FieldType::Int64 => ResultColumn::Int64(Vec::new(), Vec::new()),
+                    _ => ResultColumn::Float64(Vec::new()),
+                })
+                .collect(),
+            functions: plan.results.iter().map(|result| (result.group, result.function)).collect(),
+            groups: plan.groups.iter().map(|(_, group)| *group).collect(),
+            members: plan.columns[3..].iter().map(|column| json::member(&column.name, false)).collect(),
+            id,
+        }
+    }
+
+    pub fn is_large(&self) -> bool {
+        self.place.len() >= LARGE_ROWS
+    }
+
+    pub fn push(&mut self, pane: &ClosedPane<'_>, local_of: &[u16]) {
+        self.place.push(local_of[usize::from(pane.shard)]);
+        self.hash.push(pane.hash);
+        self.keys.extend_from_slice(pane.key);
+        self.key_ends.push(self.keys.len() as i32);
+        self.start_us.push(pane.start_us);
+        for (column, (group, function)) in std::iter::zip(&mut self.results, &self.functions) {
+            column.push(self.groups[*group].result(pane.pane, *function));
+        }
+    }
+
+    /// key, window_start, window_end, aggregates; empties the collection but for places and hashes.
+    fn take_columns(&mut self, size_us: i64) -> Vec<ArrayRef> {
+        let mut offsets = Vec::with_capacity(self.key_ends.len() + 1);
+        offsets.push(0);
+        offsets.append(&mut self.key_ends);
+        let keys = StringArray::new(OffsetBuffer::new(ScalarBuffer::from(offsets)), std::mem::take(&mut self.keys).into(), None);
+        let starts = std::mem::take(&mut self.start_us);
+        let ends: Vec<i64> = starts.iter().map(|start| start.saturating_add(size_us)).collect();
+        let mut columns: Vec<ArrayRef> =
+            vec![Arc::new(keys), Arc::new(Int64Array::from(starts)), Arc::new(Int64Array::from(ends))];
+        columns.extend(self.results.iter_mut().map(ResultColumn::take));
+        columns
+    }
+}
+
+/// The text of a window's start and end; neighbouring rows mostly share them.
+#[derive(Default)]
+struct Bounds {
+    start_us: Option<i64>,
+    start: Vec<u8>,
+    end: Vec<u8>,
+}
+
+impl Bounds {
+    fn set(&mut self, start_us: i64, size_us: i64) {
+        if self.start_us != Some(start_us) {
+            self.start_us = Some(start_us);
+            self.start.clear();
+            event_time::write_rfc3339(start_us, &mut self.start);
+            self.end.clear();
+            event_time::write_rfc3339(start_us.saturating_add(size_us), &mut self.end);
+        }
+    }
+}
+
+impl Processor {
+    /// Completes closed rows and sends them on their way.
+    pub(super) fn flush_closed(&mut self) -> Result<()> {
+        for window in 0..self.closed.len() {
+            if !self.closed[window].place.is_empty() {
+                self.flush_window(window)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush_window(&mut self, window: usize) -> Result<()> {
+        let plan = self.plan.clone();
+        let definition = &plan.windows[window];
+        let mut columns = self.closed[window].take_columns(definition.size_us);
+        let rows = columns[0].len();
+        let failed = self.call_window_udfs(definition, &mut columns, rows)?;
+        let masks = definition
+            .sinks
+            .iter()
+            .map(|sink| Ok((*sink, mask_or_all(plan.sinks[*sink].filter.as_ref(), &columns, rows)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let closed = &self.closed[window];
+        let keys = columns[0].as_any().downcast_ref::<StringArray>().expect("the key is a string column");
+        let starts = columns[1].as_any().downcast_ref::<Int64Array>().expect("the start is an integer column");
+        let writers: Vec<ColumnWriter<'_>> = columns[3..].iter().map(ColumnWriter::new).collect();
+        let mut bounds = Bounds::default();
+        let mut unfit = Vec::new();
+        for row in 0..rows {
+            bounds.set(starts.value(row), definition.size_us);
+            self.row.clear();
+            write_window_row(&mut self.row, keys.value(row).as_bytes(), &bounds, &writers, closed, row);
+            let place = usize::from(closed.place[row]);
+            if let Some(reason) = failed.as_ref().and_then(|failed| failed.get(&row)) {
+                unfit.push((place, reason.clone(), self.row.clone()));
+                continue;
+            }
+            for (sink, mask) in &masks {
+                if mask.as_ref().is_none_or(|mask| mask.value(row)) {
+                    write_row(plan.sinks[*sink].mode, *sink, place, &self.row, &mut self.shards, &mut self.buffers);
+                }
+            }
+            self.shards[place].keep_history(window, starts.value(row), closed.hash[row], &self.row);
+        }
+        if rows > 0 {
+            self.recent_windows.push(&self.row);
+        }
+        self.closed[window].place.clear();
+        self.closed[window].hash.clear();
+        for (place, reason, row) in unfit {
+            self.dead_letter(place, &reason, &definition.name, &format!("window/{}", definition.name), 0, &row);
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::type_complexity, reason = "reasons by row, where any failed")]
+    fn call_window_udfs(
+        &mut self,
+        definition: &WindowPlan,
+        columns: &mut Vec<ArrayRef>,
+        rows: usize,
+    ) -> Result<Option<std::collections::HashMap<usize, String>>> {
+        let mut failed = std::collections::HashMap::new();
+        for udf in &definition.udfs {
+            let inputs: Vec<ArrayRef> = udf.inputs.iter().map(|column| columns[*column].clone()).collect();
+            let result = call_bisecting(&mut *self.udfs, udf.index, &inputs, rows, &arrow_kinds(&udf.outputs))?;
+            failed.extend(result.failed.into_iter().map(|(row, reason)| (row, format!("udf {}: {reason}", udf.name))));
+            columns.extend(result.outputs);
+        }
+        Ok(Some(failed).filter(|failed| !failed.is_empty()))
+    }
+}
+
+fn write_window_row(
+    out: &mut Vec<u8>,
+    key: &[u8],
+    bounds: &Bounds,
+    writers: &[ColumnWriter<'_>],
+    closed: &ClosedRows,
+    row: usize,
+) {
+    out.extend_from_slice(b"{\"key\":");
+    json::write_string(out, key);
+    out.extend_from_slice(b",\"window_start\":\"");
+    out.extend_from_slice(&bounds.start);
+    out.extend_from_slice(b"\",\"window_end\":\"");
+    out.extend_from_slice(&bounds.end);
+    out.extend_from_slice(b"\",\"revision\":0");
+    for (member, writer) in std::iter::zip(&closed.members, writers) {
+        out.extend_from_slice(member);
+        writer.write(out, row);
+    }
+    out.extend_from_slice(&closed.id);
+    json::write_escaped(out, key);
+    out.push(b'/');
+    out.extend_from_slice(&bounds.start);
+    out.extend_from_slice(b"/0\"}");
+}

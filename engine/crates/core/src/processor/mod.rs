@@ -1,0 +1,290 @@
+//! The way of rows through one worker's shards. No I/O of its own: results leave through a [`SinkPort`].
+//!
+//! ```text
+//!  deliveries ─▶ gather ─▶ look up + statistics ─▶ UDFs ─▶ windows ─▶ event sinks
+//!  (batch, rows)  own rows,      A, by groups of      B, once    C, by groups   closed windows ─▶ window sinks, history
+//!                 columns        64 with prefetch     a batch
+//! ```
+//!
+//! Without event UDFs stage C follows A for each group, while the slots are in the cache.
+//!
+//! Invariant (I11): what a row sees and does depends on the rows before it in its split, never on where batches are cut.
+
+mod closed;
+mod encode;
+mod events;
+mod gather;
+mod stages;
+
+use std::sync::Arc;
+
+pub use encode::time_text;
+
+use crate::batch::RowBatch;
+use crate::outbox::Batch;
+use crate::plan::{Plan, SinkMode};
+use crate::progress::SplitIndex;
+use crate::shard::{Frozen, RequestCommit, Shard, SplitInfo};
+use crate::udf::UdfHost;
+use crate::Result;
+
+/// Rows of one batch for one worker.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    pub split: SplitIndex,
+    /// Offset of the batch's first row; the delivery covers `[first_offset, first_offset + batch.span)`.
+    pub first_offset: u64,
+    pub batch: Arc<RowBatch>,
+    /// Numbers of the rows whose shards the worker owns, ascending.
+    pub rows: Vec<u32>,
+    /// Latest event time of the whole batch.
+    pub max_time_us: i64,
+    /// The request that the batch came in, if it has an id.
+    pub request: Option<Arc<RequestCommit>>,
+    /// Set on a repeat for one shard that had refused rows: no other shard takes it.
+    pub only: Option<u16>,
+}
+
+impl Delivery {
+    pub fn to(&self) -> u64 {
+        self.first_offset + self.batch.span
+    }
+}
+
+/// A shard that could not take a delivery: rows before it are missing (I2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    pub shard: u16,
+    pub split: SplitIndex,
+    pub wanted: u64,
+}
+
+/// Where results go (I8). Called on the worker's thread.
+pub trait SinkPort {
+    /// Rows for a sink that streams: `bytes` are whole lines. For [`SinkMode::Segments`] they belong to segment `number`
+    /// of the shard; nobody may see them before the commit that seals it.
+    fn append(&mut self, sink: usize, shard: u16, number: u64, rows: u32, bytes: &[u8]) -> Result<()>;
+
+    /// A batch may leave now.
+    fn send(&mut self, sink: usize, shard: u16, batch: &Batch) -> Result<()>;
+}
+
+/// Rows waiting to be handed to the port: of one sink and one shard.
+#[derive(Debug, Default)]
+struct RowBuffer {
+    bytes: Vec<u8>,
+    rows: u32,
+}
+
+/// One worker's shards and everything that runs on their rows.
+pub struct Processor {
+    plan: Arc<Plan>,
+    splits: Vec<SplitInfo>,
+    shards: Vec<Shard>,
+    /// By shard: its place in `shards`, or `NOT_MINE`.
+    local_of: Vec<u16>,
+    udfs: Box<dyn UdfHost>,
+    work: gather::Work,
+    events: encode::EventEncoder,
+    closed: Vec<closed::ClosedRows>,
+    /// By sink, by place in `shards`.
+    buffers: Vec<Vec<RowBuffer>>,
+    row: Vec<u8>,
+    /// Newest event rows that passed a sink's `where`, for the live view.
+    pub recent_events: RecentRows,
+    /// Newest closed windows, for the live view.
+    pub recent_windows: RecentRows,
+}
+
+const NOT_MINE: u16 = u16::MAX;
+
+/// The last few rows that left, as JSON.
+#[derive(Debug, Default)]
+pub struct RecentRows {
+    rows: std::collections::VecDeque<Vec<u8>>,
+}
+
+impl RecentRows {
+    /// Rows kept.
+    pub const CAPACITY: usize = 8;
+
+    fn push(&mut self, row: &[u8]) {
+        if self.rows.len() == Self::CAPACITY {
+            self.rows.pop_front();
+        }
+        self.rows.push_back(row.to_vec());
+    }
+
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
+        self.rows.iter().map(Vec::as_slice)
+    }
+}
+
+impl Processor {
+    pub fn new(plan: Arc<Plan>, splits: Vec<SplitInfo>, shards: Vec<Shard>, udfs: Box<dyn UdfHost>) -> Processor {
+        let mut local_of = vec![NOT_MINE; usize::from(plan.config.shards)];
+        for (place, shard) in shards.iter().enumerate() {
+            local_of[usize::from(shard.id)] = place as u16;
+        }
+        let buffers = plan.sinks.iter().map(|_| shards.iter().map(|_| RowBuffer::default()).collect()).collect();
+        Processor {
+            events: encode::EventEncoder::new(&plan, &splits),
+            closed: plan.windows.iter().map(closed::ClosedRows::new).collect(),
+            work: gather::Work::default(),
+            row: Vec::new(),
+            recent_events: RecentRows::default(),
+            recent_windows: RecentRows::default(),
+            plan,
+            splits,
+            shards,
+            local_of,
+            udfs,
+            buffers,
+        }
+    }
+
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    pub fn shards_mut(&mut self) -> &mut [Shard] {
+        &mut self.shards
+    }
+
+    /// The shard with this id, if the worker owns it.
+    pub fn shard_mut(&mut self, id: u16) -> Option<&mut Shard> {
+        match self.local_of.get(usize::from(id)) {
+            Some(place) if *place != NOT_MINE => Some(&mut self.shards[usize::from(*place)]),
+            _ => None,
+        }
+    }
+
+    /// Whether the worker takes no rows for now, because an outbox is full (I6).
+    pub fn is_blocked(&self) -> bool {
+        self.shards.iter().any(Shard::is_blocked)
+    }
+
+    /// Takes deliveries in order. Refusals name shards for which rows are missing; all others have taken theirs.
+    pub fn process(&mut self, deliveries: &[Delivery], port: &mut dyn SinkPort) -> Result<Vec<Refusal>> {
+        let mut refusals = Vec::new();
+        let limit = self.plan.config.engine.batch_rows.max(1) as usize;
+        self.work.begin();
+        for (number, delivery) in deliveries.iter().enumerate() {
+            let admissions = self.admit(delivery, &mut refusals);
+            self.take_rejects(delivery, &admissions)?;
+            let mut taken = 0;
+            let mut seen = gather::Seen::default();
+            while taken < delivery.rows.len() {
+                let room = limit - self.work.len();
+                taken = self.gather(number as u32, delivery, &admissions, taken, room, &mut seen);
+                if self.work.len() >= limit {
+                    self.run(deliveries, port)?;
+                }
+            }
+            self.advance(delivery, &admissions);
+        }
+        self.run(deliveries, port)?;
+        self.flush_closed()?;
+        self.hand_over(port)?;
+        Ok(refusals)
+    }
+
+    /// Closes windows that have ended, looking at no more than `budget` slots in all. True if some are left.
+    pub fn close_windows(&mut self, mut budget: usize, port: &mut dyn SinkPort) -> Result<bool> {
+        for shard in &mut self.shards {
+            let closed = &mut self.closed;
+            budget = shard.close_some(budget, &mut |pane| closed[pane.window].push(&pane, &self.local_of));
+            if budget == 0 {
+                break;
+            }
+        }
+        self.flush_closed()?;
+        self.hand_over(port)?;
+        Ok(self.shards.iter().any(Shard::has_closable))
+    }
+
+    /// Whether windows have ended that are not closed yet.
+    pub fn has_closable(&self) -> bool {
+        self.shards.iter().any(Shard::has_closable)
+    }
+
+    /// Takes up a shard's changes for a commit.
+    pub fn freeze(&mut self, shard: u16) -> Option<Frozen> {
+        self.shard_mut(shard)?.freeze()
+    }
+
+    /// A commit is durable: its exactly-once batches may leave.
+    pub fn committed(&mut self, shard: u16, epoch: u64, sends: &[(usize, Batch)], port: &mut dyn SinkPort) -> Result<()> {
+        if let Some(shard) = self.shard_mut(shard) {
+            shard.committed(epoch);
+            shard.evict();
+        }
+        sends.iter().try_for_each(|(sink, batch)| port.send(*sink, shard, batch))
+    }
+
+    /// Sends again what the shards' outboxes held at the start.
+    pub fn resend(&mut self, port: &mut dyn SinkPort) -> Result<()> {
+        for shard in &self.shards {
+            for sink in 0..self.plan.sinks.len() {
+                let batches = shard.outbox(sink).into_iter().flat_map(crate::outbox::Outbox::unconfirmed);
+                for batch in batches {
+                    port.send(sink, shard.id, batch)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A sink refused a batch for good: its rows become dead letters.
+    pub fn refused(&mut self, shard: u16, sink: usize, number: u64, reason: &str, port: &mut dyn SinkPort) -> Result<()> {
+        let place = self.local_of[usize::from(shard)];
+        if place == NOT_MINE {
+            return Ok(());
+        }
+        let Some(batch) = self.shards[usize::from(place)].confirm(sink, number) else { return Ok(()) };
+        let rows: Vec<&serde_json::value::RawValue> =
+            serde_json::from_slice(&batch.body).map_err(|error| crate::Error::engine(format!("a batch is not an array: {error}")))?;
+        for row in rows {
+            let source = self.plan.sinks[sink].name.clone();
+            let split = format!("sink/{source}/{shard}");
+            self.dead_letter(usize::from(place), reason, &source, &split, number, row.get().as_bytes());
+        }
+        self.hand_over(port)
+    }
+
+    /// Hands buffered rows to the port: segments and streams as bytes, at-least-once messages as batches.
+    fn hand_over(&mut self, port: &mut dyn SinkPort) -> Result<()> {
+        for (sink, buffers) in self.buffers.iter_mut().enumerate() {
+            let plan = &self.plan.sinks[sink];
+            for (place, buffer) in buffers.iter_mut().enumerate() {
+                let shard = &mut self.shards[place];
+                if plan.mode == SinkMode::Messages {
+                    if sends_at_once(plan) && shard.outbox(sink).is_some_and(crate::outbox::Outbox::has_staged) {
+                        let cut = shard.outbox_mut(sink).map(crate::outbox::Outbox::cut).unwrap_or_default();
+                        cut.iter().try_for_each(|batch| port.send(sink, shard.id, batch))?;
+                    }
+                    continue;
+                }
+                if buffer.rows == 0 {
+                    continue;
+                }
+                let number = match plan.mode {
+                    SinkMode::Segments => shard.segment_rows(sink, u64::from(buffer.rows))?,
+                    _ => 0,
+                };
+                port.append(sink, shard.id, number, buffer.rows, &buffer.bytes)?;
+                buffer.bytes.clear();
+                buffer.rows = 0;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn sends_at_once(sink: &crate::plan::SinkPlan) -> bool {
+    sink.delivery == crate::config::Delivery::AtLeastOnce || crate::guards::off(crate::guards::Guard::SendAfterCommit)
+}

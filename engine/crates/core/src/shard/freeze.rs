@@ -1,0 +1,372 @@
+//! One commit: what a shard had changed, copied out in a fraction of a millisecond, and its encoding by the committer.
+
+use std::sync::Arc;
+
+use super::history::HistoryRows;
+use super::{SHARD_FORMAT, Shard, ShardMeta, SinkState, keys};
+use crate::outbox::Batch;
+use crate::plan::Plan;
+use crate::progress::NO_TIME;
+use crate::store::{ShardStore, WriteSet};
+use crate::table::Slot;
+use crate::{Error, Result};
+
+/// Version of a slot's record.
+const SLOT_FORMAT: u8 = 1;
+/// Expired request ids that one commit deletes at most; the rest waits for the next.
+const MAX_EXPIRED_REQUESTS: usize = 1024;
+/// History is forgotten in steps of this part of its time-to-live, so that range deletes stay few.
+const FORGET_STEPS: i64 = 64;
+
+/// A segment that a commit makes visible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealedSegment {
+    pub sink: usize,
+    pub number: u64,
+    pub rows: u64,
+}
+
+/// A request's answer, kept for repeats (I10).
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RequestCommit {
+    pub id: String,
+    pub body_hash: u64,
+    pub split: String,
+    pub first_offset: u64,
+    pub received_us: i64,
+    /// HTTP status of the first answer.
+    pub status: u16,
+    /// Body of the first answer.
+    pub answer: String,
+}
+
+/// Everything that one commit writes. Made by the worker, written by the committer.
+#[derive(Debug)]
+pub struct Frozen {
+    pub shard: u16,
+    pub epoch: u64,
+    pub meta: ShardMeta,
+    pub segments: Vec<SealedSegment>,
+    /// Exactly-once batches that may leave once the commit is durable: sink, batch.
+    pub sends: Vec<(usize, Batch)>,
+    pub requests: Vec<RequestCommit>,
+    slots: FrozenSlots,
+    history: Arc<HistoryRows>,
+    window_ids: Vec<u32>,
+    stores: Vec<(u32, Batch)>,
+    deletes: Vec<(u32, u64)>,
+    forget: Vec<(Vec<u8>, Vec<u8>)>,
+    expire_requests_before_us: Option<i64>,
+}
+
+#[derive(Debug, Default)]
+struct FrozenSlots {
+    heads: Vec<SlotHead>,
+    keys: Vec<u8>,
+    words: Vec<u64>,
+    /// Panes outside of their slot, sorted by slot: slot, window, start, words.
+    overflow: Vec<(Slot, u16, i64, Vec<u64>)>,
+    stride: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct SlotHead {
+    hash: u64,
+    slot: Slot,
+    key_at: u32,
+    key_len: u32,
+    /// Number of the slot's words within `words`, in strides.
+    words_at: u32,
+}
+
+impl FrozenSlots {
+    fn key(&self, head: &SlotHead) -> &[u8] {
+        &self.keys[head.key_at as usize..(head.key_at + head.key_len) as usize]
+    }
+
+    fn put_all(&self, writes: &mut WriteSet) {
+        let mut order: Vec<&SlotHead> = self.heads.iter().collect();
+        order.sort_unstable_by(|a, b| a.hash.cmp(&b.hash).then_with(|| self.key(a).cmp(self.key(b))));
+        let mut key = Vec::new();
+        for head in order {
+            key.clear();
+            key.push(b'k');
+            key.extend_from_slice(&head.hash.to_be_bytes());
+            key.extend_from_slice(self.key(head));
+            let words = &self.words[head.words_at as usize * self.stride..][..self.stride];
+            writes.put_with(&key, |value| self.encode(head.slot, words, value));
+        }
+    }
+
+    fn encode(&self, slot: Slot, words: &[u64], value: &mut Vec<u8>) {
+        value.push(SLOT_FORMAT);
+        put_words(words, value);
+        let first = self.overflow.partition_point(|(owner, ..)| *owner < slot);
+        let mine = self.overflow[first..].iter().take_while(|(owner, ..)| *owner == slot);
+        for (_, window, start_us, words) in mine {
+            value.extend_from_slice(&window.to_le_bytes());
+            value.extend_from_slice(&(words.len() as u16).to_le_bytes());
+            value.extend_from_slice(&start_us.to_le_bytes());
+            put_words(words, value);
+        }
+    }
+}
+
+fn put_words(words: &[u64], value: &mut Vec<u8>) {
+    for word in words {
+        value.extend_from_slice(&word.to_le_bytes());
+    }
+}
+
+/// A pane that lay outside of its slot: window, start, words.
+pub(super) type OverflowPane = (u16, i64, Box<[u64]>);
+
+/// Reads a slot's record into `words`; returns the panes behind it.
+pub(super) fn decode_slot(value: &[u8], words: &mut [u64]) -> Result<Vec<OverflowPane>> {
+    let damaged = || Error::damaged("a key's record in the store is damaged; restore the state directory from a backup");
+    let (format, rest) = value.split_first().ok_or_else(damaged)?;
+    if *format != SLOT_FORMAT || rest.len() < words.len() * 8 {
+        return Err(damaged());
+    }
+    let (fixed, mut rest) = rest.split_at(words.len() * 8);
+    get_words(fixed, words);
+    let mut overflow = Vec::new();
+    while !rest.is_empty() {
+        let head = rest.get(..12).ok_or_else(damaged)?;
+        let window = u16::from_le_bytes([head[0], head[1]]);
+        let len = usize::from(u16::from_le_bytes([head[2], head[3]]));
+        let start_us = i64::from_le_bytes(head[4..12].try_into().expect("eight bytes"));
+        let bytes = rest.get(12..12 + len * 8).ok_or_else(damaged)?;
+        let mut pane = vec![0u64; len].into_boxed_slice();
+        get_words(bytes, &mut pane);
+        overflow.push((window, start_us, pane));
+        rest = &rest[12 + len * 8..];
+    }
+    Ok(overflow)
+}
+
+fn get_words(bytes: &[u8], words: &mut [u64]) {
+    for (word, bytes) in std::iter::zip(words, bytes.chunks_exact(8)) {
+        *word = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+    }
+}
+
+impl Frozen {
+    /// Positions that this commit claims, by split id: the journal must be durable up to them first (I4).
+    pub fn positions(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.meta.splits.iter().map(|(id, progress)| (id.as_str(), progress.position))
+    }
+
+    /// Number of keys, and of closed rows, that the commit writes.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.slots.heads.len(), self.history.len())
+    }
+
+    /// The one atomic write (I1). Reads the store only to find expired request ids.
+    pub fn write_set(&self, store: &dyn ShardStore) -> Result<WriteSet> {
+        let slots = self.slots.heads.len();
+        let bytes = self.slots.words.len() * 8 + self.slots.keys.len() + slots * 16 + self.history.bytes() / 2 + 4096;
+        let mut writes = WriteSet::with_capacity(slots + self.history.len() / 32 + 8, bytes);
+        self.history.put_chunks(&self.window_ids, self.epoch as u32, &mut writes);
+        self.slots.put_all(&mut writes);
+        let meta = serde_json::to_vec(&self.meta).expect("a shard's meta record is plain data");
+        writes.put(keys::META, &meta);
+        let mut stores: Vec<_> = self.stores.iter().collect();
+        stores.sort_unstable_by_key(|(sink, batch)| (*sink, batch.number));
+        for (sink, batch) in stores {
+            writes.put_with(&keys::outbox_key(*sink, batch.number), |value| {
+                value.extend_from_slice(&batch.rows.to_le_bytes());
+                value.extend_from_slice(&batch.body);
+            });
+        }
+        self.put_requests(&mut writes);
+        writes.deletes.extend(self.deletes.iter().map(|(sink, number)| keys::outbox_key(*sink, *number)));
+        if let Some(before_us) = self.expire_requests_before_us {
+            expire_requests(store, before_us, &mut writes)?;
+        }
+        writes.forget.clone_from(&self.forget);
+        Ok(writes)
+    }
+
+    fn put_requests(&self, writes: &mut WriteSet) {
+        let mut requests: Vec<&RequestCommit> = self.requests.iter().collect();
+        requests.sort_unstable_by(|a, b| a.received_us.cmp(&b.received_us).then_with(|| a.id.cmp(&b.id)));
+        for request in &requests {
+            writes.put(&keys::request_age_key(request.received_us, &request.id), b"");
+        }
+        requests.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        for request in requests {
+            let value = serde_json::to_vec(request).expect("a request's answer is plain data");
+            writes.put(&keys::request_key(&request.id), &value);
+        }
+    }
+}
+
+fn expire_requests(store: &dyn ShardStore, before_us: i64, writes: &mut WriteSet) -> Result<()> {
+    let mut expired = Vec::new();
+    let to = keys::request_age_key(before_us, "");
+    store.scan(&keys::request_age_key(i64::MIN, ""), &to, &mut |key, _| {
+        expired.push(key.to_vec());
+        expired.len() < MAX_EXPIRED_REQUESTS
+    })?;
+    for key in expired {
+        let mut by_id = vec![b'r'];
+        by_id.extend_from_slice(&key[9..]);
+        writes.deletes.push(by_id);
+        writes.deletes.push(key);
+    }
+    Ok(())
+}
+
+impl Shard {
+    /// Takes up everything since the last commit. `None` where nothing changed, or while a commit is under way.
+    pub fn freeze(&mut self) -> Option<Frozen> {
+        if !self.changed || self.commit_in_flight {
+            return None;
+        }
+        let plan = self.plan.clone();
+        let (segments, stores, deletes, sends) = self.freeze_sinks(&plan);
+        let slots = self.freeze_slots();
+        let history = Arc::new(std::mem::take(&mut self.history));
+        self.frozen_history = Some(history.clone());
+        let requests = std::mem::take(&mut self.requests);
+        let retention_us = plan.config.idempotency.retention_us;
+        let frozen = Frozen {
+            shard: self.id,
+            epoch: self.epoch,
+            meta: self.meta(&plan),
+            segments,
+            sends,
+            expire_requests_before_us: requests.iter().map(|request| request.received_us - retention_us).max(),
+            requests,
+            slots,
+            history,
+            window_ids: plan.windows.iter().map(|window| window.id).collect(),
+            stores,
+            deletes,
+            forget: self.freeze_forget(&plan),
+        };
+        self.epoch += 1;
+        self.changed = false;
+        self.commit_in_flight = true;
+        Some(frozen)
+    }
+
+    fn meta(&self, plan: &Plan) -> ShardMeta {
+        let mine = std::iter::zip(&self.split_ids, &self.splits).map(|(id, progress)| (id.to_string(), *progress));
+        ShardMeta {
+            format: SHARD_FORMAT,
+            shard: self.id,
+            layout_fingerprint: plan.layout_fingerprint,
+            epoch: self.epoch,
+            splits: mine.chain(self.foreign_splits.iter().cloned()).collect(),
+            watermark_us: self.watermark_us,
+            max_event_time_us: self.max_event_time_us,
+            keys: self.keys,
+            ledger: self.ledger,
+            next_numbers: std::iter::zip(&plan.sinks, &self.sinks)
+                .filter_map(|(sink, state)| match state {
+                    SinkState::Segments { number, .. } => Some((sink.name.clone(), *number)),
+                    SinkState::Messages(outbox) => Some((sink.name.clone(), outbox.next_number())),
+                    SinkState::Stream => None,
+                })
+                .collect(),
+            udf_versions: Vec::new(),
+            latest_closed: std::iter::zip(&plan.windows, &self.latest_closed)
+                .map(|(window, start)| (window.name.clone(), *start))
+                .collect(),
+        }
+    }
+
+    #[expect(clippy::type_complexity, reason = "four lists of one commit, named where they are taken apart")]
+    fn freeze_sinks(&mut self, plan: &Plan) -> (Vec<SealedSegment>, Vec<(u32, Batch)>, Vec<(u32, u64)>, Vec<(usize, Batch)>) {
+        let (mut segments, mut stores, mut deletes, mut sends) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (sink, state) in self.sinks.iter_mut().enumerate() {
+            match state {
+                SinkState::Segments { number, rows } if *rows > 0 => {
+                    segments.push(SealedSegment { sink, number: *number, rows: *rows });
+                    *number += 1;
+                    *rows = 0;
+                }
+                SinkState::Messages(outbox) => {
+                    let id = sink_id(&plan.sinks[sink].name);
+                    sends.extend(outbox.cut().into_iter().map(|batch| (sink, batch)));
+                    let (store, delete) = outbox.freeze();
+                    stores.extend(store.into_iter().map(|batch| (id, batch)));
+                    deletes.extend(delete.into_iter().map(|number| (id, number)));
+                }
+                SinkState::Segments { .. } | SinkState::Stream => {}
+            }
+        }
+        (segments, stores, deletes, sends)
+    }
+
+    fn freeze_slots(&mut self) -> FrozenSlots {
+        let dirty = std::mem::take(&mut self.dirty);
+        let stride = self.plan.state_words;
+        let mut frozen = FrozenSlots {
+            heads: Vec::with_capacity(dirty.len()),
+            keys: Vec::with_capacity(dirty.len() * 16),
+            words: Vec::with_capacity(dirty.len() * stride),
+            overflow: Vec::new(),
+            stride,
+        };
+        let mut buffer = [0u8; 16];
+        for (number, slot) in dirty.into_iter().enumerate() {
+            let key = self.table.key(slot, &mut buffer);
+            let key_at = frozen.keys.len() as u32;
+            frozen.keys.extend_from_slice(key);
+            frozen.heads.push(SlotHead {
+                hash: self.table.hash(slot),
+                slot,
+                key_at,
+                key_len: key.len() as u32,
+                words_at: number as u32,
+            });
+            frozen.words.extend_from_slice(self.table.state(slot));
+        }
+        for (window, state) in self.windows.iter().enumerate() {
+            frozen.overflow.extend(state.overflow().map(|(slot, start, pane)| (slot, window as u16, start, pane.to_vec())));
+        }
+        frozen.overflow.sort_unstable_by_key(|(slot, window, start, _)| (*slot, *window, *start));
+        frozen
+    }
+
+    /// Key ranges of history that its time-to-live has passed.
+    fn freeze_forget(&mut self, plan: &Plan) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let ttl_us = plan.config.history.raw_us;
+        if self.max_event_time_us == NO_TIME {
+            return Vec::new();
+        }
+        let before_us = self.max_event_time_us.saturating_sub(ttl_us);
+        if before_us <= self.forgotten_before_us.saturating_add(ttl_us / FORGET_STEPS) {
+            return Vec::new();
+        }
+        let first = self.forgotten_before_us == NO_TIME;
+        self.forgotten_before_us = before_us;
+        if first && self.committed_epoch == 0 {
+            return Vec::new();
+        }
+        plan.windows
+            .iter()
+            .map(|window| {
+                let last_start = before_us.saturating_sub(window.size_us);
+                (keys::history_prefix(window.id), keys::history_chunk_prefix(window.id, last_start))
+            })
+            .collect()
+    }
+
+    /// The commit with this epoch is durable.
+    pub fn committed(&mut self, epoch: u64) {
+        debug_assert!(self.commit_in_flight && epoch + 1 == self.epoch, "commits finish in order");
+        self.committed_epoch = epoch;
+        self.commit_in_flight = false;
+        self.frozen_history = None;
+    }
+}
+
+/// Stable id of a sink's records in the store.
+pub(super) fn sink_id(name: &str) -> u32 {
+    crate::batch::hash_key(name.as_bytes()) as u32
+}

@@ -1,0 +1,132 @@
+//! Opening a shard: the newest commit becomes the state in memory. The only way in, after a crash as after a clean stop (I7).
+
+use std::sync::Arc;
+
+use super::{SHARD_FORMAT, Shard, ShardMeta, SinkState, freeze, keys, windows};
+use crate::outbox::Batch;
+use crate::table::Slot;
+use crate::{Error, Result};
+
+impl Shard {
+    pub(super) fn load(&mut self) -> Result<()> {
+        let Some(bytes) = self.store.get(keys::META)? else { return Ok(()) };
+        let meta: ShardMeta = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::damaged(format!("shard {}: its record of progress can't be read: {error}", self.id)))?;
+        self.check(&meta)?;
+        self.take_meta(meta);
+        self.load_outboxes()?;
+        self.load_keys()
+    }
+
+    fn check(&self, meta: &ShardMeta) -> Result<()> {
+        if meta.format != SHARD_FORMAT {
+            return Err(Error::user(format!(
+                "shard {}: its state has format {}, this engine reads {SHARD_FORMAT}; run the engine version that wrote it, or start \
+                 with another --state-dir",
+                self.id, meta.format
+            )));
+        }
+        if meta.layout_fingerprint != self.plan.layout_fingerprint {
+            return Err(Error::user(format!(
+                "shard {}: the job's shards, numeric fields or windows differ from those that made this state; change them back, or \
+                 start with another --state-dir",
+                self.id
+            )));
+        }
+        Ok(())
+    }
+
+    fn take_meta(&mut self, meta: ShardMeta) {
+        self.epoch = meta.epoch + 1;
+        self.committed_epoch = meta.epoch;
+        self.keys = meta.keys;
+        self.watermark_us = meta.watermark_us;
+        self.max_event_time_us = meta.max_event_time_us;
+        self.ledger = meta.ledger;
+        for (id, progress) in meta.splits {
+            match self.split_ids.iter().position(|known| **known == *id) {
+                Some(split) => self.splits[split] = progress,
+                None => self.foreign_splits.push((id, progress)),
+            }
+        }
+        for (name, start) in meta.latest_closed {
+            if let Some(window) = self.plan.windows.iter().position(|window| window.name == name) {
+                self.latest_closed[window] = start;
+            }
+        }
+        for (sink, state) in std::iter::zip(&self.plan.sinks, &mut self.sinks) {
+            let known = meta.next_numbers.iter().find(|(name, _)| *name == sink.name);
+            let Some((_, next)) = known else { continue };
+            match state {
+                SinkState::Segments { number, .. } => *number = *next,
+                SinkState::Messages(outbox) => *outbox = crate::outbox::Outbox::new(sink.max_batch_rows, *next),
+                SinkState::Stream => {}
+            }
+        }
+    }
+
+    fn load_outboxes(&mut self) -> Result<()> {
+        let mut batches = Vec::new();
+        self.store.scan(keys::OUTBOX_FROM, keys::OUTBOX_TO, &mut |key, value| {
+            if let (Some(place), Some((rows, body))) = (keys::parse_outbox_key(key), value.split_at_checked(4)) {
+                let rows = u32::from_le_bytes(rows.try_into().expect("four bytes"));
+                batches.push((place, Batch { number: place.1, rows, body: Arc::from(body) }));
+            }
+            true
+        })?;
+        for ((id, _), batch) in batches {
+            let sink = self.plan.sinks.iter().position(|sink| freeze::sink_id(&sink.name) == id);
+            // Batches of a sink that left the job stay in the store: it may come back.
+            if let Some(SinkState::Messages(outbox)) = sink.map(|sink| &mut self.sinks[sink]) {
+                outbox.restore(batch);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads all keys until memory is full, and those with open windows in any case.
+    fn load_keys(&mut self) -> Result<()> {
+        let store = self.store.clone();
+        let mut outcome = Ok(());
+        let mut words = vec![0u64; self.plan.state_words];
+        store.scan(keys::KEYS_FROM, keys::KEYS_TO, &mut |record, value| {
+            outcome = self.load_key(record, value, &mut words);
+            outcome.is_ok()
+        })?;
+        outcome
+    }
+
+    fn load_key(&mut self, record: &[u8], value: &[u8], words: &mut [u64]) -> Result<()> {
+        let Some((hash, key)) = keys::parse_key_record(record) else {
+            return Err(Error::damaged(format!("shard {}: a key's record has no hash", self.id)));
+        };
+        let overflow = freeze::decode_slot(value, words)?;
+        let open = !overflow.is_empty() || self.plan.windows.iter().any(|window| words[window.pane_at] != 0);
+        if !open && self.table.len() >= self.max_hot_keys {
+            return Ok(());
+        }
+        let slot = self.table.insert(hash, key);
+        self.fill_slot(slot, words, overflow);
+        Ok(())
+    }
+
+    /// Fills a slot that was just made from its record.
+    pub(super) fn read_slot(&mut self, slot: Slot, value: &[u8]) -> Result<()> {
+        let mut words = vec![0u64; self.plan.state_words];
+        let overflow = freeze::decode_slot(value, &mut words)?;
+        self.fill_slot(slot, &words, overflow);
+        Ok(())
+    }
+
+    fn fill_slot(&mut self, slot: Slot, words: &[u64], overflow: Vec<freeze::OverflowPane>) {
+        self.table.state_mut(slot).copy_from_slice(words);
+        for (state, window) in std::iter::zip(&mut self.windows, &self.plan.windows) {
+            if words[window.pane_at] != 0 {
+                state.opened(windows::word_start(words[window.pane_at]));
+            }
+        }
+        for (window, start_us, pane) in overflow {
+            self.windows[usize::from(window)].restore_overflow(slot, start_us, pane);
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! One shard: its hot keys, its progress, its open windows, what it owes to sinks, and the commits that make all of that
+//! durable at once.
+//!
+//! ```text
+//!  admit ─▶ rows (pipeline) ─▶ advance ─▶ close windows ─▶ freeze ─▶ [committer writes] ─▶ committed
+//!                                                            └ the worker goes on with the next epoch
+//! ```
+//!
+//! Invariant: between two commits everything that a row changes is in the next [`Frozen`], or nothing of it is (I1).
+
+mod freeze;
+mod history;
+mod keys;
+mod load;
+mod windows;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use freeze::{Frozen, RequestCommit, SealedSegment};
+pub use history::{HistoryReader, HistoryRows};
+pub use keys::request_key;
+pub(crate) use windows::ClosedPane;
+use windows::WindowState;
+
+use crate::ledger::{Ledger, Outcome};
+use crate::outbox::Outbox;
+use crate::plan::{Plan, SinkMode};
+use crate::progress::{self, NO_TIME, SplitIndex, SplitProgress, SplitStatus};
+use crate::store::ShardStore;
+use crate::table::{KeyTable, Slot};
+use crate::{Error, Result};
+
+/// What a shard's progress means, committed as one record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardMeta {
+    pub format: u32,
+    pub shard: u16,
+    pub layout_fingerprint: u64,
+    /// Number of commits of the shard; grows by one each time.
+    pub epoch: u64,
+    pub splits: Vec<(String, SplitProgress)>,
+    pub watermark_us: i64,
+    pub max_event_time_us: i64,
+    pub keys: u64,
+    pub ledger: Ledger,
+    /// By sink name: the next segment or batch number.
+    pub next_numbers: Vec<(String, u64)>,
+    /// By UDF name: the version that made the state. Empty until versions exist.
+    pub udf_versions: Vec<(String, String)>,
+    /// By window name: the latest start that has closed.
+    pub latest_closed: Vec<(String, i64)>,
+}
+
+/// Format of [`ShardMeta`] and of the records beside it.
+pub const SHARD_FORMAT: u32 = 1;
+
+/// A split as the process knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SplitInfo {
+    /// Source name and incarnation: unique for ever.
+    pub id: Arc<str>,
+    pub source: Arc<str>,
+}
+
+/// Progress of one sink in one shard.
+#[derive(Debug)]
+enum SinkState {
+    /// The segment that rows go to now, and how many it has.
+    Segments { number: u64, rows: u64 },
+    Messages(Outbox),
+    Stream,
+}
+
+/// One shard of a job.
+pub struct Shard {
+    pub id: u16,
+    plan: Arc<Plan>,
+    store: Arc<dyn ShardStore>,
+    pub table: KeyTable,
+    /// Number of the commit that takes up the changes made now; slots carry its low bits.
+    epoch: u64,
+    /// The last epoch whose commit has finished.
+    committed_epoch: u64,
+    dirty: Vec<Slot>,
+    /// Keys of the shard, hot or not.
+    keys: u64,
+    splits: Vec<SplitProgress>,
+    split_ids: Vec<Arc<str>>,
+    /// Progress in splits that this process does not read.
+    foreign_splits: Vec<(String, SplitProgress)>,
+    watermark_us: i64,
+    max_event_time_us: i64,
+    windows: Vec<WindowState>,
+    sinks: Vec<SinkState>,
+    pub ledger: Ledger,
+    history: HistoryRows,
+    /// History in a commit that has not finished.
+    frozen_history: Option<Arc<HistoryRows>>,
+    /// History before this event time was asked to be forgotten.
+    forgotten_before_us: i64,
+    /// By window: the latest start that has closed.
+    latest_closed: Vec<i64>,
+    requests: Vec<RequestCommit>,
+    /// Whether something happened that a commit would keep.
+    changed: bool,
+    commit_in_flight: bool,
+    evict_hand: Slot,
+    max_hot_keys: usize,
+}
+
+impl Shard {
+    /// A shard that was never opened, or the one whose store holds a commit: the same code for both (I7).
+    pub fn open(id: u16, plan: Arc<Plan>, store: Arc<dyn ShardStore>, splits: &[SplitInfo]) -> Result<Shard> {
+        let table = KeyTable::new(plan.state_words);
+        let budget = plan.config.state.memory_bytes / u64::from(plan.config.shards);
+        let max_hot_keys = ((budget as usize) / table.bytes_per_key()).max(MIN_HOT_KEYS);
+        let sinks = plan
+            .sinks
+            .iter()
+            .map(|sink| match sink.mode {
+                SinkMode::Segments => SinkState::Segments { number: 0, rows: 0 },
+                SinkMode::Messages => SinkState::Messages(Outbox::new(sink.max_batch_rows, 0)),
+                SinkMode::Stream => SinkState::Stream,
+            })
+            .collect();
+        let latest_closed = vec![NO_TIME; plan.windows.len()];
+        let mut shard = Shard {
+            id,
+            windows: plan.windows.iter().map(|_| WindowState::default()).collect(),
+            plan,
+            store,
+            table,
+            epoch: 1,
+            committed_epoch: 0,
+            dirty: Vec::new(),
+            keys: 0,
+            splits: vec![SplitProgress::new(); splits.len()],
+            split_ids: splits.iter().map(|split| split.id.clone()).collect(),
+            foreign_splits: Vec::new(),
+            watermark_us: NO_TIME,
+            max_event_time_us: NO_TIME,
+            sinks,
+            ledger: Ledger::default(),
+            history: HistoryRows::default(),
+            frozen_history: None,
+            forgotten_before_us: NO_TIME,
+            latest_closed,
+            requests: Vec::new(),
+            changed: false,
+            commit_in_flight: false,
+            evict_hand: 0,
+            max_hot_keys,
+        };
+        shard.load()?;
+        Ok(shard)
+    }
+
+    pub fn watermark_us(&self) -> i64 {
+        self.watermark_us
+    }
+
+    pub fn max_event_time_us(&self) -> i64 {
+        self.max_event_time_us
+    }
+
+    pub fn progress(&self, split: SplitIndex) -> &SplitProgress {
+        &self.splits[usize::from(split)]
+    }
+
+    pub fn store(&self) -> &Arc<dyn ShardStore> {
+        &self.store
+    }
+
+    /// The watermark over all splits but one.
+    pub(crate) fn others_watermark(&self, split: SplitIndex) -> Option<i64> {
+        progress::others_watermark(&self.splits, Some(usize::from(split)), self.plan.config.time.max_out_of_orderness_us)
+    }
+
+    /// All rows of a message that reaches to `to` are in: positions and watermark move (I2).
+    pub(crate) fn advance(&mut self, split: SplitIndex, to: u64, max_time_us: i64) {
+        let progress = &mut self.splits[usize::from(split)];
+        if progress.position == to && progress.max_time_us >= max_time_us {
+            return;
+        }
+        progress.position = progress.position.max(to);
+        progress.max_time_us = progress.max_time_us.max(max_time_us);
+        self.max_event_time_us = self.max_event_time_us.max(max_time_us);
+        self.changed = true;
+        self.update_watermark();
+    }
+
+    fn update_watermark(&mut self) {
+        let before = self.watermark_us;
+        self.watermark_us =
+            progress::shard_watermark(self.watermark_us, &self.splits, self.plan.config.time.max_out_of_orderness_us);
+        self.changed |= self.watermark_us != before;
+    }
+
+    /// A split's reader says what holds for it from now on.
+    pub fn set_status(&mut self, split: SplitIndex, status: SplitStatus) {
+        let progress = &mut self.splits[usize::from(split)];
+        if progress.status != status && progress.status != SplitStatus::Finished {
+            progress.status = status;
+            self.changed = true;
+            self.update_watermark();
+            if self.plan.config.time.close_when_idle && status == SplitStatus::Idle && self.all_idle() {
+                self.set_watermark(self.max_event_time_us.saturating_add(1));
+            }
+        }
+    }
+
+    fn all_idle(&self) -> bool {
+        self.splits.iter().all(|split| split.status != SplitStatus::Active)
+    }
+
+    /// Raises the watermark, also to the end of time.
+    pub fn set_watermark(&mut self, watermark_us: i64) {
+        if watermark_us > self.watermark_us {
+            self.watermark_us = watermark_us;
+            self.changed = true;
+        }
+    }
+
+    /// Whether every split has finished and is read to its end.
+    pub fn all_finished(&self) -> bool {
+        self.splits.iter().all(|split| split.status == SplitStatus::Finished)
+    }
+
+    #[inline]
+    pub(crate) fn count(&mut self, outcome: Outcome) {
+        self.ledger.count(outcome);
+        self.changed = true;
+    }
+
+    /// Finds a key, hot or stored, or makes it. The slot counts as changed.
+    #[inline]
+    pub(crate) fn touch(&mut self, hash: u64, key: &[u8]) -> Result<Slot> {
+        let slot = match self.table.find(hash, key) {
+            Some(slot) => slot,
+            None => self.bring_in(hash, key)?,
+        };
+        if self.table.mark_dirty(slot, self.epoch as u32) {
+            self.dirty.push(slot);
+            self.changed = true;
+        }
+        Ok(slot)
+    }
+
+    #[cold]
+    fn bring_in(&mut self, hash: u64, key: &[u8]) -> Result<Slot> {
+        let cold = self.keys > self.table.len() as u64;
+        let stored = if cold { self.store.get(&keys::key_record(hash, key))? } else { None };
+        let slot = self.table.insert(hash, key);
+        match stored {
+            Some(value) => self.read_slot(slot, &value)?,
+            None => self.keys += 1,
+        }
+        Ok(slot)
+    }
+
+    /// The state words of a key for a reader; `None` for a key that the shard does not know.
+    pub fn look_up(&self, hash: u64, key: &[u8]) -> Result<Option<Vec<u64>>> {
+        if let Some(slot) = self.table.find(hash, key) {
+            return Ok(Some(self.table.state(slot).to_vec()));
+        }
+        if self.keys <= self.table.len() as u64 {
+            return Ok(None);
+        }
+        let Some(value) = self.store.get(&keys::key_record(hash, key))? else { return Ok(None) };
+        let mut words = vec![0; self.plan.state_words];
+        freeze::decode_slot(&value, &mut words)?;
+        Ok(Some(words))
+    }
+
+    /// Keeps a request's answer with the shard that is home to its id (I10).
+    pub fn keep_request(&mut self, request: RequestCommit) {
+        self.requests.push(request);
+        self.changed = true;
+    }
+
+    /// Rows for a sink of segments: they belong to the segment that the next commit seals.
+    pub(crate) fn segment_rows(&mut self, sink: usize, rows: u64) -> Result<u64> {
+        match &mut self.sinks[sink] {
+            SinkState::Segments { number, rows: written } => {
+                *written += rows;
+                self.changed = true;
+                Ok(*number)
+            }
+            _ => Err(Error::engine(format!("sink {sink} of shard {} does not write segments", self.id))),
+        }
+    }
+
+    /// The number of the segment that is open now, for each sink of segments: what a restart looks for.
+    pub fn open_segments(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.sinks.iter().enumerate().filter_map(|(sink, state)| match state {
+            SinkState::Segments { number, .. } => Some((sink, *number)),
+            _ => None,
+        })
+    }
+
+    pub fn outbox(&self, sink: usize) -> Option<&Outbox> {
+        match &self.sinks[sink] {
+            SinkState::Messages(outbox) => Some(outbox),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn outbox_mut(&mut self, sink: usize) -> Option<&mut Outbox> {
+        self.changed = true;
+        match &mut self.sinks[sink] {
+            SinkState::Messages(outbox) => Some(outbox),
+            _ => None,
+        }
+    }
+
+    /// A sink confirmed a batch, or refused it for good. Returns it the first time.
+    pub fn confirm(&mut self, sink: usize, number: u64) -> Option<crate::outbox::Batch> {
+        self.outbox_mut(sink)?.confirm(number)
+    }
+
+    /// Whether an outbox is so full that the shard takes no rows for now (I6).
+    pub fn is_blocked(&self) -> bool {
+        self.sinks.iter().any(|sink| matches!(sink, SinkState::Messages(outbox) if outbox.is_full()))
+    }
+
+    /// Whether exactly-once messages wait for a commit.
+    pub fn has_staged_messages(&self) -> bool {
+        self.sinks.iter().any(|sink| matches!(sink, SinkState::Messages(outbox) if outbox.has_staged()))
+    }
+
+    pub fn has_changes(&self) -> bool {
+        self.changed
+    }
+
+    pub fn commit_in_flight(&self) -> bool {
+        self.commit_in_flight
+    }
+
+    /// History rows that no commit has taken yet; above the bound the shard should commit early.
+    pub fn wants_early_commit(&self) -> bool {
+        self.history.bytes() > MAX_PENDING_HISTORY_BYTES
+    }
+
+    /// Visits closed rows of a window that are not in the store yet, of one key's hash or of all: start, row as JSON.
+    pub fn visit_pending_history(&self, window: usize, hash: Option<u64>, visit: &mut dyn FnMut(i64, &[u8])) {
+        for rows in self.frozen_history.iter().map(|rows| &**rows).chain([&self.history]) {
+            rows.visit(window as u16, hash, visit);
+        }
+    }
+
+    /// The latest start of a window that has closed here.
+    pub fn latest_closed(&self, window: usize) -> Option<i64> {
+        Some(self.latest_closed[window]).filter(|start| *start != NO_TIME)
+    }
+
+    pub(crate) fn keep_history(&mut self, window: usize, start_us: i64, hash: u64, json: &[u8]) {
+        self.history.push(window as u16, start_us, hash, json);
+        self.latest_closed[window] = self.latest_closed[window].max(start_us);
+        self.changed = true;
+    }
+
+    /// Drops clean keys without open windows until the shard is within its share of `state.memory`. Looks at a bounded
+    /// number of slots a call.
+    pub fn evict(&mut self) {
+        if self.table.len() <= self.max_hot_keys {
+            return;
+        }
+        let overflowing = self.overflowing_slots();
+        let mut looks = MAX_EVICTION_LOOKS.min(self.table.slot_end() as usize);
+        while self.table.len() > self.max_hot_keys && looks > 0 {
+            looks -= 1;
+            let slot = self.evict_hand;
+            self.evict_hand = (slot + 1) % self.table.slot_end();
+            let clean = u64::from(self.table.dirty_epoch(slot)) <= self.committed_epoch & 0xffff_ffff;
+            if self.table.is_live(slot) && clean && !overflowing.contains(&slot) && !self.has_inline_pane(slot) {
+                self.table.remove(slot);
+            }
+        }
+    }
+
+    fn has_inline_pane(&self, slot: Slot) -> bool {
+        let state = self.table.state(slot);
+        self.plan.windows.iter().any(|window| state[window.pane_at] != 0)
+    }
+
+    fn overflowing_slots(&self) -> HashSet<Slot> {
+        self.windows.iter().flat_map(WindowState::overflow).map(|(slot, _, _)| slot).collect()
+    }
+
+    /// Progress by split id, for the journal's trimming (I3): of splits that this process reads and of others.
+    pub fn positions(&self) -> HashMap<String, u64> {
+        let mine = std::iter::zip(&self.split_ids, &self.splits).map(|(id, progress)| (id.to_string(), progress.position));
+        mine.chain(self.foreign_splits.iter().map(|(id, progress)| (id.clone(), progress.position))).collect()
+    }
+}
+
+/// A shard may always hold this many keys, whatever `state.memory` says.
+const MIN_HOT_KEYS: usize = 256;
+/// Slots that one call of [`Shard::evict`] looks at.
+const MAX_EVICTION_LOOKS: usize = 4096;
+/// Closed rows of this many bytes in one shard ask for a commit before its time.
+pub const MAX_PENDING_HISTORY_BYTES: usize = 8 << 20;

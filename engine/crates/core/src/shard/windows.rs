@@ -1,0 +1,230 @@
+//! Open panes of one shard: which starts are open, panes that found no room in their slot, and the walk that closes them.
+
+use std::collections::HashMap;
+
+use super::Shard;
+use crate::table::Slot;
+
+/// The pane word of a slot that has no open pane is zero; a start is kept with its sign bit turned.
+#[inline]
+pub(crate) fn start_word(start_us: i64) -> u64 {
+    (start_us as u64) ^ (1 << 63)
+}
+
+#[inline]
+pub(crate) fn word_start(word: u64) -> i64 {
+    (word ^ (1 << 63)) as i64
+}
+
+/// Open panes of one window in one shard.
+#[derive(Debug, Default)]
+pub(super) struct WindowState {
+    /// Open starts with the number of their panes; few at a time.
+    open: Vec<(i64, u64)>,
+    /// Panes of keys whose slot holds another start of the same window.
+    overflow: HashMap<(Slot, i64), Box<[u64]>>,
+    /// Where the walk over the slots for the earliest closable start is.
+    walk: Option<Walk>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Walk {
+    start_us: i64,
+    next: Slot,
+}
+
+impl WindowState {
+    pub(super) fn opened(&mut self, start_us: i64) {
+        match self.open.iter_mut().find(|(start, _)| *start == start_us) {
+            Some((_, panes)) => *panes += 1,
+            None => self.open.push((start_us, 1)),
+        }
+    }
+
+    fn closed(&mut self, start_us: i64) {
+        let place = self.open.iter().position(|(start, _)| *start == start_us).expect("a closed pane was open");
+        self.open[place].1 -= 1;
+        if self.open[place].1 == 0 {
+            self.open.swap_remove(place);
+        }
+    }
+
+    /// Panes outside of their slot: slot, start, words.
+    pub(super) fn overflow(&self) -> impl Iterator<Item = (Slot, i64, &[u64])> {
+        self.overflow.iter().map(|((slot, start), pane)| (*slot, *start, &pane[..]))
+    }
+
+    pub(super) fn restore_overflow(&mut self, slot: Slot, start_us: i64, pane: Box<[u64]>) {
+        self.opened(start_us);
+        self.overflow.insert((slot, start_us), pane);
+    }
+}
+
+/// A closed pane on its way out.
+pub(crate) struct ClosedPane<'a> {
+    pub shard: u16,
+    pub hash: u64,
+    pub key: &'a [u8],
+    pub window: usize,
+    pub start_us: i64,
+    pub pane: &'a [u64],
+}
+
+impl Shard {
+    /// Updates the pane of a row in one window. A pane that is in the way and can close (its end is not above
+    /// `row_watermark_us`) is closed at once.
+    #[inline]
+    pub(crate) fn with_pane(
+        &mut self,
+        slot: Slot,
+        window: usize,
+        start_us: i64,
+        row_watermark_us: i64,
+        close: &mut dyn FnMut(ClosedPane<'_>),
+        update: impl FnOnce(&mut [u64]),
+    ) {
+        let plan = &self.plan.windows[window];
+        let (pane_at, pane_words) = (plan.pane_at, plan.pane_words);
+        let wanted = start_word(start_us);
+        let state = self.table.state_mut(slot);
+        if state[pane_at] == wanted {
+            update(&mut state[pane_at + 1..pane_at + 1 + pane_words]);
+            return;
+        }
+        let held = state[pane_at];
+        if held != 0 {
+            let held_start = word_start(held);
+            if held_start.saturating_add(plan.size_us) > row_watermark_us {
+                self.update_overflow(slot, window, start_us, update);
+                return;
+            }
+            self.close_inline(slot, window, close);
+        }
+        let promoted = match self.windows[window].overflow.is_empty() {
+            true => None,
+            false => self.windows[window].overflow.remove(&(slot, start_us)),
+        };
+        let pane = &mut self.table.state_mut(slot)[pane_at..pane_at + 1 + pane_words];
+        pane[0] = wanted;
+        match promoted {
+            Some(words) => pane[1..].copy_from_slice(&words),
+            None => {
+                pane[1..].fill(0);
+                self.windows[window].opened(start_us);
+            }
+        }
+        update(&mut pane[1..]);
+    }
+
+    #[cold]
+    fn update_overflow(&mut self, slot: Slot, window: usize, start_us: i64, update: impl FnOnce(&mut [u64])) {
+        let words = self.plan.windows[window].pane_words;
+        let state = &mut self.windows[window];
+        if !state.overflow.contains_key(&(slot, start_us)) {
+            state.opened(start_us);
+        }
+        let pane = state.overflow.entry((slot, start_us)).or_insert_with(|| vec![0u64; words].into_boxed_slice());
+        update(pane);
+    }
+
+    /// Closes the pane that lies in the slot, hands its words out and frees the place.
+    fn close_inline(&mut self, slot: Slot, window: usize, close: &mut dyn FnMut(ClosedPane<'_>)) {
+        let plan = &self.plan.windows[window];
+        let state = self.table.state(slot);
+        let start_us = word_start(state[plan.pane_at]);
+        let mut buffer = [0u8; 16];
+        close(ClosedPane {
+            shard: self.id,
+            hash: self.table.hash(slot),
+            key: self.table.key(slot, &mut buffer),
+            window,
+            start_us,
+            pane: &state[plan.pane_at + 1..plan.pane_at + 1 + plan.pane_words],
+        });
+        let pane_at = plan.pane_at;
+        self.table.state_mut(slot)[pane_at] = 0;
+        self.windows[window].closed(start_us);
+        self.ledger.windows += 1;
+        self.mark(slot);
+    }
+
+    /// Notes that a slot changed outside of a row.
+    fn mark(&mut self, slot: Slot) {
+        self.changed = true;
+        if self.table.mark_dirty(slot, self.epoch as u32) {
+            self.dirty.push(slot);
+        }
+    }
+
+    /// Whether a window can close: its end is not above the watermark.
+    pub fn has_closable(&self) -> bool {
+        std::iter::zip(&self.windows, &self.plan.windows).any(|(window, plan)| self.closable(window, plan.size_us).is_some())
+    }
+
+    fn closable(&self, window: &WindowState, size_us: i64) -> Option<i64> {
+        let earliest = window.open.iter().map(|(start, _)| *start).min()?;
+        (earliest.saturating_add(size_us) <= self.watermark_us).then_some(earliest)
+    }
+
+    /// Closes panes whose window has ended, looking at no more than `budget` slots; returns what is left of it.
+    /// The rest is closed by later calls, so that half a million panes do not delay the rows behind them.
+    pub(crate) fn close_some(&mut self, mut budget: usize, close: &mut dyn FnMut(ClosedPane<'_>)) -> usize {
+        for window in 0..self.windows.len() {
+            while budget > 0 {
+                let Some(start_us) = self.closable(&self.windows[window], self.plan.windows[window].size_us) else { break };
+                self.close_overflow(window, start_us, close);
+                budget = self.walk_inline(window, start_us, budget, close);
+            }
+        }
+        budget
+    }
+
+    fn close_overflow(&mut self, window: usize, start_us: i64, close: &mut dyn FnMut(ClosedPane<'_>)) {
+        if self.windows[window].overflow.is_empty() {
+            return;
+        }
+        let mut slots: Vec<Slot> =
+            self.windows[window].overflow.keys().filter(|(_, start)| *start == start_us).map(|(slot, _)| *slot).collect();
+        slots.sort_unstable();
+        for slot in slots {
+            let pane = self.windows[window].overflow.remove(&(slot, start_us)).expect("the key was just listed");
+            let mut buffer = [0u8; 16];
+            close(ClosedPane {
+                shard: self.id,
+                hash: self.table.hash(slot),
+                key: self.table.key(slot, &mut buffer),
+                window,
+                start_us,
+                pane: &pane,
+            });
+            self.windows[window].closed(start_us);
+            self.ledger.windows += 1;
+            self.mark(slot);
+        }
+    }
+
+    fn walk_inline(&mut self, window: usize, start_us: i64, mut budget: usize, close: &mut dyn FnMut(ClosedPane<'_>)) -> usize {
+        let pane_at = self.plan.windows[window].pane_at;
+        let wanted = start_word(start_us);
+        let walk = self.windows[window].walk.filter(|walk| walk.start_us == start_us);
+        let mut slot = walk.map_or(0, |walk| walk.next);
+        let is_open = |state: &WindowState| state.open.iter().any(|(start, _)| *start == start_us);
+        while is_open(&self.windows[window]) {
+            if budget == 0 {
+                self.windows[window].walk = Some(Walk { start_us, next: slot });
+                return 0;
+            }
+            if slot == self.table.slot_end() {
+                // A slot behind the walk was given this start again after the walk had passed it.
+                slot = 0;
+            }
+            budget -= 1;
+            if self.table.state(slot)[pane_at] == wanted && self.table.is_live(slot) {
+                self.close_inline(slot, window, close);
+            }
+            slot += 1;
+        }
+        self.windows[window].walk = None;
+        budget
+    }
+}
