@@ -2,7 +2,9 @@
 
 pub mod batch;
 pub mod config;
+pub mod decode;
 mod error;
+pub mod event_time;
 pub mod expr;
 pub mod store;
 

@@ -1,0 +1,265 @@
+//! Columns under construction. A row is written value by value, then committed, or rolled back when a later value fails.
+
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray};
+use arrow_buffer::{BooleanBuffer, BooleanBufferBuilder, NullBuffer, OffsetBuffer, ScalarBuffer};
+
+use crate::batch::{Keys, Reject, RowBatch, hash_key};
+use crate::config::FieldType;
+
+use super::layout::{KeyRule, Layout};
+
+/// Buffers with more unused room than one part in this many are shrunk: queues are bounded in bytes held.
+const MAX_UNUSED_PART: usize = 4;
+
+/// One column: values of all rows, a default where null, and the numbers of the null rows.
+#[derive(Debug)]
+pub(super) struct Column {
+    pub values: Values,
+    nulls: Vec<u32>,
+}
+
+#[derive(Debug)]
+pub(super) enum Values {
+    Float64(Vec<f64>),
+    Int64(Vec<i64>),
+    Bool(Vec<bool>),
+    Utf8(Strings),
+}
+
+/// Texts one after the other; text i is `bytes[offsets[i]..offsets[i + 1]]`.
+#[derive(Debug)]
+pub(super) struct Strings {
+    offsets: Vec<i32>,
+    bytes: Vec<u8>,
+}
+
+impl Strings {
+    fn with_capacity(rows: usize, bytes: usize) -> Strings {
+        let mut offsets = Vec::with_capacity(rows + 1);
+        offsets.push(0);
+        Strings { offsets, bytes: Vec::with_capacity(bytes) }
+    }
+
+    /// Appends a text, which must be UTF-8. The callers bound all input of a batch to `i32::MAX` bytes.
+    #[inline(always)]
+    pub fn push(&mut self, text: &[u8]) {
+        debug_assert!(std::str::from_utf8(text).is_ok());
+        self.bytes.extend_from_slice(text);
+        self.offsets.push(self.bytes.len() as i32);
+    }
+
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    #[inline(always)]
+    fn last(&self) -> &[u8] {
+        &self.bytes[self.offsets[self.offsets.len() - 2] as usize..]
+    }
+
+    fn truncate(&mut self, rows: usize) {
+        self.offsets.truncate(rows + 1);
+        self.bytes.truncate(self.offsets[rows] as usize);
+    }
+
+    fn finish(self, nulls: Option<NullBuffer>) -> StringArray {
+        let offsets = OffsetBuffer::new(ScalarBuffer::from(shrunk(self.offsets)));
+        StringArray::new(offsets, shrunk(self.bytes).into(), nulls)
+    }
+}
+
+fn shrunk<T>(mut values: Vec<T>) -> Vec<T> {
+    if values.capacity() - values.len() > values.len() / MAX_UNUSED_PART {
+        values.shrink_to_fit();
+    }
+    values
+}
+
+impl Column {
+    fn with_capacity(data_type: FieldType, rows: usize, string_bytes: usize) -> Column {
+        let values = match data_type {
+            FieldType::Float64 => Values::Float64(Vec::with_capacity(rows)),
+            FieldType::Int64 => Values::Int64(Vec::with_capacity(rows)),
+            FieldType::Bool => Values::Bool(Vec::with_capacity(rows)),
+            FieldType::String => Values::Utf8(Strings::with_capacity(rows, string_bytes)),
+        };
+        Column { values, nulls: Vec::new() }
+    }
+
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        match &self.values {
+            Values::Float64(values) => values.len(),
+            Values::Int64(values) => values.len(),
+            Values::Bool(values) => values.len(),
+            Values::Utf8(values) => values.len(),
+        }
+    }
+
+    /// Appends a null; a null float holds NaN.
+    pub fn push_null(&mut self) {
+        self.nulls.push(self.len() as u32);
+        match &mut self.values {
+            Values::Float64(values) => values.push(f64::NAN),
+            Values::Int64(values) => values.push(0),
+            Values::Bool(values) => values.push(false),
+            Values::Utf8(values) => values.push(b""),
+        }
+    }
+
+    fn truncate(&mut self, rows: usize) {
+        match &mut self.values {
+            Values::Float64(values) => values.truncate(rows),
+            Values::Int64(values) => values.truncate(rows),
+            Values::Bool(values) => values.truncate(rows),
+            Values::Utf8(values) => values.truncate(rows),
+        }
+        while self.nulls.last().is_some_and(|row| *row as usize >= rows) {
+            self.nulls.pop();
+        }
+    }
+
+    fn finish(self) -> ArrayRef {
+        let nulls = null_buffer(&self.nulls, self.len());
+        match self.values {
+            Values::Float64(values) => Arc::new(Float64Array::new(ScalarBuffer::from(shrunk(values)), nulls)),
+            Values::Int64(values) => Arc::new(Int64Array::new(ScalarBuffer::from(shrunk(values)), nulls)),
+            Values::Bool(values) => Arc::new(BooleanArray::new(BooleanBuffer::from(values), nulls)),
+            Values::Utf8(values) => Arc::new(values.finish(nulls)),
+        }
+    }
+}
+
+fn null_buffer(null_rows: &[u32], rows: usize) -> Option<NullBuffer> {
+    if null_rows.is_empty() {
+        return None;
+    }
+    let mut valid = BooleanBufferBuilder::new(rows);
+    valid.append_n(rows, true);
+    for row in null_rows {
+        valid.set_bit(*row as usize, false);
+    }
+    Some(NullBuffer::new(valid.finish()))
+}
+
+/// The batch under construction.
+#[derive(Debug)]
+pub(super) struct Rows {
+    pub columns: Vec<Column>,
+    pub time_us: Vec<i64>,
+    key_hash: Vec<u64>,
+    key_texts: Strings,
+    /// `None` as long as row i is at i.
+    offsets: Option<Vec<u32>>,
+    rejects: Vec<Reject>,
+    /// Committed rows. Longer columns belong to the row that is being read.
+    rows: usize,
+}
+
+/// How many rows and bytes of text to make room for; learnt from the batch before.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Expected {
+    pub rows: usize,
+    pub string_bytes: usize,
+}
+
+impl Rows {
+    /// `explicit_offsets`: rows are not numbered one by one, each says where it is.
+    pub fn new(layout: &Layout, expected: Expected, explicit_offsets: bool) -> Rows {
+        let Expected { rows, string_bytes } = expected;
+        let key_rows = if matches!(layout.key, KeyRule::Integer(_)) { rows } else { 0 };
+        Rows {
+            columns: layout.types.iter().map(|data_type| Column::with_capacity(*data_type, rows, string_bytes)).collect(),
+            time_us: Vec::with_capacity(rows),
+            key_hash: Vec::with_capacity(rows),
+            key_texts: Strings::with_capacity(key_rows, key_rows * 8),
+            offsets: explicit_offsets.then(|| Vec::with_capacity(rows)),
+            rejects: Vec::new(),
+            rows: 0,
+        }
+    }
+
+    /// Number of committed rows.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Rows so far, rejected ones too.
+    #[inline(always)]
+    pub fn seen(&self) -> usize {
+        self.rows + self.rejects.len()
+    }
+
+    /// Bytes of text in the widest string column.
+    pub fn string_bytes(&self) -> usize {
+        let bytes =
+            self.columns.iter().map(|column| if let Values::Utf8(strings) = &column.values { strings.bytes.len() } else { 0 });
+        bytes.max().unwrap_or(0)
+    }
+
+    /// Ends a row of which every column and the time were written. `offset` is its place.
+    #[inline(always)]
+    pub fn commit(&mut self, layout: &Layout, offset: usize) {
+        let hash = match &layout.key {
+            KeyRule::Const { hash, .. } => *hash,
+            KeyRule::Column(column) => match &self.columns[*column].values {
+                Values::Utf8(strings) => hash_key(strings.last()),
+                _ => unreachable!("the layout admits this key only for a string column"),
+            },
+            KeyRule::Integer(column) => match &self.columns[*column].values {
+                Values::Int64(values) => {
+                    let mut buffer = itoa::Buffer::new();
+                    let text = buffer.format(values[self.rows]).as_bytes();
+                    self.key_texts.push(text);
+                    hash_key(text)
+                }
+                _ => unreachable!("the layout admits this key only for an int64 column"),
+            },
+        };
+        self.key_hash.push(hash);
+        if let Some(offsets) = &mut self.offsets {
+            offsets.push(offset as u32);
+        }
+        self.rows += 1;
+        debug_assert!(self.time_us.len() == self.rows && self.columns.iter().all(|column| column.len() == self.rows));
+    }
+
+    /// Forgets what was written since the last commit.
+    pub fn roll_back(&mut self) {
+        let rows = self.rows;
+        self.time_us.truncate(rows);
+        self.columns.iter_mut().for_each(|column| column.truncate(rows));
+    }
+
+    /// Notes a rejected row; what was written of it is rolled back.
+    pub fn reject(&mut self, offset: usize, field: &str, reason: String, text: String) {
+        self.roll_back();
+        let rows = self.rows as u32;
+        self.offsets.get_or_insert_with(|| (0..rows).collect());
+        let row = self.seen() as u32;
+        self.rejects.push(Reject { relative_offset: offset as u32, row, field: field.to_string(), reason, text });
+    }
+
+    /// The batch; it reaches over `span` offsets.
+    pub fn finish(mut self, layout: &Layout, span: u64) -> RowBatch {
+        self.roll_back();
+        let keys = match &layout.key {
+            KeyRule::Column(column) => Keys::Column(*column),
+            KeyRule::Integer(_) => Keys::Text(Arc::new(self.key_texts.finish(None))),
+            KeyRule::Const { text, .. } => Keys::Const(text.clone()),
+        };
+        RowBatch {
+            time_us: shrunk(self.time_us),
+            key_hash: shrunk(self.key_hash),
+            relative_offset: self.offsets.map(shrunk),
+            span,
+            keys,
+            columns: self.columns.into_iter().map(Column::finish).collect(),
+            rejects: self.rejects,
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! From JSON to Arrow columns, directed by the job's schema.
+//!
+//! Two readers give the same rows: [`template`] is fast and understands usual rows, [`general`] understands all and
+//! decides what is rejected. A row is read by the second only where the first declines.
+
+mod columns;
+mod general;
+mod layout;
+mod number;
+mod template;
+mod text;
+
+#[cfg(test)]
+mod tests;
+
+use serde::de::IgnoredAny;
+
+use crate::Result;
+use crate::batch::RowBatch;
+use crate::config::SchemaConfig;
+
+use columns::{Expected, Rows};
+use layout::Layout;
+use template::{Context, Template};
+use text::Breaks;
+
+pub use general::MAX_NESTING;
+pub use layout::MAX_FIELDS;
+
+/// Largest body that one call takes: text columns are addressed by `i32`.
+pub const MAX_BODY_BYTES: usize = i32::MAX as usize;
+/// Bytes of a row before any was seen.
+const FIRST_ROW_BYTES: usize = 64;
+
+/// What a row's offset is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Positions {
+    /// Its number among the rows of the request, accepted and rejected; the span is their count.
+    Ordinal,
+    /// The byte at which its line starts, counted from the start of the body; the span is the body's length.
+    Bytes,
+}
+
+/// A body that is not one JSON object or array; none of its rows count.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason} at byte {position}")]
+pub struct BodyError {
+    pub reason: String,
+    /// Where in the body.
+    pub position: usize,
+}
+
+/// Decodes bodies of one job. Keeps what it learnt of their shape, so use one for each thread or connection.
+#[derive(Debug)]
+pub struct Decoder {
+    layout: Layout,
+    template: Template,
+    max_ahead_us: i64,
+    shape: Shape,
+    /// Tests turn the fast path off to compare.
+    use_template: bool,
+}
+
+/// How large rows were, to make room for the next.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    row_bytes: usize,
+    string_bytes_per_row: usize,
+}
+
+impl Decoder {
+    /// A decoder of rows of `schema`. Times later than the clock plus `max_ahead_us` are rejected. `_shards` is part of the
+    /// interface so that a decoder may also choose shards; rows carry their key's hash, from which anyone can.
+    ///
+    /// # Errors
+    /// A user error for a schema that cannot be decoded: unknown or float key field, doubled names, wrong time format.
+    pub fn new(schema: &SchemaConfig, _shards: u16, max_ahead_us: i64) -> Result<Decoder> {
+        let shape = Shape { row_bytes: FIRST_ROW_BYTES, string_bytes_per_row: 0 };
+        Ok(Decoder { layout: Layout::new(schema)?, template: Template::default(), max_ahead_us, shape, use_template: true })
+    }
+
+    /// Decodes one JSON object a line; lines of whitespace are no rows. A line that is no valid row becomes a reject.
+    ///
+    /// `now_us`: the wall clock, microseconds.
+    ///
+    /// # Panics
+    /// If the body is larger than [`MAX_BODY_BYTES`].
+    pub fn decode_ndjson(&mut self, body: &[u8], now_us: i64, positions: Positions) -> RowBatch {
+        let mut rows = self.begin(body, Breaks::EndRow, positions == Positions::Bytes);
+        let context =
+            Context { layout: &self.layout, latest_us: now_us.saturating_add(self.max_ahead_us), breaks: Breaks::EndRow };
+        let (mut at, mut line_start) = (0, 0);
+        while let Some(byte) = body.get(at) {
+            if matches!(byte, b'\n' | b' ' | b'\t' | b'\r') {
+                at += 1;
+                line_start = if *byte == b'\n' { at } else { line_start };
+                continue;
+            }
+            let offset = if positions == Positions::Bytes { line_start } else { rows.seen() };
+            let fast = if self.use_template { self.template.read_object(&context, &mut rows, body, at) } else { None };
+            match fast.and_then(|end| end_of_line(body, end)) {
+                Some(end) => {
+                    rows.commit(context.layout, offset);
+                    at = end;
+                }
+                None => {
+                    let end = memchr::memchr(b'\n', &body[at..]).map_or(body.len(), |length| at + length);
+                    read_generally(&context, &mut rows, offset, &body[at..end]);
+                    at = (end + 1).min(body.len());
+                }
+            }
+            line_start = at;
+        }
+        let span = if positions == Positions::Bytes { body.len() } else { rows.seen() };
+        self.shape = Shape::of(&rows, body);
+        rows.finish(&self.layout, span as u64)
+    }
+
+    /// Decodes an object or an array of objects; offsets are numbers of rows as with [`Positions::Ordinal`]. An element
+    /// that is no valid row becomes a reject.
+    ///
+    /// # Errors
+    /// [`BodyError`] if the body as a whole is something else.
+    ///
+    /// # Panics
+    /// If the body is larger than [`MAX_BODY_BYTES`].
+    pub fn decode_json(&mut self, body: &[u8], now_us: i64) -> Result<RowBatch, BodyError> {
+        let mut rows = self.begin(body, Breaks::Whitespace, false);
+        let start = text::skip_whitespace(body, 0, Breaks::Whitespace);
+        let end = match body.get(start) {
+            None => return Err(body_error("the body is empty", start)),
+            Some(b'{') => self.read_element(&mut rows, body, start, now_us)?,
+            Some(b'[') => self.read_elements(&mut rows, body, start + 1, now_us)?,
+            Some(_) => {
+                end_of_value(body, start)?;
+                return Err(body_error("expected an object or an array of objects", start));
+            }
+        };
+        let rest = text::skip_whitespace(body, end, Breaks::Whitespace);
+        if rest < body.len() {
+            return Err(body_error("unexpected text after the JSON value", rest));
+        }
+        let span = rows.seen() as u64;
+        self.shape = Shape::of(&rows, body);
+        Ok(rows.finish(&self.layout, span))
+    }
+
+    /// Reads the elements of an array and gives the position after it.
+    fn read_elements(&mut self, rows: &mut Rows, body: &[u8], start: usize, now_us: i64) -> Result<usize, BodyError> {
+        let mut at = text::skip_whitespace(body, start, Breaks::Whitespace);
+        if body.get(at) == Some(&b']') {
+            return Ok(at + 1);
+        }
+        loop {
+            at = text::skip_whitespace(body, at, Breaks::Whitespace);
+            at = self.read_element(rows, body, at, now_us)?;
+            at = text::skip_whitespace(body, at, Breaks::Whitespace);
+            match body.get(at) {
+                Some(b',') => at += 1,
+                Some(b']') => return Ok(at + 1),
+                _ => return Err(body_error("expected `,` or `]`", at)),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn read_element(&mut self, rows: &mut Rows, body: &[u8], at: usize, now_us: i64) -> Result<usize, BodyError> {
+        let context =
+            Context { layout: &self.layout, latest_us: now_us.saturating_add(self.max_ahead_us), breaks: Breaks::Whitespace };
+        let offset = rows.seen();
+        let fast = if self.use_template { self.template.read_object(&context, rows, body, at) } else { None };
+        if let Some(end) = fast {
+            rows.commit(context.layout, offset);
+            return Ok(end);
+        }
+        let end = end_of_value(body, at)?;
+        read_generally(&context, rows, offset, &body[at..end]);
+        Ok(end)
+    }
+
+    fn begin(&mut self, body: &[u8], breaks: Breaks, explicit_offsets: bool) -> Rows {
+        assert!(body.len() <= MAX_BODY_BYTES, "a body must be split before it is decoded");
+        self.template.begin(breaks);
+        Rows::new(&self.layout, self.shape.expect(body), explicit_offsets)
+    }
+}
+
+impl Shape {
+    fn of(rows: &Rows, body: &[u8]) -> Shape {
+        match rows.len() {
+            0 => Shape { row_bytes: FIRST_ROW_BYTES, string_bytes_per_row: 0 },
+            count => Shape { row_bytes: (body.len() / count).max(1), string_bytes_per_row: rows.string_bytes().div_ceil(count) },
+        }
+    }
+
+    /// A sixteenth more than the average suggests: growing a column copies it.
+    fn expect(self, body: &[u8]) -> Expected {
+        let rows = body.len() / self.row_bytes;
+        let rows = rows + rows / 16 + 1;
+        Expected { rows, string_bytes: rows * self.string_bytes_per_row }
+    }
+}
+
+/// The position after the line break, if only whitespace is before it.
+#[inline(always)]
+fn end_of_line(body: &[u8], at: usize) -> Option<usize> {
+    let end = text::skip_whitespace(body, at, Breaks::EndRow);
+    match body.get(end) {
+        Some(b'\n') => Some(end + 1),
+        None => Some(end),
+        Some(_) => None,
+    }
+}
+
+/// Reads one row with the general parser and commits or rejects it.
+fn read_generally(context: &Context, rows: &mut Rows, offset: usize, row: &[u8]) {
+    rows.roll_back();
+    match general::read_row(context, rows, row) {
+        Ok(()) => rows.commit(context.layout, offset),
+        Err(rejection) => rows.reject(offset, &rejection.field, rejection.reason, general::rejected_text(row)),
+    }
+}
+
+fn body_error(reason: impl Into<String>, position: usize) -> BodyError {
+    BodyError { reason: reason.into(), position }
+}
+
+/// The position after the JSON value at `at`, whatever it is. Does not recurse, however deep it is nested.
+fn end_of_value(body: &[u8], at: usize) -> Result<usize, BodyError> {
+    let rest = &body[at..];
+    let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<IgnoredAny>();
+    match values.next() {
+        Some(Ok(_)) => Ok(at + values.byte_offset()),
+        Some(Err(error)) => {
+            let line_start = match error.line() {
+                0 | 1 => 0,
+                line => memchr::memchr_iter(b'\n', rest).nth(line - 2).map_or(0, |newline| newline + 1),
+            };
+            let text = error.to_string();
+            let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
+            Err(body_error(format!("malformed JSON: {reason}"), at + line_start + error.column().saturating_sub(1)))
+        }
+        None => Err(body_error("malformed JSON: a value is missing", at)),
+    }
+}

@@ -1,0 +1,125 @@
+//! JSON tokens that the fast path reads by itself: whitespace, strings without escapes, values to skip.
+
+use super::number;
+
+const ONES: u64 = u64::from_le_bytes([1; 8]);
+const HIGH_BITS: u64 = ONES << 7;
+
+/// Whether a line break is whitespace (one JSON document) or ends the row (NDJSON).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Breaks {
+    Whitespace,
+    EndRow,
+}
+
+/// The first position from `at` that is no whitespace.
+#[inline(always)]
+pub(super) fn skip_whitespace(bytes: &[u8], mut at: usize, breaks: Breaks) -> usize {
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b' ' | b'\t' | b'\r' => at += 1,
+            b'\n' if breaks == Breaks::Whitespace => at += 1,
+            _ => break,
+        }
+    }
+    at
+}
+
+/// The position of the quote that ends the string whose content begins at `at`. `None` if the string has an escape or
+/// is no valid JSON in UTF-8.
+#[inline(always)]
+pub(super) fn string_end(bytes: &[u8], at: usize) -> Option<usize> {
+    let mut end = at;
+    loop {
+        let special = specials(number::word(bytes, end));
+        if special != 0 {
+            end += (special.trailing_zeros() / 8) as usize;
+            break;
+        }
+        end += 8;
+    }
+    match bytes.get(end) {
+        Some(b'"') => Some(end),
+        Some(0x80..) => unicode_string_end(bytes, at, end),
+        _ => None,
+    }
+}
+
+/// The high bit of each byte that is a quote, a backslash, a control character or not ASCII; above the lowest such
+/// byte there may be false ones.
+#[inline(always)]
+fn specials(word: u64) -> u64 {
+    let zero_bytes = |word: u64| word.wrapping_sub(ONES) & !word;
+    let quote = zero_bytes(word ^ (ONES * b'"' as u64));
+    let backslash = zero_bytes(word ^ (ONES * b'\\' as u64));
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
+    (quote | backslash | control | word) & HIGH_BITS
+}
+
+#[cold]
+fn unicode_string_end(bytes: &[u8], start: usize, from: usize) -> Option<usize> {
+    let stops = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
+    let end = from + bytes[from..].iter().position(stops)?;
+    (bytes[end] == b'"' && std::str::from_utf8(&bytes[start..end]).is_ok()).then_some(end)
+}
+
+/// The position after the string, number, `true`, `false` or `null` at `at`. `None` if it is nested or unusual.
+#[inline(always)]
+pub(super) fn skip_scalar(bytes: &[u8], at: usize) -> Option<usize> {
+    match bytes.get(at)? {
+        b'"' => string_end(bytes, at + 1).map(|end| end + 1),
+        b'-' | b'0'..=b'9' => number::scan(bytes, at).map(|(_, end)| end),
+        b't' => literal(bytes, at, b"true"),
+        b'f' => literal(bytes, at, b"false"),
+        b'n' => literal(bytes, at, b"null"),
+        _ => None,
+    }
+}
+
+/// The position after `text` if it is at `at`.
+#[inline(always)]
+pub(super) fn literal(bytes: &[u8], at: usize, text: &[u8]) -> Option<usize> {
+    bytes.get(at..)?.starts_with(text).then_some(at + text.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_end_at_their_quote_wherever_it_lies() {
+        for length in 0..40 {
+            for behind in 0..10 {
+                let text = format!("{}\"{}", "a".repeat(length), "b".repeat(behind));
+                assert_eq!(string_end(text.as_bytes(), 0), Some(length));
+            }
+        }
+        assert_eq!(string_end("äöü\"".as_bytes(), 0), Some(6));
+        assert_eq!(string_end(b"\"", 0), Some(0));
+        assert_eq!(string_end(b"a\x7f\"", 0), Some(2));
+        for wrong in [
+            &b""[..],
+            b"abc",
+            b"abcdefgh",
+            b"a\\n\"",
+            b"a\n\"",
+            b"a\x00\"",
+            b"\xff\"",
+            "ä\\\"".as_bytes(),
+            b"\xc3\"",
+            b"a\x1f12345678\"",
+        ] {
+            assert_eq!(string_end(wrong, 0), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn scalars_are_skipped() {
+        for scalar in ["\"x\"", "-1.5e3", "0", "true", "false", "null", "1e999"] {
+            assert_eq!(skip_scalar(scalar.as_bytes(), 0), Some(scalar.len()));
+        }
+        for other in ["[]", "{}", "nul", "tru", "", "\"\\n\"", "-"] {
+            assert_eq!(skip_scalar(other.as_bytes(), 0), None, "{other}");
+        }
+    }
+}
