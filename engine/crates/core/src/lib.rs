@@ -2,8 +2,10 @@
 
 pub mod batch;
 pub mod config;
+pub mod crash;
 mod error;
 pub mod expr;
+pub mod journal;
 pub mod store;
 
 pub use error::{Actor, Error, Result};
