@@ -1,0 +1,538 @@
+//! Tests of the journal: round trips, torn tails, damage, crashes and full disks.
+
+use std::sync::Arc;
+
+use arrow_array::{Array, ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray};
+use proptest::prelude::*;
+
+use super::testing::SimulatedStorage;
+use super::*;
+use crate::batch::{Keys, Reject, hash_key};
+use crate::{Actor, Result};
+
+const INCARNATION: Incarnation = Incarnation([7; 16]);
+const SEGMENT_BYTES: u64 = 8 << 10;
+
+/// A batch of `rows` readings; the text makes it differ from others and longer.
+fn readings(rows: usize, text: &str) -> RowBatch {
+    let keys: Vec<String> = (0..rows)
+        .map(|row| format!("device-{:05}{text}", row * 7919 % 10_000))
+        .collect();
+    RowBatch {
+        time_us: (0..rows as i64).map(|row| 1_700_000_000_000_000 + row * 1000).collect(),
+        key_hash: keys.iter().map(|key| hash_key(key.as_bytes())).collect(),
+        relative_offset: None,
+        span: rows.max(1) as u64,
+        keys: Keys::Column(0),
+        columns: vec![
+            Arc::new(StringArray::from_iter_values(keys)) as ArrayRef,
+            Arc::new(Float64Array::from_iter_values(
+                (0..rows).map(|row| 20.0 + (row % 1000) as f64 / 100.0),
+            )),
+            Arc::new(Float64Array::from_iter_values((0..rows).map(|row| (row as f64).sin()))),
+        ],
+        rejects: Vec::new(),
+    }
+}
+
+fn request(id: &str) -> RequestRecord {
+    let errors = vec![RequestError {
+        row: 3,
+        field: "temperature".into(),
+        reason: "is no number".into(),
+    }];
+    RequestRecord {
+        id: id.into(),
+        body_hash: 99,
+        received_us: -5,
+        accepted: 10,
+        rejected: 1,
+        errors,
+    }
+}
+
+fn assert_same(left: &RowBatch, right: &RowBatch) {
+    assert_eq!(left.time_us, right.time_us);
+    assert_eq!(left.key_hash, right.key_hash);
+    assert_eq!(left.relative_offset, right.relative_offset);
+    assert_eq!(left.span, right.span);
+    assert_eq!(left.rejects, right.rejects);
+    assert_eq!(left.columns.len(), right.columns.len());
+    for (left, right) in left.columns.iter().zip(&right.columns) {
+        assert_eq!(left.data_type(), right.data_type());
+        assert_eq!(
+            left.nulls().filter(|n| n.null_count() > 0),
+            right.nulls().filter(|n| n.null_count() > 0)
+        );
+        match (
+            left.as_any().downcast_ref::<Float64Array>(),
+            right.as_any().downcast_ref::<Float64Array>(),
+        ) {
+            (Some(left), Some(right)) => {
+                for row in 0..left.len() {
+                    assert_eq!(left.value(row).to_bits(), right.value(row).to_bits(), "row {row}");
+                }
+            }
+            _ => assert_eq!(left, right),
+        }
+    }
+    match (&left.keys, &right.keys) {
+        (Keys::Column(left), Keys::Column(right)) => assert_eq!(left, right),
+        (Keys::Text(left), Keys::Text(right)) => assert_eq!(left, right),
+        (Keys::Const(left), Keys::Const(right)) => assert_eq!(left, right),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn floats() -> impl Strategy<Value = Vec<Option<f64>>> {
+    prop_oneof![
+        prop::collection::vec(prop::option::weighted(0.9, any::<f64>()), 0..80),
+        prop::collection::vec(
+            prop::option::weighted(0.9, (-1_000_000i64..1_000_000).prop_map(|n| n as f64 / 100.0)),
+            0..2000
+        ),
+        prop::collection::vec((-1000i64..1000).prop_map(|n| Some(n as f64)), 0..2000),
+        Just(vec![
+            Some(-0.0),
+            Some(f64::NAN),
+            Some(f64::INFINITY),
+            None,
+            Some(1e300),
+            Some(5e-324)
+        ]),
+    ]
+}
+
+/// A null float slot holds NaN, as decoders leave it.
+fn float_array(values: &[Option<f64>]) -> Float64Array {
+    let nulls = arrow_buffer::NullBuffer::from_iter(values.iter().map(Option::is_some));
+    let values: Vec<f64> = values.iter().map(|value| value.unwrap_or(f64::NAN)).collect();
+    Float64Array::new(values.into(), Some(nulls))
+}
+
+prop_compose! {
+    fn batches()(
+        floats in floats(),
+        seed in any::<u64>(),
+        key_kind in 0..3,
+        gaps in any::<bool>(),
+        sliced in any::<bool>(),
+        rejects in prop::collection::vec(("[a-z]{0,5}", ".{0,40}"), 0..4),
+    ) -> RowBatch {
+        let rows = floats.len();
+        let mixed = |row: usize| (seed ^ row as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let text = |row: usize| "é".repeat(mixed(row) as usize % 9) + &row.to_string();
+        let strings: StringArray = (0..rows).map(|row| Some(text(row))).collect();
+        let nullable: StringArray = (0..rows).map(|row| (mixed(row) % 3 > 0).then(|| text(row + 1))).collect();
+        let ints: Int64Array = (0..rows).map(|row| (mixed(row) % 5 > 0).then(|| mixed(row) as i64)).collect();
+        let bools: BooleanArray = (0..rows).map(|row| (mixed(row) % 7 > 0).then(|| mixed(row) % 2 == 0)).collect();
+        let mut columns: Vec<ArrayRef> =
+            vec![Arc::new(float_array(&floats)), Arc::new(strings.clone()), Arc::new(nullable), Arc::new(ints), Arc::new(bools)];
+        let from = if sliced { rows.min(3) } else { 0 };
+        columns = columns.iter().map(|column| column.slice(from, rows - from)).collect();
+        let strings = strings.slice(from, rows - from);
+        let rows = rows - from;
+        let keys = match key_kind {
+            0 => Keys::Column(1),
+            1 => Keys::Text(Arc::new(strings.clone())),
+            _ => Keys::Const(Arc::from("the machine")),
+        };
+        let key = |row: usize| if key_kind == 2 { "the machine" } else { strings.value(row) };
+        let offsets: Option<Vec<u32>> = gaps.then(|| (0..rows as u32).map(|row| row * 2 + (row & 1)).collect());
+        let last = offsets.as_ref().and_then(|offsets| offsets.last().copied()).unwrap_or(rows as u32);
+        let span = u64::from(last) + 1 + rejects.len() as u64;
+        RowBatch {
+            time_us: (0..rows).map(|row| if seed % 2 == 0 { mixed(row) as i64 } else { row as i64 * 250 }).collect(),
+            key_hash: (0..rows).map(|row| hash_key(key(row).as_bytes())).collect(),
+            relative_offset: offsets,
+            span,
+            keys,
+            columns,
+            rejects: rejects.into_iter().enumerate().map(|(row, (field, text))| Reject {
+                relative_offset: last + row as u32, row: row as u32, field, reason: "wrong".into(), text,
+            }).collect(),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_batch_comes_back(batch in batches(), first_offset in any::<u64>(), named in any::<bool>()) {
+        let request = named.then(|| request("r-1"));
+        let mut frame = Vec::new();
+        encode_record(&batch, request.as_ref(), first_offset, &mut frame).unwrap();
+        let (record, used) = decode_record(&frame).unwrap();
+        prop_assert_eq!(used, frame.len());
+        prop_assert_eq!(record.first_offset, first_offset);
+        prop_assert_eq!(&record.request, &request);
+        assert_same(&batch, &record.batch);
+    }
+
+    /// Past the checksums, as a fuzzer goes: an error or a record, never a panic.
+    #[test]
+    fn damaged_payloads_are_errors(batch in batches(), at in any::<prop::sample::Index>(), bit in 0u8..8, cut in any::<bool>()) {
+        let mut frame = Vec::new();
+        encode_record(&batch, Some(&request("r")), 5, &mut frame).unwrap();
+        let mut payload = frame[FRAME_HEADER_BYTES..].to_vec();
+        let at = at.index(payload.len());
+        if cut { payload.truncate(at) } else { payload[at] ^= 1u8 << bit }
+        let _ = decode_payload(&payload, 5, batch.span);
+    }
+
+    #[test]
+    fn arbitrary_bytes_are_errors(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = decode_payload(&bytes, 0, 100);
+        prop_assert!(decode_record(&bytes).is_err());
+    }
+}
+
+/// A journal in small segments, and what was put into it.
+struct Written {
+    storage: Arc<SimulatedStorage>,
+    journal: Journal<SimulatedStorage>,
+    /// First offset and end offset of each record.
+    records: Vec<(u64, u64)>,
+}
+
+impl Written {
+    fn open(storage: Arc<SimulatedStorage>) -> Written {
+        let options = JournalOptions {
+            segment_bytes: SEGMENT_BYTES,
+            ..JournalOptions::new(INCARNATION, 42)
+        };
+        Written {
+            journal: Journal::open(storage.clone(), options).unwrap(),
+            storage,
+            records: Vec::new(),
+        }
+    }
+
+    fn new() -> Written {
+        Written::open(Arc::new(SimulatedStorage::new(1)))
+    }
+
+    fn next_offset(&self) -> u64 {
+        self.records.last().map_or(0, |record| record.1)
+    }
+
+    /// Appends one record; it is counted only if that succeeds.
+    fn append(&mut self, rows: usize) -> Result<()> {
+        let first = self.next_offset();
+        let batch = readings(rows, "");
+        let mut encoded = RecordEncoder::new().encode(&batch, None)?;
+        self.journal.reserve(encoded.len()).map_err(|full| full.error)?;
+        self.journal.append(encoded.seal(first), first + batch.span)?;
+        self.records.push((first, first + batch.span));
+        Ok(())
+    }
+
+    fn segments(&self) -> Vec<LogName> {
+        let mut names: Vec<_> = self.storage.list().unwrap().into_iter().map(|entry| entry.name).collect();
+        names.retain(|name| matches!(name, LogName::Segment { .. }));
+        names.sort();
+        names
+    }
+}
+
+fn read_all(mut reader: JournalReader<SimulatedStorage>) -> Result<Vec<(u64, u64)>> {
+    let mut records = Vec::new();
+    while let Some(record) = reader.next_record()? {
+        assert_same(&record.batch, &readings(record.batch.rows(), ""));
+        records.push((record.first_offset, record.end_offset()));
+    }
+    Ok(records)
+}
+
+fn recover_one(storage: &Arc<SimulatedStorage>) -> Result<RecoveredLog<SimulatedStorage>> {
+    let mut logs = recover(storage)?;
+    assert_eq!(logs.len(), 1);
+    Ok(logs.remove(0))
+}
+
+#[test]
+fn records_are_read_up_to_the_durable_end_while_others_are_written() {
+    let mut written = Written::new();
+    let mut reader = written.journal.read(0);
+    assert!(reader.next_record().unwrap().is_none());
+    for rows in [1, 100, 3] {
+        written.append(rows).unwrap();
+        assert!(reader.next_record().unwrap().is_none(), "not durable yet");
+        let end = written.journal.sync().unwrap();
+        assert_eq!(end, written.next_offset());
+        let record = reader.next_record().unwrap().unwrap();
+        assert_eq!(record.end_offset(), end);
+        assert!(reader.next_record().unwrap().is_none());
+    }
+}
+
+#[test]
+fn segments_follow_each_other_and_a_large_record_gets_its_own() {
+    let mut written = Written::new();
+    for rows in [10, 2000, 10, 100, 100, 100, 5000, 1] {
+        written.append(rows).unwrap();
+    }
+    written.journal.sync().unwrap();
+    assert!(written.segments().len() >= 4, "{:?}", written.segments());
+    assert_eq!(read_all(written.journal.read(0)).unwrap(), written.records);
+    let middle = written.records[3].0 + 5;
+    assert_eq!(read_all(written.journal.read(middle)).unwrap(), written.records[3..]);
+}
+
+#[test]
+fn many_frames_are_appended_at_once_over_segment_borders() {
+    let written = Written::new();
+    let (mut frames, mut offset, mut records) = (Vec::new(), 0, Vec::new());
+    for rows in 1..200 {
+        let batch = readings(rows % 50 + 1, "");
+        encode_record(&batch, None, offset, &mut frames).unwrap();
+        records.push((offset, offset + batch.span));
+        offset += batch.span;
+    }
+    written.journal.append(&frames, offset).unwrap();
+    assert_eq!(written.journal.sync().unwrap(), offset);
+    assert_eq!(read_all(written.journal.read(0)).unwrap(), records);
+}
+
+#[test]
+fn trimming_deletes_whole_segments_below_and_reading_there_is_an_error() {
+    let mut written = Written::new();
+    for _ in 0..40 {
+        written.append(100).unwrap();
+    }
+    written.journal.sync().unwrap();
+    let before = written.segments().len();
+    written.journal.trim(2050).unwrap();
+    let after = written.segments();
+    assert!(after.len() < before && after.len() > 1);
+    assert_eq!(read_all(written.journal.read(2050)).unwrap(), written.records[20..]);
+    let error = read_all(written.journal.read(0)).unwrap_err();
+    assert!(error.message().contains("trimmed"), "{error}");
+    written.journal.trim(u64::MAX).unwrap();
+    assert_eq!(written.segments().len(), 1, "the newest segment stays");
+}
+
+#[test]
+fn a_restart_finds_everything_that_was_synced_and_deletes_it_when_told() {
+    let mut written = Written::new();
+    for _ in 0..30 {
+        written.append(100).unwrap();
+        written.journal.sync().unwrap();
+    }
+    written.storage.crash();
+    let log = recover_one(&written.storage).unwrap();
+    assert_eq!(
+        (log.first_offset(), log.end_offset(), log.fingerprint(), log.cut_bytes()),
+        (0, 3000, 42, 0)
+    );
+    assert_eq!(read_all(log.read(0).unwrap()).unwrap(), written.records);
+    assert_eq!(log.read(3001).err().unwrap().actor(), Actor::Outside);
+    log.delete().unwrap();
+    assert!(written.storage.list().unwrap().is_empty());
+}
+
+#[test]
+fn an_incarnation_is_never_used_twice() {
+    let mut written = Written::new();
+    written.append(1).unwrap();
+    let again = Journal::open(written.storage.clone(), JournalOptions::new(INCARNATION, 42));
+    assert_eq!(again.err().unwrap().actor(), Actor::Engine);
+}
+
+#[test]
+fn a_full_disk_is_met_at_the_reservation_and_the_journal_goes_on_when_there_is_room() {
+    let mut written = Written::new();
+    written.storage.set_capacity(3 * SEGMENT_BYTES);
+    let full = loop {
+        if let Err(error) = written.append(100) {
+            break error;
+        }
+    };
+    assert!(full.retryable() && full.message().contains("full"), "{full}");
+    assert_eq!(written.journal.sync().unwrap(), written.next_offset());
+    assert_eq!(read_all(written.journal.read(0)).unwrap(), written.records);
+    written.storage.set_capacity(u64::MAX);
+    written.append(100).unwrap();
+    assert_eq!(written.journal.sync().unwrap(), written.next_offset());
+}
+
+#[test]
+fn a_failed_sync_or_write_ends_the_journal_for_good() {
+    for broken in [true, false] {
+        let mut written = Written::new();
+        written.append(10).unwrap();
+        written.journal.sync().unwrap();
+        written.append(10).unwrap();
+        match broken {
+            true => written.storage.fail_syncs_after(Some(0)),
+            false => written.storage.fail_writes_after(Some(0)),
+        }
+        let error = if broken {
+            written.journal.sync().unwrap_err()
+        } else {
+            written.append(1).unwrap_err()
+        };
+        assert!(!error.retryable(), "{error}");
+        written.storage.fail_syncs_after(None);
+        written.storage.fail_writes_after(None);
+        assert_eq!(written.journal.sync().unwrap_err(), error);
+        assert_eq!(written.append(1).unwrap_err(), error);
+        assert_eq!(written.journal.durable_offset(), 10);
+    }
+}
+
+#[test]
+fn frames_with_wrong_offsets_are_refused() {
+    let written = Written::new();
+    let mut frames = Vec::new();
+    encode_record(&readings(5, ""), None, 7, &mut frames).unwrap();
+    assert_eq!(written.journal.append(&frames, 12).unwrap_err().actor(), Actor::Outside);
+    assert!(RecordEncoder::new().encode(&readings(5, ""), None).is_ok());
+    let nothing = RowBatch::empty(0);
+    assert_eq!(
+        RecordEncoder::new().encode(&nothing, None).unwrap_err().actor(),
+        Actor::Engine
+    );
+}
+
+#[test]
+fn damage_below_what_was_acknowledged_is_an_error_and_no_silent_cut() {
+    let mut written = Written::new();
+    for _ in 0..3 {
+        written.append(20).unwrap();
+        written.journal.sync().unwrap();
+    }
+    let name = written.segments()[0];
+    // Within the first record; the mark before the second one proves that it had been durable.
+    written.storage.damage(name, |bytes| bytes[150] ^= 4);
+    let error = recover(&written.storage).err().unwrap();
+    assert!(
+        error.message().contains("is damaged") && error.message().contains("byte 64"),
+        "{error}"
+    );
+}
+
+#[test]
+fn damage_in_a_closed_segment_is_an_error_when_it_is_read() {
+    let mut written = Written::new();
+    for _ in 0..20 {
+        written.append(100).unwrap();
+    }
+    written.journal.sync().unwrap();
+    let name = written.segments()[0];
+    written.storage.damage(name, |bytes| bytes.truncate(bytes.len() - 40));
+    let log = recover_one(&written.storage).unwrap();
+    let error = read_all(log.read(0).unwrap()).unwrap_err();
+    assert!(error.message().contains("is damaged"), "{error}");
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let mut written = Written::new();
+    written.append(1).unwrap();
+    let name = written.segments()[0];
+    written.storage.damage(name, |bytes| {
+        bytes[8] = 2;
+        let crc = crc32fast::hash(&bytes[..60]);
+        bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+    });
+    let error = recover(&written.storage).err().unwrap();
+    assert!(
+        error.actor() == Actor::User && error.message().contains("newer version"),
+        "{error}"
+    );
+}
+
+#[test]
+fn names_are_read_back() {
+    let segment = LogName::Segment {
+        incarnation: INCARNATION,
+        first_offset: 12,
+    };
+    assert_eq!(
+        segment.to_string(),
+        "07070707070707070707070707070707/00000000000000000012.log"
+    );
+    for name in [
+        segment,
+        LogName::Spare {
+            incarnation: INCARNATION,
+            number: 3,
+        },
+    ] {
+        assert_eq!(name.to_string().parse::<LogName>().unwrap(), name);
+    }
+    for wrong in [
+        "x",
+        "07/1.log",
+        "07070707070707070707070707070707/12.log",
+        "07070707070707070707070707070707/.spare-x",
+    ] {
+        assert!(wrong.parse::<LogName>().is_err(), "{wrong}");
+    }
+}
+
+proptest! {
+    /// Any truncation or bit flip of an unsynced tail leaves exactly a prefix of the records.
+    #[test]
+    fn a_torn_tail_leaves_a_prefix(rows in prop::collection::vec(1usize..30, 1..20), at in any::<prop::sample::Index>(), bit in 0u8..9) {
+        let mut written = Written::new();
+        let rows: Vec<usize> = rows.into_iter().take(8).collect();
+        for &rows in &rows {
+            written.append(rows).unwrap();
+        }
+        let name = written.segments()[0];
+        prop_assume!(written.segments().len() == 1);
+        written.storage.damage(name, |bytes| {
+            let end = bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1;
+            let at = 64 + at.index(end - 64);
+            if bit == 8 { bytes.truncate(at) } else { bytes[at] ^= 1u8 << bit }
+        });
+        let log = recover_one(&written.storage).unwrap();
+        let records = read_all(log.read(0).unwrap()).unwrap();
+        prop_assert_eq!(&records[..], &written.records[..records.len()]);
+        prop_assert!(records.len() < written.records.len() || log.cut_bytes() == 0);
+        prop_assert_eq!(log.end_offset(), records.last().map_or(0, |record| record.1));
+    }
+
+    /// A crash keeps all that was synced and a prefix of the rest; a second crash right after recovery changes nothing.
+    #[test]
+    fn a_crash_keeps_what_was_synced(
+        seed in any::<u64>(),
+        steps in prop::collection::vec((1usize..120, 0u8..10), 1..80),
+        fail in prop::option::of(0u64..60),
+    ) {
+        let mut written = Written::open(Arc::new(SimulatedStorage::new(seed)));
+        let mut synced = 0;
+        written.storage.fail_syncs_after(fail);
+        for (rows, action) in steps {
+            let done = match action {
+                0..=4 => written.append(rows),
+                5..=7 => written.journal.sync().map(|end| synced = end),
+                8 => written.journal.prepare_ahead().map_err(|full| full.error),
+                _ => written.journal.trim(synced / 2),
+            };
+            if done.is_err() { break }
+        }
+        synced = synced.max(written.journal.durable_offset());
+        let trimmed = written.segments().first().map_or(0, |name| match name {
+            LogName::Segment { first_offset, .. } => *first_offset,
+            LogName::Spare { .. } => unreachable!(),
+        });
+        written.storage.crash();
+        let mut ends = Vec::new();
+        for _ in 0..2 {
+            let logs = recover(&written.storage).unwrap();
+            let Some(log) = logs.first() else {
+                prop_assert_eq!(synced, 0);
+                return Ok(());
+            };
+            prop_assert!(log.end_offset() >= synced && log.first_offset() <= trimmed);
+            let records = read_all(log.read(log.first_offset()).unwrap()).unwrap();
+            let skipped = written.records.partition_point(|record| record.1 <= log.first_offset());
+            prop_assert!(written.records[skipped..].starts_with(&records) || records.len() == written.records.len() - skipped + 1);
+            ends.push(log.end_offset());
+            written.storage.crash();
+        }
+        prop_assert_eq!(ends[0], ends[1]);
+    }
+}
