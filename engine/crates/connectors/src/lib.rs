@@ -1,1 +1,11 @@
-//! x
+//! Sources and sinks, one file each. They know files, sockets and servers, but nothing of shards' state, workers or commits.
+
+pub mod backoff;
+pub mod deliveries;
+pub mod file_sink;
+pub mod file_source;
+mod os;
+pub mod stdout;
+pub mod webhook;
+
+pub use os::is_disk_full;

@@ -1,0 +1,180 @@
+//! A finite file as a replayable split: an offset is the byte at which a line begins.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use streamjob_core::{Error, Result};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::os::explain;
+
+/// How much of the file's beginning is part of its identity.
+pub const IDENTITY_BYTES: usize = 4096;
+
+/// The longest line, with its newline, that a file may have. Also the most that one chunk holds, so that whether a line is too
+/// long does not depend on where chunks are cut.
+pub const MAX_LINE_BYTES: usize = 16 << 20;
+
+/// An open file that several readers may read at once, each at its own offset.
+///
+/// Reads go by `pread`: a mapped file would count into the process's resident memory and turn a truncation into SIGBUS.
+#[derive(Debug)]
+pub struct FileSplit {
+    file: File,
+    path: PathBuf,
+    id: String,
+}
+
+impl FileSplit {
+    /// Opens the file that the source `source_name` replays and computes its identity.
+    ///
+    /// # Errors
+    /// `user` if the path is missing, unreadable or no regular file; `outside` if reading fails.
+    pub fn open(source_name: &str, path: &Path) -> Result<FileSplit> {
+        let file = File::open(path).map_err(|error| explain("opening the source file", path, error))?;
+        let kind = file.metadata().map_err(|error| explain("opening the source file", path, error))?.file_type();
+        if !kind.is_file() {
+            return Err(Error::user(format!(
+                "opening the source file {}: it is no regular file, and only those can be read again after a crash; \
+                 copy its content to a file, or send it by HTTP",
+                path.display()
+            )));
+        }
+        // Only a hint: without it the kernel reads ahead less.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
+        let id = identity(source_name, path, &file)?;
+        Ok(FileSplit { file, path: path.to_owned(), id })
+    }
+
+    /// The split's id: `source:path#hash`, the hash (xxh3, 16 hex digits) over the first [`IDENTITY_BYTES`]. Stable over restarts.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes that the file has now; a file that is still being written grows.
+    pub fn len(&self) -> Result<u64> {
+        Ok(self.file.metadata().map_err(|error| explain("asking the length of", &self.path, error))?.len())
+    }
+
+    /// Whether the file has no bytes now.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Refuses to go on from `offset` (the next byte wanted) in a file that is not the one the position was committed for.
+    ///
+    /// `committed_id` is the [`id`](Self::id) at that time. Found are another path, a changed beginning, a truncation, and an
+    /// offset that is no line's start any more.
+    ///
+    /// # Errors
+    /// `user`, naming what differs and the ways out.
+    pub fn check_resume(&self, committed_id: &str, offset: u64) -> Result<()> {
+        if committed_id != self.id {
+            return Err(self.changed(&format!("its identity was {committed_id} and is {}", self.id)));
+        }
+        let len = self.len()?;
+        if offset > len {
+            return Err(self.changed(&format!("{offset} of its bytes were read, but it has only {len} now")));
+        }
+        if !self.is_line_start(offset, len)? {
+            return Err(self.changed(&format!("byte {offset}, where reading goes on, is no longer the start of a line")));
+        }
+        Ok(())
+    }
+
+    /// Replaces `buf` by the whole lines that begin at `offset` (bytes, a line's start) and returns how many bytes they are;
+    /// 0 at the end of the file.
+    ///
+    /// At most `max_bytes`, but always at least one line; [`MAX_LINE_BYTES`] bounds both. The file's last line may lack its
+    /// newline. Keep `buf` for the next call: its memory is then used again without being cleared.
+    ///
+    /// # Errors
+    /// `user` if a line is too long or the file became shorter than `offset`; `outside` if reading fails.
+    pub fn read_chunk(&self, offset: u64, max_bytes: usize, buf: &mut Vec<u8>) -> Result<usize> {
+        let mut wanted = max_bytes.clamp(1, MAX_LINE_BYTES);
+        let mut filled = 0;
+        loop {
+            buf.resize(wanted, 0);
+            let searched = filled;
+            filled = self.fill(offset, filled, buf)?;
+            if filled < wanted {
+                // The end of the file: what is there is whole, with or without a newline.
+                buf.truncate(filled);
+                return if filled == 0 { self.check_not_past_end(offset).map(|()| 0) } else { Ok(filled) };
+            }
+            if let Some(newline) = buf[searched..].iter().rposition(|byte| *byte == b'\n') {
+                buf.truncate(searched + newline + 1);
+                return Ok(buf.len());
+            }
+            if wanted == MAX_LINE_BYTES {
+                // The last line may end here exactly, without a newline.
+                if self.len()? == offset + filled as u64 {
+                    return Ok(filled);
+                }
+                return Err(self.line_too_long(offset));
+            }
+            wanted = wanted.saturating_mul(2).min(MAX_LINE_BYTES);
+        }
+    }
+
+    /// Reads into `buf[filled..]` until it is full or the file ends; returns how much of `buf` is filled.
+    fn fill(&self, offset: u64, mut filled: usize, buf: &mut [u8]) -> Result<usize> {
+        while filled < buf.len() {
+            match self.file.read_at(&mut buf[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(explain(&format!("reading at byte {offset} of"), &self.path, error)),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn check_not_past_end(&self, offset: u64) -> Result<()> {
+        let len = self.len()?;
+        if offset > len {
+            return Err(self.changed(&format!("{offset} of its bytes were read, but it has only {len} now")));
+        }
+        Ok(())
+    }
+
+    /// A line starts at 0 and after a newline; also at the end of the file, and where something was appended to a last line
+    /// without a newline, provided that it begins with one.
+    fn is_line_start(&self, offset: u64, len: u64) -> Result<bool> {
+        if offset == 0 || offset == len {
+            return Ok(true);
+        }
+        let mut around = [0; 2];
+        let read = self.fill(offset - 1, 0, &mut around)?;
+        Ok(around[..read].contains(&b'\n'))
+    }
+
+    fn line_too_long(&self, offset: u64) -> Error {
+        Error::user(format!(
+            "{}: the line that begins at byte {offset} is longer than {MAX_LINE_BYTES} bytes; split it, or check that the file is \
+             NDJSON (one JSON object a line)",
+            self.path.display()
+        ))
+    }
+
+    fn changed(&self, how: &str) -> Error {
+        Error::user(format!(
+            "the source file {} changed since the job read from it: {how}; put the old file back, or give the new one another \
+             name, or start with a new state directory",
+            self.path.display()
+        ))
+    }
+}
+
+fn identity(source_name: &str, path: &Path, file: &File) -> Result<String> {
+    let mut head = Vec::with_capacity(IDENTITY_BYTES);
+    let mut reader = io::Read::take(file, IDENTITY_BYTES as u64);
+    io::Read::read_to_end(&mut reader, &mut head).map_err(|error| explain("reading the beginning of", path, error))?;
+    Ok(format!("{source_name}:{}#{:016x}", path.display(), xxh3_64(&head)))
+}

@@ -1,0 +1,261 @@
+//! One attempt to deliver a batch of rows by `POST` to a web server, and what its outcome means.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::crypto::CryptoProvider;
+use streamjob_core::config::HttpSinkConfig;
+use streamjob_core::{Error, Result};
+use tokio::time::{Instant, timeout_at};
+
+/// The most that connecting may take of an attempt's time.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Idle connections are closed after this: below the usual 60 s of servers, so that these seldom close one that is being used.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+
+/// Of an answer's body at most this many bytes are read; a longer one costs the connection.
+pub const MAX_ANSWER_BYTES: usize = 64 << 10;
+
+/// Of an answer's body at most this many characters are quoted in a reason.
+pub const MAX_QUOTED_CHARS: usize = 300;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Headers that the sink sets for each request; a job may not.
+const RESERVED_HEADERS: [HeaderName; 6] =
+    [header::HOST, header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, IDEMPOTENCY_KEY, TRACEPARENT];
+
+/// Rows that go out together; a retry sends the same bytes under the same key (I8).
+#[derive(Debug, Clone)]
+pub struct WebhookBatch {
+    /// A JSON array of rows.
+    pub body: Bytes,
+    /// How many rows the array has.
+    pub rows: u32,
+    /// The same for every try of this batch; without control characters.
+    pub idempotency_key: String,
+    /// The W3C trace context of the batch, if it is sampled.
+    pub traceparent: Option<String>,
+}
+
+/// What one attempt came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The server answered 2xx.
+    Delivered,
+    /// The server may take it later: 429, 5xx, no connection, no answer in time. `after` is its Retry-After.
+    Retry { after: Option<Duration>, reason: String },
+    /// The server will never take it: any other status.
+    Rejected { status: u16, reason: String },
+}
+
+/// A web server's URL with a pool of keep-alive connections. Shared by reference; attempts may run at once.
+#[derive(Debug)]
+pub struct Webhook {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    uri: Uri,
+    headers: HeaderMap,
+    timeout: Duration,
+}
+
+impl Webhook {
+    /// Checks the configuration; connects nowhere yet. A `timeout_us` bounds each attempt as a whole.
+    ///
+    /// # Errors
+    /// `user`, naming the member that is wrong; `outside` if the URL is https and the system's trusted certificates can't be read.
+    pub fn new(config: &HttpSinkConfig) -> Result<Webhook> {
+        let uri = parse_url(&config.url)?;
+        let timeout = u64::try_from(config.timeout_us).ok().filter(|timeout| *timeout > 0).map(Duration::from_micros);
+        let timeout = timeout.ok_or_else(|| {
+            Error::user(format!("http.timeout: must be longer than 0 (got {} us); set for example 10s", config.timeout_us))
+        })?;
+        let connector = connector(&uri, timeout.min(CONNECT_TIMEOUT))?;
+        let client =
+            Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE_TIMEOUT).build(connector);
+        Ok(Webhook { client, uri, headers: headers(config)?, timeout })
+    }
+
+    /// The server, for messages: without the path and query, which may hold secrets.
+    pub fn server(&self) -> String {
+        format!("{}://{}", self.uri.scheme_str().unwrap_or_default(), self.uri.authority().map_or("", |host| host.as_str()))
+    }
+
+    /// Sends the batch once.
+    pub async fn deliver(&self, batch: &WebhookBatch) -> Outcome {
+        let deadline = Instant::now() + self.timeout;
+        match timeout_at(deadline, self.client.request(self.request(batch))).await {
+            Err(_) => self.retry(format!("no answer within {:?}", self.timeout)),
+            Ok(Err(error)) => self.retry(explain_chain(&error)),
+            Ok(Ok(response)) => self.judge(response, deadline).await,
+        }
+    }
+
+    fn retry(&self, reason: String) -> Outcome {
+        Outcome::Retry { after: None, reason: format!("{}: {reason}", self.server()) }
+    }
+
+    fn request(&self, batch: &WebhookBatch) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(batch.body.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        *request.version_mut() = Version::HTTP_11;
+        let headers = request.headers_mut();
+        headers.clone_from(&self.headers);
+        let key = HeaderValue::from_bytes(batch.idempotency_key.as_bytes()).expect("idempotency keys have no control characters");
+        headers.insert(IDEMPOTENCY_KEY, key);
+        if let Some(Ok(traceparent)) = batch.traceparent.as_deref().map(HeaderValue::from_str) {
+            headers.insert(TRACEPARENT, traceparent);
+        }
+        request
+    }
+
+    /// The status decides. The body is read for its reason, and so that the connection can be used again; if it does not come
+    /// in time or breaks off, that changes nothing.
+    async fn judge(&self, response: Response<Incoming>, deadline: Instant) -> Outcome {
+        let (parts, body) = response.into_parts();
+        let mut answer = Vec::new();
+        let _ = timeout_at(deadline, read_answer(body, &mut answer)).await;
+        let status = parts.status;
+        if status.is_success() {
+            return Outcome::Delivered;
+        }
+        let reason = format!("{} answered {status}{}", self.server(), quote(&answer));
+        if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
+            let after = parts.headers.get(header::RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));
+            return Outcome::Retry { after, reason };
+        }
+        // A redirect would turn the POST into a GET, or send rows where nobody configured it.
+        let hint = if status.is_redirection() { "; redirects are not followed: put the final URL into the job" } else { "" };
+        Outcome::Rejected { status: status.as_u16(), reason: reason + hint }
+    }
+}
+
+fn parse_url(url: &str) -> Result<Uri> {
+    let wrong = |why: &str| Error::user(format!("http.url: {why}; write for example https://example.com/alerts"));
+    let uri: Uri = url.parse().map_err(|error| wrong(&format!("{error} (got {url})")))?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err(wrong(&format!("must begin with http:// or https:// (got {url})")));
+    }
+    match uri.authority() {
+        None => Err(wrong(&format!("has no host (got {url})"))),
+        Some(authority) if authority.host().is_empty() => Err(wrong(&format!("has no host (got {url})"))),
+        Some(authority) if authority.as_str().contains('@') => {
+            Err(wrong("must hold no user and password; put an Authorization header into http.headers"))
+        }
+        Some(_) => Ok(uri),
+    }
+}
+
+fn headers(config: &HttpSinkConfig) -> Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("streamjob/", env!("CARGO_PKG_VERSION"))));
+    for (name, value) in &config.headers {
+        let parsed = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| Error::user(format!("http.headers.{name}: is no name of a header; use letters, digits and hyphens")))?;
+        if RESERVED_HEADERS.contains(&parsed) {
+            return Err(Error::user(format!("http.headers.{name}: is set by the sink itself; remove it")));
+        }
+        // The value may be a secret: it is not quoted.
+        let value = HeaderValue::from_str(value).map_err(|_| {
+            Error::user(format!("http.headers.{name}: its value has characters other than visible ASCII; encode them"))
+        })?;
+        headers.insert(parsed, value);
+    }
+    Ok(headers)
+}
+
+fn connector(uri: &Uri, connect_timeout: Duration) -> Result<HttpsConnector<HttpConnector>> {
+    let mut tcp = HttpConnector::new();
+    // A batch is one small write: Nagle's algorithm would hold it back.
+    tcp.set_nodelay(true);
+    tcp.enforce_http(false);
+    tcp.set_connect_timeout(Some(connect_timeout));
+    // Named, as with several linked in the process-wide default of rustls panics.
+    let provider: Arc<CryptoProvider> = rustls::crypto::ring::default_provider().into();
+    let builder = HttpsConnectorBuilder::new();
+    let builder = if uri.scheme_str() == Some("https") {
+        builder.with_provider_and_native_roots(provider).map_err(|error| {
+            Error::outside(format!(
+                "http.url is https, but this system has no trusted certificates ({error}); install the package ca-certificates or \
+                 set SSL_CERT_FILE"
+            ))
+        })?
+    } else {
+        // Never used for a connection: reading the system's certificates would cost each start for nothing.
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring offers the default protocol versions")
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        builder.with_tls_config(config)
+    };
+    Ok(builder.https_or_http().enable_http1().wrap_connector(tcp))
+}
+
+/// Reads to the end or to the bound; what has come stays in `answer` also when this is cancelled.
+async fn read_answer(mut body: Incoming, answer: &mut Vec<u8>) {
+    while let Some(Ok(frame)) = body.frame().await {
+        let Some(data) = frame.data_ref() else { continue };
+        if answer.len() + data.len() > MAX_ANSWER_BYTES {
+            return;
+        }
+        answer.extend_from_slice(data);
+    }
+}
+
+/// Seconds or a date, as the time from `now`; a past date is no wait.
+fn retry_after(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
+    let value = value.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
+}
+
+fn quote(answer: &[u8]) -> String {
+    let text = String::from_utf8_lossy(answer);
+    let text = text.trim();
+    if text.is_empty() { String::new() } else { format!(": {}", text.chars().take(MAX_QUOTED_CHARS).collect::<String>()) }
+}
+
+/// The whole chain of causes: hyper's own message alone does not say that the connection was refused.
+fn explain_chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_770);
+        let parse = |text| retry_after(&HeaderValue::from_static(text), now);
+        assert_eq!(parse("120"), Some(Duration::from_secs(120)));
+        assert_eq!(parse("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(7)));
+        assert_eq!(parse("Sun, 06 Nov 1994 08:49:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(parse("soon"), None);
+        assert_eq!(parse("-1"), None);
+    }
+}
