@@ -230,7 +230,7 @@ fn is_late(time_us: i64, watermark_us: i64, windows: &mut [(i64, i64)]) -> bool 
         return false;
     }
     windows.iter_mut().all(|(start_us, size_us)| {
-        if time_us < *start_us || time_us.wrapping_sub(*start_us) >= *size_us {
+        if *start_us == NO_TIME || time_us < *start_us || time_us - *start_us >= *size_us {
             *start_us = window_start(time_us, *size_us);
         }
         start_us.saturating_add(*size_us) <= watermark_us

@@ -19,7 +19,6 @@ use crate::guards::{self, Guard};
 use crate::ledger::Outcome;
 use crate::plan::{Argument, EventInput, Plan};
 use crate::progress::{NO_TIME, window_start};
-use crate::shard::Shard;
 use crate::udf::{self, call_bisecting};
 use crate::{Error, Result};
 
@@ -155,7 +154,7 @@ impl Processor {
                     continue;
                 }
                 let time_us = work.time_us[at];
-                if time_us < start_us || time_us.wrapping_sub(start_us) >= window.size_us || start_us == NO_TIME {
+                if start_us == NO_TIME || time_us < start_us || time_us - start_us >= window.size_us {
                     start_us = window_start(time_us, window.size_us);
                 }
                 if start_us.saturating_add(window.size_us) <= work.watermark_us[at] {

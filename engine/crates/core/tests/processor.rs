@@ -1,0 +1,263 @@
+//! The processor against a trivial sequential model, with batches cut anywhere and commits between them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use streamjob_core::batch::{RowBatch, hash_key, shard_of};
+use streamjob_core::config::JobConfig;
+use streamjob_core::decode::{Decoder, Positions};
+use streamjob_core::ledger::{Ledger, Outcome};
+use streamjob_core::outbox::Batch;
+use streamjob_core::plan::Plan;
+use streamjob_core::processor::{Delivery, Processor, SinkPort};
+use streamjob_core::progress::END_OF_TIME;
+use streamjob_core::shard::{Shard, SplitInfo};
+use streamjob_core::store::{MemoryStore, ShardStore};
+use streamjob_core::udf::NoUdfs;
+
+const SHARDS: u16 = 4;
+
+fn job() -> JobConfig {
+    let json = serde_json::json!({
+        "api_version": "streamjob.dev/v1alpha1", "name": "test", "shards": SHARDS,
+        "schema": {
+            "key": {"field": "device_id"},
+            "time": {"field": "timestamp", "unit": "us", "format": null, "timezone": "UTC"},
+            "fields": [{"name": "device_id", "type": "string"}, {"name": "temperature", "type": "float64"}],
+        },
+        "where": null,
+        "sources": [{"name": "replay", "http": null, "file": {"path": "/data", "format": "ndjson", "speed": 0.0}}],
+        "time": {"max_out_of_orderness_us": 3, "idle_timeout_us": 1, "allowed_lateness_us": 0, "max_ahead_us": 1000000, "close_when_idle": false},
+        "windows": [{"name": "w", "tumbling": {"size_us": 10}, "aggregates": [
+            {"name": "n", "function": "count", "argument": null},
+            {"name": "sum", "function": "sum", "argument": {"kind": "column", "name": "temperature"}},
+        ]}],
+        "udfs": [],
+        "sinks": [{"name": "out", "from": "w", "where": null, "delivery": "exactly-once",
+                   "file": {"path": "/out", "format": "ndjson"}, "http": null, "stdout": null}],
+        "dead_letters": null,
+        "checkpoint": {"interval_us": 5000000},
+        "ingest": {"durability": "fsync", "max_wait_us": 1, "max_body_bytes": 1},
+        "idempotency": {"retention_us": 1},
+        "engine": {"worker_threads": 1, "pin_cores": false, "batch_rows": 7, "batch_linger_us": 0},
+        "state": {"memory_bytes": 1},
+        "history": {"raw_us": 1000},
+        "rest": {"bearer_token": null, "cors_origins": []},
+    });
+    JobConfig::from_json(&json.to_string()).expect("a valid job")
+}
+
+/// Keeps what is written, by sink.
+#[derive(Default)]
+struct Collected {
+    rows: BTreeMap<usize, Vec<String>>,
+}
+
+impl SinkPort for Collected {
+    fn append(&mut self, sink: usize, _shard: u16, _number: u64, _rows: u32, bytes: &[u8]) -> streamjob_core::Result<()> {
+        let text = std::str::from_utf8(bytes).expect("UTF-8");
+        self.rows.entry(sink).or_default().extend(text.lines().map(str::to_owned));
+        Ok(())
+    }
+
+    fn send(&mut self, _sink: usize, _shard: u16, _batch: &Batch) -> streamjob_core::Result<()> {
+        Ok(())
+    }
+}
+
+struct Harness {
+    plan: Arc<Plan>,
+    stores: Vec<Arc<dyn ShardStore>>,
+    processor: Processor,
+    port: Collected,
+}
+
+fn splits() -> Vec<SplitInfo> {
+    vec![SplitInfo { id: "replay@1".into(), source: "replay".into() }]
+}
+
+fn open(plan: &Arc<Plan>, stores: &[Arc<dyn ShardStore>]) -> Processor {
+    let shards = stores
+        .iter()
+        .enumerate()
+        .map(|(id, store)| Shard::open(id as u16, plan.clone(), store.clone(), &splits()).expect("the store opens"))
+        .collect();
+    Processor::new(plan.clone(), splits(), shards, Box::new(NoUdfs))
+}
+
+impl Harness {
+    fn new() -> Harness {
+        let plan = Plan::compile(job()).expect("the job compiles");
+        let stores: Vec<Arc<dyn ShardStore>> = (0..SHARDS).map(|_| Arc::new(MemoryStore::new()) as Arc<dyn ShardStore>).collect();
+        Harness { processor: open(&plan, &stores), plan, stores, port: Collected::default() }
+    }
+
+    fn deliver(&mut self, first_offset: u64, batch: RowBatch) {
+        let rows = (0..batch.rows() as u32).collect();
+        let max_time_us = batch.max_time_us();
+        let delivery =
+            Delivery { split: 0, first_offset, batch: Arc::new(batch), rows, max_time_us, request: None, only: None };
+        let refusals = self.processor.process(&[delivery], &mut self.port).expect("the rows are fine");
+        assert!(refusals.is_empty());
+        while self.processor.close_windows(3, &mut self.port).expect("windows close") {}
+    }
+
+    fn commit(&mut self) {
+        for shard in 0..SHARDS {
+            if let Some(frozen) = self.processor.freeze(shard) {
+                let store = &self.stores[usize::from(shard)];
+                store.commit(frozen.write_set(store).expect("an encodable commit")).expect("memory");
+                self.processor.committed(shard, frozen.epoch, &frozen.sends, &mut self.port).expect("no sink fails");
+            }
+        }
+    }
+
+    /// Everything since the last commit is forgotten.
+    fn crash(&mut self) {
+        self.processor = open(&self.plan, &self.stores);
+    }
+
+    fn ledger(&self) -> Ledger {
+        let mut sum = Ledger::default();
+        self.processor.shards().iter().for_each(|shard| sum.add(&shard.ledger));
+        sum
+    }
+}
+
+type Event = (u8, i64, i32);
+
+fn line(event: &Event) -> String {
+    format!("{{\"device_id\":\"key-{}\",\"timestamp\":{},\"temperature\":{}}}\n", event.0, event.1, event.2)
+}
+
+/// Windows by (key, start): count and sum; and how many rows were late.
+fn model(events: &[Event]) -> (BTreeMap<(String, i64), (i64, f64)>, u64) {
+    let mut windows: BTreeMap<(String, i64), (i64, f64)> = BTreeMap::new();
+    let (mut max, mut late) = (i64::MIN, 0);
+    for (key, time, value) in events {
+        let start = time.div_euclid(10) * 10;
+        let watermark = if max == i64::MIN { max } else { max - 3 };
+        if start + 10 <= watermark {
+            late += 1;
+        } else {
+            let pane = windows.entry((format!("key-{key}"), start)).or_default();
+            pane.0 += 1;
+            pane.1 += f64::from(*value);
+        }
+        max = max.max(*time);
+    }
+    (windows, late)
+}
+
+fn parse(rows: &[String]) -> Vec<((String, i64), (i64, f64))> {
+    rows.iter()
+        .map(|row| {
+            let row: serde_json::Value = serde_json::from_str(row).expect("valid JSON");
+            let start = streamjob_core::event_time::parse_rfc3339(row["window_start"].as_str().expect("a string")).expect("a time");
+            let key = row["key"].as_str().expect("a string").to_owned();
+            ((key, start), (row["n"].as_i64().expect("a count"), row["sum"].as_f64().expect("a sum")))
+        })
+        .collect()
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    prop::collection::vec((0u8..20, -8i64..14, -50i32..50), 1..300).prop_map(|steps| {
+        let mut now = 0;
+        steps
+            .into_iter()
+            .map(|(key, step, value)| {
+                now += step.max(-5) / 2;
+                (key, now + step.min(0), value)
+            })
+            .collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// I11 and I1: where batches are cut and when commits come changes nothing; a crash repeats only what no commit has.
+    #[test]
+    fn agrees_with_the_sequential_model(events in events(), cuts in prop::collection::vec((1usize..40, 0u8..3), 1..40)) {
+        let mut harness = Harness::new();
+        let mut decoder = Decoder::new(&harness.plan.config.schema, SHARDS, 1_000_000).expect("a decodable schema");
+        // What a commit made visible, and what was written since.
+        let (mut visible, mut committed) = (Vec::new(), 0usize);
+        let mut at = 0;
+        let mut cuts = cuts.iter().cycle();
+        while at < events.len() {
+            let (len, then) = *cuts.next().expect("a cycle");
+            let end = (at + len).min(events.len());
+            let body: String = events[at..end].iter().map(line).collect();
+            let batch = decoder.decode_ndjson(body.as_bytes(), 0, Positions::Ordinal);
+            harness.deliver(at as u64, batch);
+            at = end;
+            match then {
+                1 => {
+                    harness.commit();
+                    visible.append(&mut harness.port.rows.remove(&0).unwrap_or_default());
+                    committed = at;
+                }
+                2 => {
+                    harness.crash();
+                    harness.port.rows.clear();
+                    // Only one crash between two commits, or nothing would ever get further.
+                    at = committed;
+                    let body: String = events[at..end].iter().map(line).collect();
+                    harness.deliver(at as u64, decoder.decode_ndjson(body.as_bytes(), 0, Positions::Ordinal));
+                    at = end;
+                    harness.commit();
+                    visible.append(&mut harness.port.rows.remove(&0).unwrap_or_default());
+                    committed = at;
+                }
+                _ => {}
+            }
+        }
+        for shard in harness.processor.shards_mut() {
+            shard.set_watermark(END_OF_TIME);
+        }
+        while harness.processor.close_windows(5, &mut harness.port).expect("windows close") {}
+        harness.commit();
+        visible.append(&mut harness.port.rows.remove(&0).unwrap_or_default());
+        let (expected, late) = model(&events);
+        let mut got = parse(&visible);
+        got.sort_by(|a, b| a.0.cmp(&b.0));
+        prop_assert_eq!(got, expected.into_iter().collect::<Vec<_>>());
+        let ledger = harness.ledger();
+        prop_assert_eq!(ledger.of(Outcome::Late), late);
+        prop_assert_eq!(ledger.taken(), events.len() as u64);
+    }
+}
+
+#[test]
+fn a_gap_is_refused_with_the_position_wanted() {
+    let mut harness = Harness::new();
+    let mut decoder = Decoder::new(&harness.plan.config.schema, SHARDS, 1_000_000).expect("a decodable schema");
+    let batch = decoder.decode_ndjson(line(&(1, 5, 5)).as_bytes(), 0, Positions::Ordinal);
+    let delivery =
+        Delivery { split: 0, first_offset: 3, rows: vec![0], max_time_us: 5, batch: Arc::new(batch), request: None, only: None };
+    let refusals = harness.processor.process(&[delivery], &mut harness.port).expect("a refusal is no error");
+    assert_eq!(refusals.len(), usize::from(SHARDS));
+    assert!(refusals.iter().all(|refusal| refusal.wanted == 0));
+    assert_eq!(harness.ledger().taken(), 0);
+}
+
+#[test]
+fn rejected_rows_are_counted_once_and_kept_as_dead_letters() {
+    let mut harness = Harness::new();
+    let mut decoder = Decoder::new(&harness.plan.config.schema, SHARDS, 1_000_000).expect("a decodable schema");
+    let body = format!("{}not json\n{}", line(&(1, 5, 5)), line(&(2, 6, 5)));
+    harness.deliver(0, decoder.decode_ndjson(body.as_bytes(), 0, Positions::Ordinal));
+    assert_eq!(harness.ledger().of(Outcome::Applied), 2);
+    assert_eq!(harness.ledger().of(Outcome::Rejected), 1);
+    let letters = &harness.port.rows[&harness.plan.dead_letter_sink()];
+    let letter: serde_json::Value = serde_json::from_str(&letters[0]).expect("valid JSON");
+    assert_eq!(letter["offset"], 1);
+    assert_eq!(letter["row"], "not json");
+}
+
+#[test]
+fn a_key_belongs_to_the_shard_of_its_hash() {
+    assert_eq!(u64::from(shard_of(hash_key(b"a"), 7)), hash_key(b"a") % 7);
+}
