@@ -1,0 +1,5 @@
+"""`python -m streamjob` is the command line."""
+
+from streamjob.cli import entry
+
+entry()

@@ -1,0 +1,27 @@
+"""What commands on a job's file share."""
+
+from __future__ import annotations
+
+import sys
+
+from streamjob.loading import LoadedJob, load_job
+from streamjob.problems import JobError, Problem
+
+
+def load_or_report(path: str) -> LoadedJob | None:
+    """The job of a file, or None after its problems were printed to stderr."""
+    try:
+        # A line break would make the path a text: a file's name stays a name here.
+        return load_job(path.replace("\n", " "))
+    except JobError as error:
+        report(error.problems)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        report([Problem(path, 1, "", f"cannot be read: {reason}", fix="give the path of the job's YAML file")])
+    return None
+
+
+def report(problems: list[Problem]) -> None:
+    """Prints problems to stderr, one a line, and how many there are."""
+    for problem in problems:
+        print(problem, file=sys.stderr)

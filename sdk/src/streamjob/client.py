@@ -1,0 +1,186 @@
+"""A client for a running job: posts events, asks for statistics and windows."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+Row = dict[str, Any]
+_RETRIED = (429, 502, 503, 504)
+_PAGE = 1000
+
+
+class ClientError(RuntimeError):
+    """A request that failed for good; `status` is the HTTP status, or None where nothing answered."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class IngestResult:
+    """What became of posted events: how many were accepted and rejected, and of at most 100 why
+    (`{"row": 0, "field": …, "reason": …}`)."""
+
+    accepted: int
+    rejected: int
+    errors: list[Row]
+
+
+class Client:
+    """Talks to one job. Use it in a `with` block, or close it.
+
+    `url` is where the job serves, `token` its bearer token if it asks for one, `timeout` what one request may take
+    and `patience` how long to go on with a request that is answered with 429 or 503 or by nobody; both in seconds.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        *,
+        token: str | None = None,
+        timeout: float = 30.0,
+        patience: float = 60.0,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._url = url.rstrip("/")
+        self._http = httpx.Client(base_url=self._url, headers=headers, timeout=timeout, transport=transport)
+        self._patience = patience
+        self._sleep = sleep
+
+    def __enter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def ingest(self, rows: Iterable[Mapping[str, Any]], *, idempotency_key: str | None = None) -> IngestResult:
+        """Posts `rows` as one request, which is taken as a whole.
+
+        It is sent again after 429, 503 and lost connections. That repeats nothing: all attempts carry one
+        `Idempotency-Key`, a random one unless given. Raises ClientError if it fails for good.
+        """
+        lines = [json.dumps(row, separators=(",", ":"), allow_nan=False) for row in rows]
+        if not lines:
+            return IngestResult(0, 0, [])
+        headers = {
+            "Content-Type": "application/x-ndjson",
+            "Idempotency-Key": idempotency_key or uuid.uuid4().hex,
+        }
+        response = self._send("POST", "/ingest", content="\n".join(lines).encode(), headers=headers)
+        body = _json(response)
+        if response.status_code not in (200, 202, 400) or not isinstance(body, dict) or "accepted" not in body:
+            raise _refused(response)
+        return IngestResult(body["accepted"], body["rejected"], body["errors"])
+
+    def stats(self, key: str) -> Row | None:
+        """The running statistics of `key`, or None if it never came."""
+        return self._get(f"/v1/keys/{quote(key, safe='')}/stats", {})
+
+    def windows(
+        self,
+        key: str,
+        window: str | None = None,
+        *,
+        start: datetime | str | None = None,
+        end: datetime | str | None = None,
+        limit: int | None = None,
+    ) -> list[Row]:
+        """Closed windows of `key`, of one `window` or all, from `start` to `end`; at most `limit`. None for an unknown
+        key: the list is empty."""
+        parameters = {"window": window, "from": _time(start), "to": _time(end)}
+        return list(self._pages(f"/v1/keys/{quote(key, safe='')}/windows", parameters, limit))
+
+    def latest(self, window: str | None = None, *, limit: int | None = None) -> list[Row]:
+        """The latest closed window of each key, of one `window` or all; at most `limit`."""
+        return list(self._pages("/v1/windows/latest", {"window": window}, limit))
+
+    def _pages(self, path: str, parameters: dict[str, Any], limit: int | None) -> Iterator[Row]:
+        left, cursor = limit, None
+        while left is None or left > 0:
+            size = _PAGE if left is None else min(left, _PAGE)
+            page = self._get(path, {**parameters, "limit": size, "cursor": cursor})
+            if page is None:
+                return
+            items = page["items"][:left]
+            yield from items
+            left = None if left is None else left - len(items)
+            cursor = page.get("next")
+            if cursor is None:
+                return
+
+    def _get(self, path: str, parameters: dict[str, Any]) -> Row | None:
+        given = {name: value for name, value in parameters.items() if value is not None}
+        response = self._send("GET", path, params=given)
+        if response.status_code == 404:
+            return None
+        body = _json(response)
+        if response.status_code != 200 or not isinstance(body, dict):
+            raise _refused(response)
+        return body
+
+    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
+        deadline = time.monotonic() + self._patience
+        wait = 0.1
+        while True:
+            try:
+                response = self._http.request(method, path, **request)
+                failure = None if response.status_code in _RETRIED else response
+                if failure is not None:
+                    return response
+                pause = _retry_after(response) or wait
+                error = _refused(response)
+            except httpx.TransportError as cause:
+                pause = wait
+                error = ClientError(f"{self._url} does not answer: {cause}. Is the job running, is the URL right?")
+                # Only a request that went out may have been cut off; where nobody listens waiting rarely helps.
+                if isinstance(cause, httpx.ConnectError) and method == "GET":
+                    raise error from cause
+            if time.monotonic() + pause > deadline:
+                raise error
+            self._sleep(pause)
+            wait = min(wait * 2, 5.0)
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isdigit() else None
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        return None
+
+
+def _refused(response: httpx.Response) -> ClientError:
+    status = response.status_code
+    fixes = {401: "give the job's bearer token", 413: "post fewer rows", 422: "use a new key for another body"}
+    said = response.text.strip()[:300]
+    fix = f" ({fixes[status]})" if status in fixes else ""
+    return ClientError(f"{response.request.method} {response.request.url} answered {status}{fix}: {said}", status)
+
+
+def _time(value: datetime | str | None) -> str | None:
+    if isinstance(value, datetime):
+        aware = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return aware.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return value

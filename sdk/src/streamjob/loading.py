@@ -1,0 +1,71 @@
+"""A job from wherever it comes (a file, YAML text, plain data, a model), validated as a whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streamjob.models import StreamJob
+from streamjob.problems import JobError, Problem
+from streamjob.resolve import ReadText, ResolvedUdf, read_text, resolve_udfs
+from streamjob.source import Source, parse_yaml, plain_source
+from streamjob.validation.cross import check_cross
+from streamjob.validation.spec import check_spec
+
+JobLike = str | os.PathLike[str] | Mapping[str, Any] | StreamJob
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedJob:
+    """A valid job with its UDFs' modules read; `base_dir` is what its relative paths are relative to."""
+
+    job: StreamJob
+    base_dir: str
+    udfs: tuple[ResolvedUdf, ...]
+    source: Source
+
+
+def load_job(job: JobLike, *, base_dir: str | None = None, read: ReadText = read_text) -> LoadedJob:
+    """Reads and validates a job.
+
+    `job` is a path, YAML text (told by a line break), a mapping or a StreamJob. `base_dir` is what relative paths are
+    relative to; default is the folder of the file, or the working directory. `read` reads a text file.
+    Raises JobError with all problems, or OSError if the job's file cannot be read.
+    """
+    source, problems, folder = _source(job, read)
+    base = os.path.abspath(base_dir if base_dir is not None else folder)
+    if source is None:
+        raise JobError(problems)
+    return load_source(source, problems, base, read)
+
+
+def load_source(source: Source, problems: list[Problem], base_dir: str, read: ReadText = read_text) -> LoadedJob:
+    """Validates a job that is read already; `problems` are those of its reading. Raises JobError."""
+    parsed, spec_problems, view = check_spec(source)
+    problems = [*problems, *spec_problems]
+    udfs: list[ResolvedUdf] = []
+    if parsed is not None:
+        udfs, udf_problems = resolve_udfs(parsed, view, base_dir, read)
+        problems += udf_problems + check_cross(parsed, view, base_dir, udfs)
+    if problems or parsed is None:
+        raise JobError(problems)
+    return LoadedJob(parsed, base_dir, tuple(udfs), source)
+
+
+def _source(job: JobLike, read: ReadText) -> tuple[Source | None, list[Problem], str]:
+    if isinstance(job, StreamJob):
+        data = job.model_dump(mode="json", exclude_none=True)
+        return plain_source(data, "<StreamJob>"), [], os.curdir
+    if isinstance(job, Mapping):
+        return plain_source(job), [], os.curdir
+    if isinstance(job, str) and "\n" in job:
+        return *parse_yaml(job, "<text>"), os.curdir
+    path = os.fspath(job)
+    try:
+        text = read(path)
+    except UnicodeDecodeError:
+        return None, [Problem(path, 1, "", "is not UTF-8 text", fix="save the file as UTF-8")], os.curdir
+    return *parse_yaml(text, path), str(Path(path).parent)

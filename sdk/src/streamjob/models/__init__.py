@@ -1,0 +1,54 @@
+"""The StreamJob API as pydantic models: the single source of the YAML's shape, its defaults and its descriptions."""
+
+from streamjob.models.base import ColumnType, Duration, Size
+from streamjob.models.job import API_VERSION, KIND, JobSpec, Metadata, StreamJob
+from streamjob.models.processing import CodeSpec, ConfigMapCode, UdfSpec, WindowSpec
+from streamjob.models.schema import EventTime, KeySpec, SchemaSpec
+from streamjob.models.settings import (
+    CheckpointSpec,
+    EngineSpec,
+    HistorySpec,
+    IdempotencySpec,
+    IngestSpec,
+    RestSpec,
+    StateSpec,
+    TimeSpec,
+)
+from streamjob.models.sinks import EVENTS, Backoff, DeadLetterSpec, FileSink, HttpSink, SinkSpec, StdoutSink
+from streamjob.models.sources import FileSource, HttpSource, SourceSpec
+
+__all__ = [
+    "API_VERSION",
+    "EVENTS",
+    "KIND",
+    "Backoff",
+    "CheckpointSpec",
+    "CodeSpec",
+    "ColumnType",
+    "ConfigMapCode",
+    "DeadLetterSpec",
+    "Duration",
+    "EngineSpec",
+    "EventTime",
+    "FileSink",
+    "FileSource",
+    "HistorySpec",
+    "HttpSink",
+    "HttpSource",
+    "IdempotencySpec",
+    "IngestSpec",
+    "JobSpec",
+    "KeySpec",
+    "Metadata",
+    "RestSpec",
+    "SchemaSpec",
+    "SinkSpec",
+    "Size",
+    "SourceSpec",
+    "StateSpec",
+    "StdoutSink",
+    "StreamJob",
+    "TimeSpec",
+    "UdfSpec",
+    "WindowSpec",
+]

@@ -1,0 +1,85 @@
+"""The strict base of all models and the value types with units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+from streamjob.units import (
+    DURATION_PATTERN,
+    SIZE_PATTERN,
+    UnitError,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_size,
+)
+
+
+class Model(BaseModel):
+    """camelCase in YAML, snake_case in Python; unknown members and silent conversions are errors."""
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        validate_by_name=False,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+    )
+
+
+def problem(message: str, fix: str) -> PydanticCustomError:
+    """An error for a validator to raise: what is wrong and what to do. Neither may hold braces of a template."""
+    return PydanticCustomError("streamjob", "{message}", {"message": message, "fix": fix})
+
+
+class _Quantity(int):
+    """An int that remembers it was parsed, so that a model can be built from its own values again."""
+
+
+def _reader(parse: Callable[[object], int]) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        if isinstance(value, _Quantity):
+            return value
+        try:
+            return _Quantity(parse(value))
+        except UnitError as error:
+            raise problem(str(error), error.fix) from None
+
+    return read
+
+
+Duration: TypeAlias = Annotated[
+    int,
+    BeforeValidator(_reader(parse_duration)),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN}),
+]
+"""Microseconds; `10s`, `250ms`, `1h30m` in YAML."""
+
+Size: TypeAlias = Annotated[
+    int,
+    BeforeValidator(_reader(parse_size)),
+    PlainSerializer(format_size, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": SIZE_PATTERN}),
+]
+"""Bytes; `64Mi`, `1Gi`, `500k` in YAML."""
+
+NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]*$"
+COLUMN_PATTERN = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
+
+Name: TypeAlias = Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
+"""The name of a source, window, UDF or sink; it becomes part of file names, ids and metric labels."""
+
+ColumnName: TypeAlias = Annotated[str, Field(pattern=COLUMN_PATTERN, max_length=128)]
+"""The name of a column: a field of the events, an aggregate or an output of a UDF."""
+
+ColumnType: TypeAlias = Literal["string", "float64", "int64", "bool"]

@@ -1,0 +1,99 @@
+"""Where results go."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from streamjob.models.base import Duration, Model, Name
+
+EVENTS = "events"
+"""The `from` of a sink that takes single events, and so no name for a window."""
+
+DEAD_LETTERS = "dead-letters"
+"""The built-in sink of rows that could not be processed, and so no name for another."""
+
+
+class StdoutSink(Model):
+    """One JSON object a line on standard output, for looking at."""
+
+
+class FileSink(Model):
+    """Segments in a folder, each complete and never overwritten."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """The folder, relative to the job's file. It belongs to one state directory."""
+
+    format: Literal["ndjson"] = "ndjson"
+    """How the segments are written."""
+
+
+class Backoff(Model):
+    """How long to wait before sending again."""
+
+    initial: Duration = 100_000
+    """The first wait; each following one is twice as long, with jitter."""
+
+    max: Duration = 30_000_000
+    """The longest wait."""
+
+
+class HttpSink(Model):
+    """A webhook: a JSON array for each POST."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")]
+    """Where to post, `http://` or `https://`."""
+
+    headers: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")], str] = {}
+    """Headers to add to each request, for example `Authorization`."""
+
+    max_batch_rows: Annotated[int, Field(ge=1, le=100_000)] = 500
+    """The most rows in one request."""
+
+    timeout: Duration = 10_000_000
+    """How long to wait for an answer."""
+
+    backoff: Backoff = Backoff()
+    """How retries after 429, 5xx and lost connections are spaced."""
+
+
+class SinkSpec(Model):
+    """One destination; exactly one of the kinds is set."""
+
+    KINDS: ClassVar[tuple[str, ...]] = ("file", "http", "stdout")
+
+    name: Name
+    """The sink's name."""
+
+    from_: Annotated[str, Field(alias="from", min_length=1)]
+    """A window's name for its results, or `events` for the single events with the outputs of UDFs."""
+
+    where: str | None = None
+    """An SQL condition on the rows, for example `abs(score) > 3`. Null counts as false."""
+
+    delivery: Literal["exactly-once", "at-least-once"] | None = None
+    """`exactly-once` sends after the commit, `at-least-once` at once. Default: exactly-once where the sink can."""
+
+    file: FileSink | None = None
+    """Write segments into a folder."""
+
+    http: HttpSink | None = None
+    """Post to a webhook."""
+
+    stdout: StdoutSink | None = None
+    """Print to standard output."""
+
+
+class DeadLetterFile(Model):
+    """Where rows go that could not be processed."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """The folder, relative to the job's file."""
+
+
+class DeadLetterSpec(Model):
+    """The dead-letter output."""
+
+    file: DeadLetterFile
+    """Write segments into a folder."""

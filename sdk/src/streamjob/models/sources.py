@@ -1,0 +1,41 @@
+"""Where events come from."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from streamjob.models.base import Model, Name
+
+
+class HttpSource(Model):
+    """Events posted to `/ingest`. How long a request may wait and how large it may be is set by `spec.ingest`."""
+
+
+class FileSource(Model):
+    """Events replayed from a file."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """The file, relative to the job's file."""
+
+    format: Literal["ndjson"] = "ndjson"
+    """How the file is written: one JSON object a line."""
+
+    speed: Annotated[float, Field(ge=0)] = 0.0
+    """Event time against real time: 1 as it happened, 100 a hundred times faster, 0 as fast as it goes."""
+
+
+class SourceSpec(Model):
+    """One source of events; exactly one of the kinds is set."""
+
+    KINDS: ClassVar[tuple[str, ...]] = ("http", "file")
+
+    name: Name
+    """The source's name. It is part of every row's position: renaming it starts the source anew."""
+
+    http: HttpSource | None = None
+    """Accept events on `POST /ingest`."""
+
+    file: FileSource | None = None
+    """Replay a file."""

@@ -1,0 +1,163 @@
+"""A valid StreamJob as the normalised job: the JSON that the engine runs.
+
+Every default is filled in, every path absolute, every duration in microseconds, every size in bytes, every expression
+lowered. Each member is always present; the engine refuses unknown and missing ones, so that a difference between the
+two sides shows at once. `engine/testdata/normalised` holds examples that tests of both sides read.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from streamjob.expressions import lower_aggregate, lower_where
+from streamjob.loading import LoadedJob
+from streamjob.models import EVENTS, SinkSpec, SourceSpec, WindowSpec
+from streamjob.problems import Problem
+from streamjob.resolve import ResolvedUdf, resolve_path
+from streamjob.scope import Scope
+
+
+def normalise(loaded: LoadedJob) -> dict[str, Any]:
+    """The normalised job as JSON-ready data.
+
+    Raises ValueError for a UDF whose code only Kubernetes can read.
+    """
+    spec = loaded.job.spec
+    scope = Scope(loaded.job, loaded.udfs, None)
+    schema = spec.schema_
+    return {
+        "api_version": loaded.job.api_version,
+        "name": loaded.job.metadata.name,
+        "shards": spec.shards,
+        "schema": {
+            "key": {"const": schema.key.const} if schema.key.const is not None else {"field": schema.key.field},
+            "time": {
+                "field": schema.time.field,
+                "unit": schema.time.unit,
+                "format": schema.time.format,
+                "timezone": schema.time.timezone,
+            },
+            "fields": [{"name": name, "type": kind} for name, kind in schema.fields.items()],
+        },
+        "where": None if spec.where is None else lower_where(spec.where, scope.event_fields()),
+        "sources": [_source(source, loaded.base_dir) for source in spec.sources],
+        "time": {
+            "max_out_of_orderness_us": int(spec.time.max_out_of_orderness),
+            "idle_timeout_us": int(spec.time.idle_timeout),
+            "allowed_lateness_us": int(spec.time.allowed_lateness),
+            "max_ahead_us": int(spec.time.max_ahead),
+            "close_when_idle": spec.time.close_when_idle,
+        },
+        "windows": [_window(window, scope) for window in spec.windows],
+        "udfs": [_udf(udf) for udf in loaded.udfs],
+        "sinks": [_sink(sink, loaded.base_dir, scope) for sink in spec.sinks],
+        "dead_letters": None
+        if spec.dead_letters is None
+        else {"file": {"path": resolve_path(spec.dead_letters.file.path, loaded.base_dir)}},
+        **_settings(loaded),
+    }
+
+
+def normalised_json(loaded: LoadedJob) -> str:
+    """`normalise` as compact JSON text."""
+    return json.dumps(normalise(loaded), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def local_problems(loaded: LoadedJob) -> list[Problem]:
+    """What keeps a valid job from running on one machine: code in a ConfigMap, which only Kubernetes has."""
+    return [
+        loaded.source.problem(
+            ("spec", "udfs", index, "code", "configMap"),
+            "a ConfigMap exists only on Kubernetes, the job cannot run here",
+            got=udf.code.config_map.name,
+            fix="use file: or code: {inline: …}",
+        )
+        for index, udf in enumerate(loaded.job.spec.udfs)
+        if udf.code is not None and udf.code.config_map is not None
+    ]
+
+
+def _settings(loaded: LoadedJob) -> dict[str, Any]:
+    spec = loaded.job.spec
+    return {
+        "checkpoint": {"interval_us": int(spec.checkpoint.interval)},
+        "ingest": {
+            "durability": spec.ingest.durability,
+            "max_wait_us": int(spec.ingest.max_wait),
+            "max_body_bytes": int(spec.ingest.max_body),
+        },
+        "idempotency": {"retention_us": int(spec.idempotency.retention)},
+        "engine": {
+            "worker_threads": spec.engine.worker_threads,
+            "pin_cores": spec.engine.pin_cores,
+            "batch_rows": spec.engine.batch_rows,
+            "batch_linger_us": int(spec.engine.batch_linger),
+        },
+        "state": {"memory_bytes": int(spec.state.memory)},
+        "history": {"raw_us": int(spec.history.raw)},
+        "rest": {"bearer_token": spec.rest.bearer_token, "cors_origins": list(spec.rest.cors_origins)},
+    }
+
+
+def _source(source: SourceSpec, base_dir: str) -> dict[str, Any]:
+    file = source.file
+    return {
+        "name": source.name,
+        "http": None if source.http is None else {},
+        "file": None
+        if file is None
+        else {"path": resolve_path(file.path, base_dir), "format": file.format, "speed": float(file.speed)},
+    }
+
+
+def _window(window: WindowSpec, scope: Scope) -> dict[str, Any]:
+    aggregates = []
+    columns = scope.event_columns()
+    for name, text in window.aggregates.items():
+        aggregate = lower_aggregate(text, columns)
+        aggregates.append({"name": name, "function": aggregate.function, "argument": aggregate.argument})
+    return {"name": window.name, "tumbling": {"size_us": int(window.tumbling)}, "aggregates": aggregates}
+
+
+def _udf(udf: ResolvedUdf) -> dict[str, Any]:
+    if udf.text is None or udf.inputs is None or udf.outputs is None:
+        raise ValueError(f"the code of the UDF {udf.name} is in a ConfigMap, which needs Kubernetes")
+    return {
+        "name": udf.name,
+        "source": udf.text,
+        "filename": udf.filename,
+        "function": udf.function,
+        "on": udf.on,
+        "window": udf.window,
+        "inputs": list(udf.inputs),
+        "outputs": [{"name": name, "type": kind} for name, kind in udf.outputs.items()],
+    }
+
+
+def _sink(sink: SinkSpec, base_dir: str, scope: Scope) -> dict[str, Any]:
+    where = None
+    if sink.where is not None:
+        columns = scope.event_columns() if sink.from_ == EVENTS else scope.window_columns(sink.from_)
+        where = lower_where(sink.where, columns)
+    # Standard output keeps no position to go on from; the others can do better unless asked not to.
+    default = "at-least-once" if sink.stdout is not None else "exactly-once"
+    file, http = sink.file, sink.http
+    return {
+        "name": sink.name,
+        "from": sink.from_,
+        "where": where,
+        "delivery": sink.delivery or default,
+        "file": None if file is None else {"path": resolve_path(file.path, base_dir), "format": file.format},
+        "http": None
+        if http is None
+        else {
+            "url": http.url,
+            "headers": dict(http.headers),
+            "max_batch_rows": http.max_batch_rows,
+            "timeout_us": int(http.timeout),
+            "backoff_initial_us": int(http.backoff.initial),
+            "backoff_max_us": int(http.backoff.max),
+        },
+        "stdout": None if sink.stdout is None else {},
+    }

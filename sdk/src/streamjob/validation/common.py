@@ -1,0 +1,69 @@
+"""What the cross checks share: the job under examination and a way to report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from streamjob.models import StreamJob
+from streamjob.models.base import Model
+from streamjob.problems import Path, Problem, did_you_mean
+from streamjob.resolve import ResolvedUdf
+from streamjob.scope import Scope
+from streamjob.source import MISSING, Source
+
+
+@dataclass
+class Examination:
+    """A job with the right shape, its resolved UDFs and the problems found so far."""
+
+    job: StreamJob
+    source: Source
+    base_dir: str
+    udfs: list[ResolvedUdf]
+    problems: list[Problem] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        raw = self.source.data.get("spec") if isinstance(self.source.data, dict) else None
+        self.scope = Scope(self.job, self.udfs, raw)
+
+    def report(self, path: Path, message: str, *, got: Any = MISSING, fix: str) -> None:
+        """Notes a problem at `path`."""
+        self.problems.append(self.source.problem(path, message, got=got, fix=fix))
+
+    def unique(self, path: Path, names: Iterable[str], what: str) -> None:
+        """Reports each name of the list at `path` that an earlier item has."""
+        first: dict[str, int] = {}
+        for index, name in enumerate(names):
+            if name in first:
+                line = self.source.line(self.source.original((*path, first[name], "name")))
+                self.report((*path, index, "name"), f"another {what} has this name, on line {line}", fix="rename one")
+            first.setdefault(name, index)
+
+    def exactly_one(self, path: Path, model: Model, kinds: Sequence[str], what: str) -> bool:
+        """Reports unless exactly one of the members `kinds` (YAML names) of `model` is set."""
+        fields = {info.alias or name: name for name, info in type(model).model_fields.items()}
+        given = [kind for kind in kinds if getattr(model, fields[kind]) is not None]
+        if len(given) == 1:
+            return True
+        if given:
+            self.report(
+                (*path, given[1]),
+                f"a {what} is only one of {', '.join(kinds)}",
+                got=" and ".join(given),
+                fix="keep one of them",
+            )
+            return False
+        written = self.source.value(self.source.original(path))
+        members = written if isinstance(written, dict) else {}
+        if any(members.get(kind) is not None for kind in kinds):
+            return False  # it is there, and what is wrong with it was reported
+        if any(did_you_mean(member, kinds) for member in members if member not in fields):
+            return False  # likewise its misspelt name
+        empty = [kind for kind in kinds if kind in members]
+        if empty:
+            self.report((*path, empty[0]), "has no value", fix=f"write {empty[0]}: {{}}")
+        else:
+            self.report(path, f"a {what} needs one of {', '.join(kinds)}", fix=f"add for example {kinds[0]}:")
+        return False

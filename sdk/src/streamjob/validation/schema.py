@@ -1,0 +1,149 @@
+"""Cross checks of schema, sources and settings."""
+
+from __future__ import annotations
+
+import re
+import zoneinfo
+from collections.abc import Callable
+
+from streamjob.expressions import lower_where
+from streamjob.models import SourceSpec
+from streamjob.problems import Path, suggest
+from streamjob.sql import ExpressionError
+from streamjob.units import format_duration, format_size
+from streamjob.validation.common import Examination
+
+_DIRECTIVES = set("YCymdbBhaAjHkIlMSfpPzZTFDRsenGgUWuwVx%L") | {"3f", "6f", "9f", ".f", ".3f", ".6f", ".9f", ":z", "+"}
+_DIRECTIVE = re.compile(r"%(-|_|0)?(\.?[369]?f|:z|.|$)")
+_MIN_MEMORY = 16 * 2**20
+
+
+def check_schema(examination: Examination) -> None:
+    """Key, time and fields."""
+    schema = examination.job.spec.schema_
+    scope = examination.scope
+    path: Path = ("spec", "schema")
+    key = schema.key
+    if (key.field is None) == (key.const is None):
+        examination.report((*path, "key"), "must be a field or {const: NAME}", fix="write key: FIELD")
+    elif key.field is not None:
+        kind = scope.fields.get(key.field)
+        if kind is None:
+            examination.report(
+                (*path, "key"), "is not among the fields", got=key.field, fix=suggest(key.field, scope.fields, "fields")
+            )
+        elif kind in ("float64", "bool"):
+            examination.report(
+                (*path, "key"),
+                f"has the type {kind}, a key is a string or int64",
+                got=key.field,
+                fix="use another field",
+            )
+    for name in schema.fields:
+        if name == "_id":
+            examination.report(
+                (*path, "fields", name),
+                "is the name of a column that results have anyway",
+                got=name,
+                fix="rename the field",
+            )
+        if name == schema.time.field:
+            examination.report(
+                (*path, "fields", name), "is the time field, which is not listed here", got=name, fix="remove it here"
+            )
+    _time(examination)
+
+
+def _time(examination: Examination) -> None:
+    time = examination.job.spec.schema_.time
+    path: Path = ("spec", "schema", "time")
+    if (time.unit is None) == (time.format is None):
+        written = examination.source.value(path)
+        if not (isinstance(written, dict) and ("unit" in written) != ("format" in written)):
+            message = "needs one of unit and format" if time.unit is None else "has both unit and format"
+            examination.report(path, message, fix="write unit: ms for numbers, or format: rfc3339 for texts")
+    if time.format is not None and time.format != "rfc3339":
+        wrong = _wrong_directive(time.format)
+        if wrong:
+            examination.report((*path, "format"), wrong, fix='write rfc3339 or a pattern such as "%Y-%m-%d %H:%M:%S"')
+    if time.timezone != "UTC":
+        zones = zoneinfo.available_timezones()
+        if time.timezone not in zones:
+            examination.report(
+                (*path, "timezone"),
+                "is not a known time zone",
+                fix=suggest(time.timezone, zones, "zones")
+                if time.timezone in zones or _near(time.timezone, zones)
+                else "use an IANA name such as Europe/Berlin",
+            )
+
+
+def _near(name: str, zones: set[str]) -> bool:
+    return suggest(name, zones, "").startswith("did")
+
+
+def _wrong_directive(pattern: str) -> str | None:
+    found = [match[2] for match in _DIRECTIVE.finditer(pattern)]
+    if not found:
+        return "holds no % directive"
+    unknown = [directive for directive in found if directive not in _DIRECTIVES]
+    return f"holds the unknown directive %{unknown[0]}" if unknown else None
+
+
+def check_sources(examination: Examination) -> None:
+    """Names, kinds and that there is only one HTTP source."""
+    sources = examination.job.spec.sources
+    path: Path = ("spec", "sources")
+    examination.unique(path, [source.name for source in sources], "source")
+    http = None
+    for index, source in enumerate(sources):
+        examination.exactly_one((*path, index), source, SourceSpec.KINDS, "source")
+        if source.http is not None:
+            if http is not None:
+                examination.report(
+                    (*path, index, "http"),
+                    "there is only one /ingest, and so one http source",
+                    got=source.name,
+                    fix=f"post to the source {http}",
+                )
+            http = http or source.name
+
+
+def check_settings(examination: Examination) -> None:
+    """The limits of durations and sizes, and what this version does not support."""
+    spec = examination.job.spec
+    if spec.time.allowed_lateness > 0:
+        examination.report(
+            ("spec", "time", "allowedLateness"),
+            "late results are not supported in this version",
+            fix="write 0s, and set maxOutOfOrderness to how late events may come",
+        )
+    at_least: list[tuple[Path, int, int, Callable[[int], str]]] = [
+        (("spec", "checkpoint", "interval"), spec.checkpoint.interval, 10_000, format_duration),
+        (("spec", "ingest", "maxWait"), spec.ingest.max_wait, 1_000, format_duration),
+        (("spec", "ingest", "maxBody"), spec.ingest.max_body, 1024, format_size),
+        (("spec", "idempotency", "retention"), spec.idempotency.retention, 1_000_000, format_duration),
+        (("spec", "history", "raw"), spec.history.raw, 1_000_000, format_duration),
+        (("spec", "state", "memory"), spec.state.memory, _MIN_MEMORY, format_size),
+    ]
+    for path, value, least, text in at_least:
+        if value < least:
+            examination.report(path, f"must be at least {text(least)}", fix=f"use {text(least)} or more")
+    most = 3_600_000_000
+    if spec.checkpoint.interval > most:
+        examination.report(
+            ("spec", "checkpoint", "interval"),
+            f"must be at most {format_duration(most)}",
+            fix=f"use {format_duration(most)} or less",
+        )
+
+
+def check_where(examination: Examination) -> None:
+    """The filter of all events."""
+    where = examination.job.spec.where
+    if where is None:
+        return
+    try:
+        lower_where(where, examination.scope.event_fields())
+    except ExpressionError as error:
+        examination.report(("spec", "where"), str(error), fix=error.fix)

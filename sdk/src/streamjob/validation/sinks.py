@@ -1,0 +1,93 @@
+"""Cross checks of sinks and the dead-letter output."""
+
+from __future__ import annotations
+
+from streamjob.expressions import lower_where
+from streamjob.models import EVENTS, SinkSpec
+from streamjob.models.sinks import DEAD_LETTERS
+from streamjob.problems import Path, suggest
+from streamjob.resolve import resolve_path
+from streamjob.sql import ExpressionError
+from streamjob.units import format_duration
+from streamjob.validation.common import Examination
+
+_OWN_HEADERS = ("idempotency-key", "content-length", "content-type", "traceparent", "host")
+
+
+def check_sinks(examination: Examination) -> None:
+    """Names, kinds, where rows come from, conditions and delivery."""
+    sinks = examination.job.spec.sinks
+    path: Path = ("spec", "sinks")
+    examination.unique(path, [sink.name for sink in sinks], "sink")
+    for index, sink in enumerate(sinks):
+        place = (*path, index)
+        examination.exactly_one(place, sink, SinkSpec.KINDS, "sink")
+        if sink.name == DEAD_LETTERS:
+            examination.report(
+                (*place, "name"), "is the name of the built-in dead-letter output", fix="rename the sink"
+            )
+        _from(examination, place, sink)
+        if sink.stdout is not None and sink.delivery == "exactly-once":
+            examination.report(
+                (*place, "delivery"),
+                "standard output cannot be exactly-once, it keeps no position",
+                fix="write at-least-once, or use a file",
+            )
+        if sink.http is not None:
+            _http(examination, (*place, "http"), sink)
+    _folders(examination)
+
+
+def _from(examination: Examination, path: Path, sink: SinkSpec) -> None:
+    scope = examination.scope
+    if sink.from_ != EVENTS and sink.from_ not in scope.windows:
+        examination.report(
+            (*path, "from"),
+            "is neither a window nor events",
+            fix=suggest(sink.from_, dict.fromkeys([*scope.windows, EVENTS]), "known"),
+        )
+        return
+    if sink.where is None:
+        return
+    columns = scope.event_columns() if sink.from_ == EVENTS else scope.window_columns(sink.from_)
+    try:
+        lower_where(sink.where, columns)
+    except ExpressionError as error:
+        examination.report((*path, "where"), str(error), fix=error.fix)
+
+
+def _http(examination: Examination, path: Path, sink: SinkSpec) -> None:
+    http = sink.http
+    assert http is not None
+    for name in http.headers:
+        if name.lower() in _OWN_HEADERS:
+            examination.report((*path, "headers", name), "is set by the engine itself", got=name, fix="remove it")
+    if http.timeout < 1_000:
+        examination.report((*path, "timeout"), "must be at least 1ms", fix="use for example 10s")
+    if http.backoff.initial < 1_000:
+        examination.report((*path, "backoff", "initial"), "must be at least 1ms", fix="use for example 100ms")
+    if http.backoff.initial > http.backoff.max:
+        examination.report(
+            (*path, "backoff", "max"),
+            f"is shorter than initial, {format_duration(http.backoff.initial)}",
+            got=format_duration(http.backoff.max),
+            fix="use a longer one",
+        )
+
+
+def _folders(examination: Examination) -> None:
+    """Each folder has one writer."""
+    spec = examination.job.spec
+    folders: list[tuple[Path, str, str]] = [
+        (("spec", "sinks", index, "file", "path"), sink.file.path, f"the sink {sink.name}")
+        for index, sink in enumerate(spec.sinks)
+        if sink.file is not None
+    ]
+    if spec.dead_letters is not None:
+        folders.append((("spec", "deadLetters", "file", "path"), spec.dead_letters.file.path, "the dead letters"))
+    owners: dict[str, str] = {}
+    for path, folder, owner in folders:
+        resolved = resolve_path(folder, examination.base_dir)
+        if resolved in owners:
+            examination.report(path, f"is the folder of {owners[resolved]} already", fix="use another folder")
+        owners.setdefault(resolved, owner)

@@ -1,0 +1,281 @@
+"""Validation of the shape: raw data against the models, with every error as a Problem.
+
+Where some members are wrong, a partial job of the others is built as well, so that the cross checks can report their
+errors in the same run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from streamjob.models import API_VERSION, KIND, StreamJob
+from streamjob.problems import Path, Problem, did_you_mean, value_text
+from streamjob.source import Source, plain_scalar
+
+_LATER = {
+    ("WindowSpec", "sliding"): "sliding windows are not supported in this version",
+    ("WindowSpec", "session"): "session windows are not supported in this version",
+    ("HistorySpec", "rollups"): "rollups are not supported in this version",
+}
+_LATER_FIX = {"sliding": "use tumbling", "session": "use tumbling", "rollups": "use history.raw alone"}
+_TYPES = {
+    "string_type": "must be a text",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "dict_type": "must be a mapping of names to values",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "model_type": "must be a mapping",
+    "model_attributes_type": "must be a mapping",
+}
+_TYPE_FIXES = {
+    "string_type": "put it in quotes",
+    "bool_type": "write true or false",
+    "list_type": 'begin each item with "- "',
+    "tuple_type": 'begin each item with "- "',
+    "model_type": "write its members below it, or {} for none",
+    "dict_type": "write name: value below it",
+}
+_PATTERN_FIXES = {
+    "url": 'write for example "http://127.0.0.1:9000/alerts"',
+    "metadata.name": "use lower-case letters, digits and dashes",
+    "columns": "use letters, digits and . _ -, beginning with a letter or _",
+    "name": "use letters, digits, _ and -, beginning with a letter",
+    "headers": "use letters, digits and dashes",
+}
+_ROUNDS = 20
+_STAND_INS: dict[Path, Any] = {
+    ("apiVersion",): API_VERSION,
+    ("kind",): KIND,
+    ("metadata",): {"name": "job"},
+    ("spec", "schema", "key"): {"const": "key"},
+    ("spec", "schema", "time"): {"field": "timestamp", "unit": "ms"},
+    ("spec", "sources"): [{"name": "in", "http": {}}],
+}
+_ITEM_STAND_INS: dict[Any, dict[Any, Any]] = {
+    "sources": {"name": "source"},
+    "windows": {"name": "window", "tumbling": "1d", "aggregates": {"n": "count()"}},
+    "udfs": {"name": "udf"},
+    "sinks": {"name": "sink"},
+}
+"""What takes the place of a wrong member without which there would be nothing left to examine."""
+
+
+def check_spec(source: Source) -> tuple[StreamJob | None, list[Problem], Source]:
+    """Validates `source` against the models.
+
+    Returns (job, problems, view): `job` is the job, or of a wrong one what is left without its wrong members (None if
+    that is no job); `view` is `source` with the places of that job's members.
+    """
+    try:
+        return StreamJob.model_validate(source.data), [], source
+    except ValidationError as error:
+        problems = list(_problems(error, source))
+        job, view = _partial(error, source)
+        return job, problems, view
+
+
+def _partial(error: ValidationError, source: Source) -> tuple[StreamJob | None, Source]:
+    """The job without members that are wrong; a member whose required part is missing goes as a whole."""
+    removed: set[Path] = set()
+    view = source
+    for _ in range(_ROUNDS):
+        for detail in error.errors():
+            path = view.original(_path(detail["loc"]))
+            whole = detail["type"] == "missing" and not _replaceable(path)
+            removed.add(path[:-1] if whole else path)
+        view = Source(source.file, source.data, source.lines)
+        if () in removed or ("spec",) in removed:
+            break
+        data = _without(source.data, (), removed, view.index_map)
+        _stand_in(data, removed)
+        try:
+            return StreamJob.model_validate(data), view
+        except ValidationError as next_error:
+            error = next_error
+    return None, source
+
+
+def _replaceable(path: Path) -> bool:
+    """Whether the rest can be examined without this member, with something else in its place."""
+    return path in _STAND_INS or (len(path) == 4 and path[1] in _ITEM_STAND_INS and path[3] in _ITEM_STAND_INS[path[1]])
+
+
+def _stand_in(data: Any, removed: set[Path]) -> None:
+    spec = data.get("spec") if isinstance(data, dict) else None
+    for part, members in _ITEM_STAND_INS.items():
+        items = spec.get(part) if isinstance(spec, dict) else None
+        for index, item in enumerate(items if isinstance(items, list) else ()):
+            if isinstance(item, dict):
+                for member, value in members.items():
+                    item.setdefault(member, f"{value}-{index}" if member == "name" else value)
+    for path, value in _STAND_INS.items():
+        parent = data
+        for part in path[:-1]:
+            parent = parent.get(part) if isinstance(parent, dict) else None
+        if isinstance(parent, dict) and any(path[: len(other)] == other for other in removed):
+            parent.setdefault(path[-1], value)
+
+
+def _without(value: Any, path: Path, removed: set[Path], index_map: dict[Path, list[int]]) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _without(item, (*path, key), removed, index_map)
+            for key, item in value.items()
+            if (*path, key) not in removed
+        }
+    if isinstance(value, list):
+        kept = [index for index in range(len(value)) if (*path, index) not in removed]
+        index_map[path] = kept
+        return [_without(value[index], (*path, index), removed, index_map) for index in kept]
+    return value
+
+
+def _path(loc: tuple[int | str, ...]) -> Path:
+    return tuple(part for part in loc if part != "[key]")
+
+
+def _problems(error: ValidationError, source: Source) -> Iterator[Problem]:
+    details = error.errors()
+    later = {_path(detail["loc"])[:-1] for detail in details if _is_later(detail)}
+    renamed = dict(_renamed(details))
+    for detail in details:
+        path = _path(detail["loc"])
+        if detail["type"] == "missing" and (path[:-1] in later or renamed.get(path[:-1]) == path[-1]):
+            continue  # the unknown member beside it says it already
+        yield _problem(detail, path, source)
+
+
+def _renamed(details: list[ErrorDetails]) -> Iterator[tuple[Path, str]]:
+    """Members that are missing because they are misspelt: the path around them and their right name."""
+    missing = {_path(detail["loc"]) for detail in details if detail["type"] == "missing"}
+    for detail in details:
+        path = _path(detail["loc"])
+        if detail["type"] != "extra_forbidden":
+            continue
+        wanted = did_you_mean(str(path[-1]), [str(other[-1]) for other in missing if other[:-1] == path[:-1]])
+        if wanted:
+            yield path[:-1], wanted.split('"')[1]
+
+
+def _is_later(detail: ErrorDetails) -> bool:
+    path = _path(detail["loc"])
+    model = _model_at(path[:-1])
+    return detail["type"] == "extra_forbidden" and model is not None and (model.__name__, str(path[-1])) in _LATER
+
+
+def _problem(detail: ErrorDetails, path: Path, source: Source) -> Problem:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return _unknown(path, source)
+    if kind == "missing":
+        return source.problem(path, "is missing", fix=_missing_fix(path))
+    if kind == "streamjob":
+        return source.problem(path, context["message"], fix=context["fix"])
+    if kind in _TYPES:
+        value = source.value(path)
+        got = "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict) else value_text(value)
+        number = "write it without quotes" if _quoted_number(value) else "write a number"
+        plain = source.problem(path, _TYPES[kind], fix=_TYPE_FIXES.get(kind, number))
+        return Problem(plain.file, plain.line, plain.path, plain.message, got, plain.fix)
+    if kind == "literal_error":
+        return _choice(path, str(context["expected"]), source)
+    if kind in ("string_pattern_mismatch", "string_too_long", "string_too_short"):
+        return _text(kind, context, path, source, key=detail["loc"][-1] == "[key]")
+    if kind == "too_short":
+        return source.problem(path, "is empty", fix="give at least one")
+    bounds = {"greater_than_equal": ("at least", "ge"), "less_than_equal": ("at most", "le")}
+    if kind in bounds:
+        word, key = bounds[kind]
+        limit = f"{context[key]:g}"
+        return source.problem(
+            path, f"must be {word} {limit}", fix=f"use {limit} or {'more' if key == 'ge' else 'less'}"
+        )
+    return source.problem(path, str(detail["msg"]), fix="correct the value")
+
+
+def _quoted_number(value: Any) -> bool:
+    """Whether a value is a text that would be a number without its quotes."""
+    return isinstance(value, str) and isinstance(plain_scalar(value), (int, float))
+
+
+def _unknown(path: Path, source: Source) -> Problem:
+    name, model = str(path[-1]), _model_at(path[:-1])
+    known = _members(model) if model else []
+    later = _LATER.get((model.__name__ if model else "", name))
+    if later:
+        return source.problem(path, later, fix=_LATER_FIX[name])
+    fix = did_you_mean(name, known) or (f"known here: {', '.join(known)}" if known else "remove it")
+    return source.problem(path, "unknown field", got=name, fix=fix)
+
+
+def _missing_fix(path: Path) -> str:
+    examples = {
+        "apiVersion": "add apiVersion: streamjob.dev/v1alpha1",
+        "kind": "add kind: StreamJob",
+        "key": "add key: FIELD, or key: {const: NAME} for data without one",
+        "time": "add time: {field: timestamp, unit: ms}",
+        "tumbling": "add the window's size, for example tumbling: 10s",
+        "sources": "add for example - {name: in, http: {}}",
+        "from": "add from: events, or the name of a window",
+    }
+    return examples.get(str(path[-1]), f"add {path[-1]}:")
+
+
+def _choice(path: Path, expected: str, source: Source) -> Problem:
+    choices = [part.strip("' ") for part in expected.replace(" or ", ", ").split(", ")]
+    value = source.value(path)
+    nearest = did_you_mean(value, choices) if isinstance(value, str) else None
+    if len(choices) == 1:
+        return source.problem(path, f"must be {choices[0]}", fix=f"write {choices[0]}")
+    return source.problem(path, f"must be one of {', '.join(choices)}", fix=nearest or f"write {choices[0]}")
+
+
+def _text(kind: str, context: dict[str, Any], path: Path, source: Source, *, key: bool) -> Problem:
+    if kind == "string_too_long":
+        return source.problem(path, f"is longer than {context['max_length']} characters", fix="shorten it")
+    if kind == "string_too_short":
+        return source.problem(path, "is empty", fix="write a text")
+    what = str(path[-1])
+    if path == ("metadata", "name"):
+        what = "metadata.name"
+    elif key:
+        what = "headers" if "headers" in path else "columns"
+    elif what == "field":
+        what = "columns"
+    fix = _PATTERN_FIXES.get(what, _PATTERN_FIXES["name"])
+    message = "is not a web address" if what == "url" else "is not a valid name"
+    return source.problem(path, message, got=path[-1] if key else source.value(path), fix=fix)
+
+
+def _members(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_at(path: Path) -> type[BaseModel] | None:
+    """The model that describes the mapping at `path`, or None for a free mapping."""
+    model: Any = StreamJob
+    for part in path:
+        if isinstance(part, int):
+            continue  # a list's annotation was already taken apart to its item
+        fields = {field.alias or name: field for name, field in getattr(model, "model_fields", {}).items()}
+        if part not in fields:
+            return None
+        model = _model_in(fields[part].annotation)
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        found = _model_in(argument)
+        if found:
+            return found
+    return None

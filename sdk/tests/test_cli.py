@@ -1,0 +1,230 @@
+"""The command line, as its own process; `run` with a stand-in for the engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jobs import GOOD, load_text, write_job
+from streamjob import __version__
+from streamjob.cli.progress import History, behind_text, column_texts, plain_line, rate_text, span_text, view_job
+from streamjob.cli.view import render
+
+FAKE = Path(__file__).parent / "fake_engine"
+
+
+def streamjob(
+    *arguments: object, fake: bool = False, cwd: Path | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **env}
+    if fake:
+        environment["PYTHONPATH"] = f"{FAKE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    command = [sys.executable, "-m", "streamjob", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False, timeout=60)
+
+
+def test_check_of_a_good_job(tmp_path: Path) -> None:
+    result = streamjob("check", write_job(tmp_path), "--keys", "500000")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "telemetry: 1 source, 1 window, 1 UDF, 2 sinks, 32 shards" in result.stdout
+    assert "129,600,000,000 rows in 30d" in result.stdout
+    assert "The history is large" in result.stdout
+
+
+def test_check_of_a_bad_job_prints_all_problems(tmp_path: Path) -> None:
+    text = GOOD.replace("tumbling: 10s", "tumbling: 10x").replace("from: per_10s", "from: per_1s")
+    path = write_job(tmp_path, text)
+    result = streamjob("check", path)
+    assert (result.returncode, result.stdout) == (2, "")
+    lines = result.stderr.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["spec.windows[0].tumbling", "spec.sinks[0].from"]
+    assert lines[0].startswith(f'{path}:18: spec.windows[0].tumbling: is not a duration (got "10x"; ')
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_missing_job_is_told(command: str, tmp_path: Path) -> None:
+    result = streamjob(command, tmp_path / "nope.yaml")
+    assert result.returncode == 2
+    assert "nope.yaml:1: cannot be read: No such file" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("walk",),
+        ("run",),
+        ("run", "x", "--for", "10"),
+        ("run", "x", "--listen", "here"),
+        ("check", "x", "--keys", "-1"),
+    ],
+)
+def test_wrong_arguments_exit_with_2(arguments: tuple[str, ...]) -> None:
+    result = streamjob(*arguments)
+    assert result.returncode == 2
+    assert "usage: streamjob" in result.stderr
+
+
+def test_run_prints_ready_and_totals(tmp_path: Path) -> None:
+    path = write_job(tmp_path)
+    result = streamjob("run", path, "--for", "20s", "--listen", "127.0.0.1:9", fake=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    first, last = result.stdout.splitlines()
+    assert first == "READY http://127.0.0.1:9"
+    totals = json.loads(last)
+    assert (totals["received"], totals["resumed"]) == (12, False)
+    assert totals["asked"][:5] == [
+        "telemetry",
+        str(tmp_path / ".streamjob" / "telemetry"),
+        "127.0.0.1:9",
+        False,
+        20_000_000,
+    ]
+    log = json.loads(result.stderr)
+    assert (log["event"], log["level"], log["job"]) == ("job_ready", "info", "telemetry")
+    assert log["timestamp"].endswith("Z")
+
+
+def test_run_with_live_prints_plain_lines_where_stderr_is_no_terminal(tmp_path: Path) -> None:
+    result = streamjob("run", write_job(tmp_path), "--live", "--exit-at-end", "--state-dir", tmp_path / "s", fake=True)
+    assert result.returncode == 0, result.stderr
+    assert "received 12  applied 10  late 1  rejected 1  windows 3  anomalies 1" in result.stderr
+    assert json.loads(result.stdout.splitlines()[-1])["asked"][1:4:2] == [str(tmp_path / "s"), True]
+
+
+def test_run_reports_what_the_engine_says(tmp_path: Path) -> None:
+    result = streamjob("run", write_job(tmp_path), fake=True, FAKE_ENGINE_FAILS="1")
+    assert (result.returncode, result.stdout) == (1, "")
+    log = json.loads(result.stderr)
+    assert (log["event"], log["actor"], log["retryable"]) == ("job_failed", "user", False)
+    assert "port 8080" in log["message"]
+
+
+def test_run_refuses_a_config_map(tmp_path: Path) -> None:
+    text = GOOD.replace("file: udfs.py", "code: {configMap: {name: a, key: b}}")
+    result = streamjob("run", write_job(tmp_path, text), fake=True)
+    assert result.returncode == 2
+    assert "spec.udfs[0].code.configMap: a ConfigMap exists only on Kubernetes" in result.stderr
+
+
+def test_run_without_the_engine_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "streamjob_engine.py").write_text("raise ModuleNotFoundError(name='streamjob_engine')")
+    result = streamjob("run", write_job(tmp_path), PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
+    assert "pip install streamjob[engine]" in json.loads(result.stderr)["message"]
+
+
+def test_query_of_nobody() -> None:
+    result = streamjob("query", "a", "--url", "http://127.0.0.1:1")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "http://127.0.0.1:1 does not answer" in result.stderr
+
+
+def test_version() -> None:
+    assert f"streamjob {__version__}" in streamjob("version").stdout
+
+
+def test_import_is_light() -> None:
+    code = "import sys, streamjob; print(*{'pydantic', 'sqlglot', 'rich', 'httpx', 'numpy', 'yaml'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""
+
+
+PROGRESS = {
+    "uptime_us": 83_000_000,
+    "received": 18012,
+    "applied": 17990,
+    "filtered": 0,
+    "late": 2,
+    "rejected": 1,
+    "failed": 0,
+    "duplicate": 0,
+    "windows": 1201,
+    "anomalies": 44,
+    "rate_events_per_s": 217.2,
+    "queue_rows": 12,
+    "watermark_us": 1_365_076_800_000_000,
+    "sinks": [
+        {"name": "out", "sent_rows": 1198, "pending_rows": 3},
+        {"name": "alerts", "sent_rows": 44, "pending_rows": 0},
+    ],
+    "latest_windows": [
+        {
+            "key": f"k{i}",
+            "window_start": "2013-04-01T00:00:00Z",
+            "window_end": "2013-04-01T00:00:10Z",
+            "revision": 0,
+            "n": 24,
+            "mean": 45.123,
+            "_id": f"per_10s/k{i}/1/0",
+        }
+        for i in range(20)
+    ],
+    "latest_events": [
+        {"device_id": f"k{i}", "timestamp": 1_365_076_800_000 + i, "temperature": 39.2, "score": -3.92, "ok": None}
+        for i in range(20)
+    ],
+    "message": None,
+}
+
+
+def drawn(progress: dict[str, object], width: int, height: int) -> str:
+    console = Console(width=width, height=height, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    history = History()
+    history.add(progress)
+    job = view_job(load_text(GOOD))
+    console.print(render(job, progress, history, "http://127.0.0.1:8080", width=width, height=height))
+    return console.export_text()
+
+
+@pytest.mark.parametrize(("width", "height"), [(120, 50), (80, 24), (60, 20), (200, 10)])
+def test_the_view_fits_and_shows_the_newest(width: int, height: int) -> None:
+    text = drawn(PROGRESS, width, height)
+    assert max(map(len, text.splitlines())) <= width
+    for part in (
+        "telemetry",
+        "217 events/s",
+        "2013-04-04 12:00:00 UTC",
+        "behind now",
+        "18,012",
+        "1,198 sent",
+        "Latest anomalies",
+    ):
+        assert part in text
+    assert "k19" in text
+    assert "-3.92" in text
+    assert "…" not in text
+
+
+def test_the_view_keeps_its_height() -> None:
+    empty = {**PROGRESS, "latest_windows": [], "latest_events": [], "watermark_us": None}
+    assert len(drawn(empty, 100, 40).splitlines()) == len(drawn(PROGRESS, 100, 40).splitlines())
+    assert "waiting for events" in drawn(empty, 100, 40)
+
+
+def test_the_view_fits_a_usual_terminal() -> None:
+    assert len(drawn(PROGRESS, 100, 40).splitlines()) <= 40
+    assert len(drawn(PROGRESS, 80, 24).splitlines()) <= 24
+
+
+def test_figures_are_readable() -> None:
+    assert [rate_text(rate) for rate in (0, 3.14, 217.2, 12_345, 4_210_000)] == ["0", "3.1", "217", "12.3 k", "4.21 M"]
+    assert [span_text(seconds) for seconds in (0.25, 5, 200, 3600, 90_000)] == [
+        "250 ms",
+        "5.0s",
+        "3m 20s",
+        "1h",
+        "1d 1h",
+    ]
+    assert behind_text(1_000_000, 11_000_000) == "10s behind now"
+    assert behind_text(None) == "waiting for events"
+    assert behind_text(2**63 - 1) == "all sources finished"
+    assert column_texts([1.0, 2.5, None]) == ["1.00", "2.50", "–"]
+    assert column_texts([1.0, 2.0]) == ["1", "2"]
+    assert column_texts(["2013-04-01T00:00:00Z", True, 12345]) == ["2013-04-01", "yes", "12,345"]
+    assert "received 18,012" in plain_line(PROGRESS)
