@@ -95,9 +95,7 @@ impl Harness {
 
     fn deliver(&mut self, first_offset: u64, batch: RowBatch) {
         let rows = (0..batch.rows() as u32).collect();
-        let max_time_us = batch.max_time_us();
-        let delivery =
-            Delivery { split: 0, first_offset, batch: Arc::new(batch), rows, max_time_us, request: None, only: None };
+        let delivery = Delivery::new(0, first_offset, Arc::new(batch), rows);
         let refusals = self.processor.process(&[delivery], &mut self.port).expect("the rows are fine");
         assert!(refusals.is_empty());
         while self.processor.close_windows(3, &mut self.port).expect("windows close") {}
@@ -235,8 +233,7 @@ fn a_gap_is_refused_with_the_position_wanted() {
     let mut harness = Harness::new();
     let mut decoder = Decoder::new(&harness.plan.config.schema, SHARDS, 1_000_000).expect("a decodable schema");
     let batch = decoder.decode_ndjson(line(&(1, 5, 5)).as_bytes(), 0, Positions::Ordinal);
-    let delivery =
-        Delivery { split: 0, first_offset: 3, rows: vec![0], max_time_us: 5, batch: Arc::new(batch), request: None, only: None };
+    let delivery = Delivery::new(0, 3, Arc::new(batch), vec![0]);
     let refusals = harness.processor.process(&[delivery], &mut harness.port).expect("a refusal is no error");
     assert_eq!(refusals.len(), usize::from(SHARDS));
     assert!(refusals.iter().all(|refusal| refusal.wanted == 0));

@@ -82,9 +82,9 @@ pub(super) struct Seen {
     max_us: i64,
 }
 
-impl Default for Seen {
-    fn default() -> Seen {
-        Seen { rows: 0, max_us: NO_TIME }
+impl Seen {
+    pub fn before(prior_max_us: i64) -> Seen {
+        Seen { rows: 0, max_us: prior_max_us }
     }
 }
 
@@ -95,7 +95,7 @@ impl Processor {
         for shard in &self.shards {
             let progress = shard.progress(delivery.split);
             let wanted = delivery.only.is_none_or(|only| only == shard.id);
-            let admission = match progress::admit(progress.position, delivery.first_offset, delivery.to()) {
+            let admission = match progress::admit(progress.position, delivery.covers_from, delivery.to()) {
                 _ if !wanted => u64::MAX,
                 Admission::Take { from } => from,
                 Admission::Stale => u64::MAX,
@@ -167,7 +167,7 @@ impl Processor {
     pub(super) fn advance(&mut self, delivery: &Delivery, admissions: &[ShardAdmission]) {
         for (shard, admission) in std::iter::zip(&mut self.shards, admissions) {
             if admission.takes() {
-                shard.advance(delivery.split, delivery.to(), delivery.max_time_us);
+                shard.advance(delivery.split, delivery.to(), delivery.max_time_us.max(delivery.prior_max_us));
             }
         }
         let Some(request) = &delivery.request else { return };

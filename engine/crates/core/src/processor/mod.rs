@@ -23,7 +23,7 @@ pub use encode::time_text;
 use crate::batch::RowBatch;
 use crate::outbox::Batch;
 use crate::plan::{Plan, SinkMode};
-use crate::progress::SplitIndex;
+use crate::progress::{NO_TIME, SplitIndex};
 use crate::shard::{Frozen, RequestCommit, Shard, SplitInfo};
 use crate::udf::UdfHost;
 use crate::Result;
@@ -32,8 +32,13 @@ use crate::Result;
 #[derive(Debug, Clone)]
 pub struct Delivery {
     pub split: SplitIndex,
-    /// Offset of the batch's first row; the delivery covers `[first_offset, first_offset + batch.span)`.
+    /// Offset of the batch's first row; the batch reaches to `first_offset + batch.span`.
     pub first_offset: u64,
+    /// Where the delivery begins to cover the split: before the batch where batches without rows for this worker were
+    /// left out.
+    pub covers_from: u64,
+    /// Latest event time of the batches that were left out.
+    pub prior_max_us: i64,
     pub batch: Arc<RowBatch>,
     /// Numbers of the rows whose shards the worker owns, ascending.
     pub rows: Vec<u32>,
@@ -46,6 +51,22 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// A delivery of all that a batch has for one worker.
+    pub fn new(split: SplitIndex, first_offset: u64, batch: Arc<RowBatch>, rows: Vec<u32>) -> Delivery {
+        Delivery {
+            split,
+            first_offset,
+            covers_from: first_offset,
+            prior_max_us: NO_TIME,
+            max_time_us: batch.max_time_us(),
+            batch,
+            rows,
+            request: None,
+            only: None,
+        }
+    }
+
+    /// The offset behind the delivery.
     pub fn to(&self) -> u64 {
         self.first_offset + self.batch.span
     }
@@ -177,7 +198,7 @@ impl Processor {
             let admissions = self.admit(delivery, &mut refusals);
             self.take_rejects(delivery, &admissions)?;
             let mut taken = 0;
-            let mut seen = gather::Seen::default();
+            let mut seen = gather::Seen::before(delivery.prior_max_us);
             while taken < delivery.rows.len() {
                 let room = limit - self.work.len();
                 taken = self.gather(number as u32, delivery, &admissions, taken, room, &mut seen);

@@ -186,6 +186,9 @@ impl Shard {
         if progress.position == to && progress.max_time_us >= max_time_us {
             return;
         }
+        if to > progress.position && progress.status == SplitStatus::Idle {
+            progress.status = SplitStatus::Active;
+        }
         progress.position = progress.position.max(to);
         progress.max_time_us = progress.max_time_us.max(max_time_us);
         self.max_event_time_us = self.max_event_time_us.max(max_time_us);
