@@ -68,7 +68,7 @@ fn unknown_fields(i: usize, out: &mut String) {
 
 fn changing_order(i: usize, out: &mut String) {
     let (device, time, temperature, humidity) = values(i);
-    if i % 2 == 0 {
+    if i.is_multiple_of(2) {
         return usual(i, out);
     }
     let _ = writeln!(
@@ -79,7 +79,7 @@ fn changing_order(i: usize, out: &mut String) {
 
 fn sometimes_missing(i: usize, out: &mut String) {
     let (device, time, temperature, _) = values(i);
-    if i % 2 == 0 {
+    if i.is_multiple_of(2) {
         return usual(i, out);
     }
     let _ = writeln!(out, r#"{{"device_id":"device-{device:06}","timestamp":{time},"temperature":{temperature}}}"#);
