@@ -16,12 +16,23 @@ const MAX_PATTERN_BYTES: usize = 256;
 /// Bytes compared at once.
 const CHUNK: usize = 16;
 
+/// Guesses kept for one place: producers of a few shapes may be mixed.
+const MAX_GUESSES: usize = 4;
+
 /// The expected order of members.
 #[derive(Debug, Default)]
 pub(super) struct Template {
-    members: Vec<Member>,
+    members: Vec<Guesses>,
     /// What a line break was when the members were learnt.
     breaks: Option<Breaks>,
+}
+
+/// What may stand at one place.
+#[derive(Debug)]
+struct Guesses {
+    /// What stood there last.
+    first: Member,
+    others: Vec<Member>,
 }
 
 /// Everything between two values: `,"temperature": `.
@@ -99,11 +110,11 @@ impl Template {
         let mut index = 0;
         loop {
             let slot = match self.members.get(index) {
-                Some(member) if member.matches(bytes, at) => {
-                    at += member.text.len();
-                    member.slot
+                Some(guesses) if guesses.first.matches(bytes, at) => {
+                    at += guesses.first.text.len();
+                    guesses.first.slot
                 }
-                _ => match self.learn(context, bytes, at, index)? {
+                _ => match self.correct(context, bytes, at, index)? {
                     Next::Value { slot, at: value } => {
                         at = value;
                         slot
@@ -129,9 +140,20 @@ impl Template {
         Some(at)
     }
 
-    /// Reads a member's name the long way and expects it here in the next object.
+    /// Tries the other guesses before it learns a new one; the right one becomes the first.
     #[cold]
     #[inline(never)]
+    fn correct(&mut self, context: &Context, bytes: &[u8], at: usize, index: usize) -> Option<Next> {
+        if let Some(guesses) = self.members.get_mut(index)
+            && let Some(other) = guesses.others.iter_mut().find(|other| other.matches(bytes, at))
+        {
+            std::mem::swap(&mut guesses.first, other);
+            return Some(Next::Value { slot: guesses.first.slot, at: at + guesses.first.text.len() });
+        }
+        self.learn(context, bytes, at, index)
+    }
+
+    /// Reads a member's name the long way and expects it here in the next object.
     fn learn(&mut self, context: &Context, bytes: &[u8], start: usize, index: usize) -> Option<Next> {
         let mut at = text::skip_whitespace(bytes, start, context.breaks);
         match (bytes.get(at)?, index) {
@@ -152,13 +174,18 @@ impl Template {
         at = text::skip_whitespace(bytes, at + 1, context.breaks);
         if index < MAX_MEMBERS && at - start <= MAX_PATTERN_BYTES {
             let member = Member::new(&bytes[start..at], slot);
-            match self.members.len() {
-                length if index < length => self.members[index] = member,
-                length if index == length => self.members.push(member),
-                _ => {}
-            }
+            self.expect(index, member);
         }
         Some(Next::Value { slot, at })
+    }
+
+    fn expect(&mut self, index: usize, member: Member) {
+        if let Some(guesses) = self.members.get_mut(index) {
+            guesses.others.insert(0, std::mem::replace(&mut guesses.first, member));
+            guesses.others.truncate(MAX_GUESSES - 1);
+        } else if index == self.members.len() {
+            self.members.push(Guesses { first: member, others: Vec::new() });
+        }
     }
 }
 
@@ -190,7 +217,11 @@ fn read_value(context: &Context, rows: &mut Rows, slot: Slot, bytes: &[u8], at: 
         rows.time_us.push(time_us);
         return Some((end, true));
     }
-    text::skip_scalar(bytes, at).map(|end| (end, false))
+    let end = match bytes.get(at)? {
+        b'{' | b'[' => text::skip_nested(bytes, at, context.breaks),
+        _ => text::skip_scalar(bytes, at),
+    };
+    end.map(|end| (end, false))
 }
 
 /// Each reader leaves a second value of one row (a duplicate member) to the general parser, by the column's length.

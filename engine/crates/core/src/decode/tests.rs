@@ -269,8 +269,10 @@ fn as_serde_reads(batch: &RowBatch, body: &[u8]) -> Result<(), TestCaseError> {
         let value: Value = match serde_json::from_slice(lines[batch.relative_offset(row) as usize]) {
             Ok(value) => value,
             Err(error) => {
-                // half of a surrogate pair in a member that the schema does not name
-                prop_assert!(error.to_string().contains("surrogate") || error.to_string().contains("hex escape"), "{}", error);
+                // in a member that the schema does not name: half of a surrogate pair, or a number beyond float64
+                let reason = error.to_string();
+                let harmless = ["surrogate", "hex escape", "out of range"].iter().any(|text| reason.contains(text));
+                prop_assert!(harmless, "{}", reason);
                 continue;
             }
         };
@@ -304,6 +306,8 @@ fn value(usual: BoxedStrategy<String>) -> impl Strategy<Value = String> {
         Just("\"\\u00e4\\ud83d\\ude00\\/\"".to_string()),
         Just("\"\\ud800\"".to_string()),
         Just("{\"x\":[1,{\"k\":2}]}".to_string()),
+        Just("{\"x\": {\"\\n\" :[1 , null] } , \"y\":[] }".to_string()),
+        "[\\[\\]{}:, \"1]{2,9}",
         Just("[]".to_string()),
     ];
     prop_oneof![12 => usual, 1 => odd]

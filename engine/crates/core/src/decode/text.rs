@@ -1,5 +1,6 @@
 //! JSON tokens that the fast path reads by itself: whitespace, strings without escapes, values to skip.
 
+use super::general::MAX_NESTING;
 use super::number;
 
 const ONES: u64 = u64::from_le_bytes([1; 8]);
@@ -76,6 +77,64 @@ pub(super) fn skip_scalar(bytes: &[u8], at: usize) -> Option<usize> {
     }
 }
 
+/// The position after the object or array at `at`, which is inside of a row. `None` if it is invalid, has escapes or
+/// is nested too deep for a row. A whole container is checked, as the general parser does.
+#[inline(never)]
+pub(super) fn skip_nested(bytes: &[u8], mut at: usize, breaks: Breaks) -> Option<usize> {
+    // a bit for each open container, the innermost lowest: whether it is an object
+    let mut objects = 0u64;
+    let mut depth = 1;
+    loop {
+        if let opening @ (b'{' | b'[') = *bytes.get(at)? {
+            let is_object = opening == b'{';
+            depth += 1;
+            if depth > MAX_NESTING {
+                return None;
+            }
+            objects = objects << 1 | u64::from(is_object);
+            at = skip_whitespace(bytes, at + 1, breaks);
+            if !closes(*bytes.get(at)?, is_object) {
+                at = if is_object { skip_name(bytes, at, breaks)? } else { at };
+                continue;
+            }
+        } else {
+            at = skip_whitespace(bytes, skip_scalar(bytes, at)?, breaks);
+        }
+        let mut is_object = objects & 1 == 1;
+        while closes(*bytes.get(at)?, is_object) {
+            depth -= 1;
+            objects >>= 1;
+            at += 1;
+            if depth == 1 {
+                return Some(at);
+            }
+            is_object = objects & 1 == 1;
+            at = skip_whitespace(bytes, at, breaks);
+        }
+        if bytes.get(at) != Some(&b',') {
+            return None;
+        }
+        at = skip_whitespace(bytes, at + 1, breaks);
+        at = if is_object { skip_name(bytes, at, breaks)? } else { at };
+    }
+}
+
+// one bit of `objects` for each level
+const _: () = assert!(MAX_NESTING <= u64::BITS as usize);
+
+fn closes(byte: u8, is_object: bool) -> bool {
+    byte == if is_object { b'}' } else { b']' }
+}
+
+/// From a member's name to its value.
+fn skip_name(bytes: &[u8], at: usize, breaks: Breaks) -> Option<usize> {
+    if bytes.get(at) != Some(&b'"') {
+        return None;
+    }
+    let colon = skip_whitespace(bytes, string_end(bytes, at + 1)? + 1, breaks);
+    (bytes.get(colon) == Some(&b':')).then(|| skip_whitespace(bytes, colon + 1, breaks))
+}
+
 /// The position after `text` if it is at `at`.
 #[inline(always)]
 pub(super) fn literal(bytes: &[u8], at: usize, text: &[u8]) -> Option<usize> {
@@ -121,5 +180,22 @@ mod tests {
         for other in ["[]", "{}", "nul", "tru", "", "\"\\n\"", "-"] {
             assert_eq!(skip_scalar(other.as_bytes(), 0), None, "{other}");
         }
+    }
+
+    #[test]
+    fn containers_are_skipped_as_serde_reads_them() {
+        let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        let good =
+            ["[]", "{}", "[1, 2 ,\"x\"]", "{\"a\":1,\"b\" : [{}, {\"c\":null}] }", "[[],[[]]]", "{\"a\":{}}", "[ ]", "{ }"];
+        for text in good.map(String::from).into_iter().chain([nested(MAX_NESTING - 1)]) {
+            assert!(serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok());
+            assert_eq!(skip_nested(format!("{text},").as_bytes(), 0, Breaks::EndRow), Some(text.len()), "{text}");
+        }
+        let wrong =
+            ["[", "{", "[1,]", "[,1]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{1:1}", "[1}", "{]", "[1 2]", "[\"\\n\"]", "[\n]"];
+        for text in wrong.map(String::from).into_iter().chain([nested(MAX_NESTING)]) {
+            assert_eq!(skip_nested(text.as_bytes(), 0, Breaks::EndRow), None, "{text}");
+        }
+        assert_eq!(skip_nested(b"[\n]", 0, Breaks::Whitespace), Some(3));
     }
 }
