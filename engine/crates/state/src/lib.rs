@@ -1,1 +1,18 @@
-//! x
+//! What a node keeps on its disk: the state directory, one RocksDB instance a shard, and the files of the journal.
+//!
+//! What is written and when is decided in `streamjob-core`; here it becomes files.
+
+#[cfg(feature = "crash-points")]
+pub mod crash;
+mod directory;
+mod disk;
+mod log;
+mod resources;
+mod shard;
+mod stats;
+
+pub use directory::{JobIdentity, StateDir};
+pub use log::FileLogStorage;
+pub use resources::{SharedResources, StoreOptions};
+pub use shard::{RocksShardStore, open_all};
+pub use stats::StoreStats;

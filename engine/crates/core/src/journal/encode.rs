@@ -11,7 +11,7 @@
 //! Key hashes are not kept; the decoder makes them again.
 
 use arrow_array::{Array, ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray};
-use arrow_buffer::BooleanBuffer;
+use arrow_buffer::{BooleanBuffer, NullBuffer};
 use arrow_schema::DataType;
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 
@@ -242,18 +242,18 @@ fn unknown_type(data_type: &DataType) -> Error {
 
 /// Floats, as scaled whole numbers where all of them are decimal fractions (most sensors), else as their bits.
 fn write_floats(array: &Float64Array, words: &mut Vec<u64>, out: &mut Vec<u8>) -> u8 {
-    let start = out.len();
+    let values = array.values();
+    let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0);
+    let sample = &values[..values.len().min(DECIMAL_SAMPLE_ROWS)];
     for (number, scale) in DECIMAL_SCALES.iter().enumerate() {
-        let sample = array.len().min(DECIMAL_SAMPLE_ROWS);
-        if scale_floats(&array.slice(0, sample), *scale, words) && scale_floats(array, *scale, words) {
+        if scale_floats(sample, nulls, *scale, words) && scale_floats(values, nulls, *scale, words) {
             out.push(number as u8);
             write_planes(words, out);
             return COLUMN_DECIMAL;
         }
     }
-    out.truncate(start);
     words.clear();
-    words.extend(array.values().iter().map(|value| value.to_bits()));
+    words.extend(values.iter().map(|value| value.to_bits()));
     write_planes(words, out);
     COLUMN_FLOAT
 }
@@ -262,12 +262,12 @@ fn write_floats(array: &Float64Array, words: &mut Vec<u64>, out: &mut Vec<u8>) -
 const ROUND: f64 = 6_755_399_441_055_744.0;
 
 /// Fills `words` with `value * scale`; false unless each, divided again, gives the very same bits. Null slots count as 0.
-fn scale_floats(array: &Float64Array, scale: f64, words: &mut Vec<u64>) -> bool {
+fn scale_floats(values: &[f64], nulls: Option<&NullBuffer>, scale: f64, words: &mut Vec<u64>) -> bool {
     words.clear();
     let mut exact = true;
-    match array.nulls().filter(|nulls| nulls.null_count() > 0) {
-        None => words.extend(array.values().iter().map(|&value| scale_float(value, scale, &mut exact))),
-        Some(nulls) => words.extend(array.values().iter().zip(nulls.iter()).map(|(&value, valid)| match valid {
+    match nulls {
+        None => words.extend(values.iter().map(|&value| scale_float(value, scale, &mut exact))),
+        Some(nulls) => words.extend(values.iter().zip(nulls.iter()).map(|(&value, valid)| match valid {
             true => scale_float(value, scale, &mut exact),
             false => 0,
         })),

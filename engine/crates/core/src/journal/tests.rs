@@ -27,7 +27,7 @@ fn readings(rows: usize, text: &str) -> RowBatch {
         columns: vec![
             Arc::new(StringArray::from_iter_values(keys)) as ArrayRef,
             Arc::new(Float64Array::from_iter_values(
-                (0..rows).map(|row| 20.0 + (row % 1000) as f64 / 100.0),
+                (0..rows).map(|row| (2000 + row % 1000) as f64 / 100.0),
             )),
             Arc::new(Float64Array::from_iter_values((0..rows).map(|row| (row as f64).sin()))),
         ],
