@@ -202,7 +202,7 @@ fn kinds(columns: &[FieldConfig]) -> Vec<(String, DataKind)> {
 
 fn compile_filter(filter: &Option<Expr>, columns: &[(String, DataKind)], place: &str) -> Result<Option<CompiledExpr>> {
     let Some(expression) = filter else { return Ok(None) };
-    let compiled = CompiledExpr::compile(expression, columns).map_err(|error| error.context(place))?;
+    let compiled = CompiledExpr::compile_condition(expression, columns).map_err(|error| error.context(place))?;
     Ok(Some(compiled))
 }
 
@@ -326,7 +326,7 @@ fn compile_argument(
     }
     let compiled = CompiledExpr::compile(expression, &kinds(event_columns))
         .map_err(|error| error.context(format!("window {}", window.name)))?;
-    let data_type = compiled.data_type().into();
+    let data_type = compiled.kind().into();
     computed.push(compiled);
     Ok((Argument::Computed(computed.len() - 1), Some(data_type)))
 }
@@ -411,7 +411,7 @@ fn gathered_columns(
     let sink_filters = sinks.iter().filter(|sink| sink.from == SinkFrom::Events).filter_map(|sink| sink.filter.as_ref());
     for expression in filter.iter().chain(computed).chain(sink_filters) {
         for column in expression.required_columns() {
-            gathered[column] = true;
+            gathered[*column] = true;
         }
     }
     for column in numeric {
