@@ -368,7 +368,8 @@ mod tests {
             for (key, value) in &model {
                 let slot = table.find(hash(key), key.as_bytes()).expect("the key is there");
                 prop_assert_eq!(table.state(slot)[0], *value);
-                prop_assert_eq!(table.key(slot, &mut [0; 16]), key.as_bytes());
+                let mut buffer = [0; 16];
+                prop_assert_eq!(table.key(slot, &mut buffer), key.as_bytes());
             }
         }
     }
