@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use streamjob_connectors::{SealedSegment, SegmentDirectory};
+use streamjob_connectors::file_sink::{SealedSegment, SegmentDirectory};
 use streamjob_core::Result;
 use streamjob_core::shard::Frozen;
 use streamjob_core::store::ShardStore;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use streamjob_connectors::FileSplit;
+use streamjob_connectors::file_source::FileSplit;
 use streamjob_core::Result;
 use streamjob_core::decode::{Decoder, Positions};
 use streamjob_core::processor::Delivery;
@@ -82,9 +82,5 @@ impl Feed {
             if worker == mine { kept = Some(parcel) } else { shared.inboxes[worker].put(Message::Rows(parcel)) }
         }
         Ok(kept)
-    }
-
-    pub fn has_ended(&self) -> bool {
-        self.state.lock().ended
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use streamjob_connectors::DeliveryReport;
+use streamjob_connectors::deliveries::DeliveryReport;
 use streamjob_core::outbox::Batch;
 use streamjob_core::processor::{Delivery, Processor};
 use streamjob_core::progress::{SplitIndex, SplitStatus};
@@ -90,9 +90,5 @@ impl Inbox {
     /// Puts a message in. A worker that has ended takes no more: its failure is reported elsewhere.
     pub fn put(&self, message: Message) {
         let _ = self.sender.send(message);
-    }
-
-    pub fn len(&self) -> usize {
-        self.sender.len()
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use streamjob_connectors::FileSplit;
+use streamjob_connectors::file_source::FileSplit;
 use streamjob_core::Result;
 use streamjob_core::batch::RowBatch;
 use streamjob_core::decode::{Decoder, Positions};

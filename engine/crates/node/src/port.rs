@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use streamjob_connectors::{Delivery as WebhookDelivery, SealedSegment, SegmentDirectory, SegmentWriter, StdoutSink, WebhookBatch};
+use streamjob_connectors::deliveries::Delivery as WebhookDelivery;
+use streamjob_connectors::file_sink::{SealedSegment, SegmentDirectory, SegmentWriter};
+use streamjob_connectors::stdout::StdoutSink;
+use streamjob_connectors::webhook::WebhookBatch;
 use streamjob_core::Result;
 use streamjob_core::outbox::Batch;
 use streamjob_core::plan::SinkMode;

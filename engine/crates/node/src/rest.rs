@@ -63,6 +63,7 @@ pub struct KeyStats {
 #[derive(serde::Serialize, ToSchema)]
 pub struct WindowPage {
     /// Rows as the sinks have them: key, window_start, window_end, revision, aggregates, _id.
+    #[schema(value_type = Vec<Object>)]
     items: Vec<Box<serde_json::value::RawValue>>,
     /// Cursor of the next page, null at the end.
     next: Option<String>,
@@ -131,6 +132,7 @@ struct IngestDocument;
         (status = 503, description = "The disk is full, or the process is starting or stopping."),
     )
 )]
+#[expect(dead_code, reason = "only its description is used: the server answers before the router")]
 fn ingest() {}
 
 async fn healthz() -> &'static str {

@@ -55,9 +55,8 @@ struct Durable {
     failed: Option<Error>,
 }
 
-/// A request's place in the journal.
+/// A request that is in the journal.
 pub struct Place {
-    pub first_offset: u64,
     /// Resolves when it is durable; an error if the journal failed.
     pub durable: Option<oneshot::Receiver<()>>,
 }
@@ -128,7 +127,7 @@ impl Sequencer {
                 self.shared.inboxes[worker].put(Message::Rows(Parcel { delivery, _hold: Some(credits.clone()) }));
             }
             self.shared.count_received(self.split, first_offset, &batch);
-            Place { first_offset, durable: self.wait(first_offset + batch.span) }
+            Place { durable: self.wait(first_offset + batch.span) }
         };
         self.work.notify_one();
         Ok(place)

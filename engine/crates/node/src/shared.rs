@@ -152,12 +152,6 @@ impl Shared {
         self.committed.iter().map(|positions| positions.lock().get(split).copied().unwrap_or(0)).min().unwrap_or(0)
     }
 
-    /// The lowest position of all shards in a split, committed or not.
-    pub fn lowest_applied(&self, split: SplitIndex) -> u64 {
-        let position = |figures: &Mutex<WorkerFigures>| figures.lock().positions.get(usize::from(split)).copied();
-        self.figures.iter().filter_map(position).min().unwrap_or(0)
-    }
-
     /// Microseconds since the process started.
     pub fn uptime_us(&self) -> u64 {
         self.started.elapsed().as_micros() as u64

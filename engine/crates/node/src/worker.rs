@@ -192,7 +192,7 @@ impl Worker {
         Ok(())
     }
 
-    fn take_report(&mut self, sink: usize, report: streamjob_connectors::DeliveryReport) -> Result<()> {
+    fn take_report(&mut self, sink: usize, report: streamjob_connectors::deliveries::DeliveryReport) -> Result<()> {
         match report.result {
             Ok(()) => {
                 self.shared.sent_rows[sink].fetch_add(u64::from(report.batch.rows), Ordering::Relaxed);

@@ -126,6 +126,11 @@ impl StateDir {
         &self.manifest.state_id
     }
 
+    /// When the state was created, microseconds since the epoch.
+    pub fn created_us(&self) -> i64 {
+        (self.manifest.created_s as i64).saturating_mul(1_000_000)
+    }
+
     /// Whether all shards have been created; then a missing one must not be created empty.
     pub fn shards_created(&self) -> bool {
         self.manifest.shards_created
