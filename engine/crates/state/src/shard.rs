@@ -220,6 +220,8 @@ impl ShardStore for RocksShardStore {
         }
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(to);
+        // A long scan would only push out of the cache what point reads need.
+        options.fill_cache(false);
         let mut iterator = self.db.raw_iterator_opt(options);
         iterator.seek(from);
         while let Some((key, value)) = iterator.item() {

@@ -3,7 +3,7 @@
 //! ```text
 //! payload  [0][body]                     short bodies, and those that do not shrink
 //!          [1][u32 body length][LZ4 block of the body]
-//! body     varint rows, flags, column count, span-free header …
+//! body     varint rows · flags u8 · varint columns
 //!          times · relative offsets? · keys · columns · rejects? · request?
 //! column   [kind | NULLABLE][validity bitmap?][values]
 //! ```

@@ -169,7 +169,10 @@ impl<S: LogStorage> JournalReader<S> {
         let Some(extent) = self.index.extent(place.segment) else {
             return Err(self.trimmed());
         };
-        if place.position >= extent.durable_bytes {
+        let closed = extent.next_segment.is_some();
+        let left = extent.durable_bytes.saturating_sub(place.position);
+        // A closed segment may still have an end that was only preallocated: too short for a frame, or blank.
+        if left == 0 || (closed && left < FRAME_HEADER_BYTES as u64) {
             return self.leave(place, extent.next_segment);
         }
         let name = LogName::Segment {
@@ -187,8 +190,7 @@ impl<S: LogStorage> JournalReader<S> {
         };
         match frame {
             Frame::Mark { .. } => self.place = Some(Place { position, ..place }),
-            // A closed segment may still have its preallocated end, if the process died just then.
-            Frame::Blank if extent.next_segment.is_some() => return self.leave(place, extent.next_segment),
+            Frame::Blank if closed => return self.leave(place, extent.next_segment),
             Frame::Blank => return Err(damaged(Error::damaged("the frame is blank"))),
             Frame::Invalid(error) => return Err(damaged(error)),
             Frame::Record { first_offset, .. } if first_offset != place.offset => {

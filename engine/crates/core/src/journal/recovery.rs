@@ -136,7 +136,8 @@ fn find_tail<S: LogStorage>(storage: &S, entry: &LogEntry, first_offset: u64) ->
                 tail.end_offset = end_offset;
             }
             Frame::Mark { durable_offset } if durable_offset <= tail.end_offset => {
-                while unproven.pop_front_if(|&mut (offset, _)| offset < durable_offset).is_some() {}
+                let proven = unproven.partition_point(|&(offset, _)| offset < durable_offset);
+                unproven.drain(..proven);
                 tail.proven = unproven.front().map_or(tail.end, |&(_, position)| position);
             }
             _ => break,

@@ -134,7 +134,8 @@ mod tests {
                     prop_assert!(space.try_reserve(bytes));
                 }
                 waiting.push_back((bytes, marked));
-                while let Some((bytes, marked)) = waiting.pop_front_if(|_| drain) {
+                let drained = if drain { waiting.len() } else { 0 };
+                for (bytes, marked) in waiting.drain(..drained) {
                     let need = bytes + if marked { MARK_BYTES } else { 0 };
                     if need > room {
                         let spare = space.take(bytes);

@@ -46,6 +46,13 @@ enum Change {
     Length(u64),
 }
 
+impl Contents {
+    fn set_durable_length(&mut self, length: u64) {
+        self.durable.truncate(length as usize);
+        self.durable_length = length;
+    }
+}
+
 fn put(contents: &mut Vec<u8>, position: usize, bytes: &[u8]) {
     if contents.len() < position + bytes.len() {
         contents.resize(position + bytes.len(), 0);
@@ -125,10 +132,7 @@ impl SimulatedStorage {
 fn crash_contents(contents: &mut Contents, state: &mut State) {
     for change in std::mem::take(&mut contents.pending) {
         match change {
-            Change::Length(length) if state.below(2) == 0 => {
-                contents.durable.truncate(length as usize);
-                contents.durable_length = length;
-            }
+            Change::Length(length) if state.below(2) == 0 => contents.set_durable_length(length),
             Change::Length(_) => {}
             Change::Write { position, bytes } => {
                 let fate = state.below(4);
@@ -283,11 +287,16 @@ impl LogStorage for SimulatedStorage {
         let failed = due(&mut state.fail_syncs_after);
         let contents = state.file(name)?;
         if failed {
+            // As Linux does: the pages count as clean from now on, and the next sync says nothing about them.
+            contents.pending.retain(|change| matches!(change, Change::Length(_)));
             return Err(Error::damaged(format!("{name}: the disk failed a sync")));
         }
-        contents.pending.clear();
-        contents.durable = contents.cached.clone();
-        contents.durable_length = contents.length;
+        for change in std::mem::take(&mut contents.pending) {
+            match change {
+                Change::Write { position, bytes } => put(&mut contents.durable, position, &bytes),
+                Change::Length(length) => contents.set_durable_length(length),
+            }
+        }
         Ok(())
     }
 
