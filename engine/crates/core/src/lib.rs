@@ -5,6 +5,7 @@
 
 pub mod accumulate;
 pub mod batch;
+pub mod checkpoint;
 pub mod config;
 pub mod crash;
 pub mod decode;
@@ -12,6 +13,7 @@ mod error;
 pub mod event_time;
 pub mod expr;
 pub mod guards;
+pub mod idempotency;
 pub mod journal;
 pub mod json;
 pub mod ledger;
@@ -19,9 +21,11 @@ pub mod outbox;
 pub mod plan;
 pub mod processor;
 pub mod progress;
+pub mod reorder;
 pub mod shard;
 pub mod store;
 pub mod table;
+pub mod trim;
 pub mod udf;
 
 pub use error::{Actor, Error, Result};
