@@ -4,8 +4,10 @@
 //! messages; whatever they need from outside is a trait here and an implementation elsewhere.
 
 pub mod accumulate;
+pub mod acknowledge;
 pub mod batch;
 pub mod checkpoint;
+pub mod commit;
 pub mod config;
 pub mod crash;
 pub mod decode;
@@ -22,6 +24,7 @@ pub mod plan;
 pub mod processor;
 pub mod progress;
 pub mod reorder;
+pub mod route;
 pub mod shard;
 pub mod store;
 pub mod table;
