@@ -38,6 +38,8 @@ struct Contents {
     durable: Vec<u8>,
     durable_length: u64,
     pending: Vec<Change>,
+    /// What a failed sync left: the system counts it as written, so that no later sync writes it.
+    lost: Vec<Change>,
 }
 
 #[derive(Debug, Clone)]
@@ -47,9 +49,14 @@ enum Change {
 }
 
 impl Contents {
-    fn set_durable_length(&mut self, length: u64) {
-        self.durable.truncate(length as usize);
-        self.durable_length = length;
+    fn write_through(&mut self, change: Change) {
+        match change {
+            Change::Write { position, bytes } => put(&mut self.durable, position, &bytes),
+            Change::Length(length) => {
+                self.durable.truncate(length as usize);
+                self.durable_length = length;
+            }
+        }
     }
 }
 
@@ -86,7 +93,8 @@ impl SimulatedStorage {
         self.lock().fail_writes_after = writes;
     }
 
-    /// The sync after this many further ones fails, and those behind it.
+    /// The sync after this many further ones fails, and those behind it. What a failed sync should have made durable never
+    /// becomes so by a later one.
     pub fn fail_syncs_after(&self, syncs: Option<u64>) {
         self.lock().fail_syncs_after = syncs;
     }
@@ -130,9 +138,10 @@ impl SimulatedStorage {
 
 /// Each unsynced change is kept, forgotten or, if it is a write, torn. A later one may survive an earlier one.
 fn crash_contents(contents: &mut Contents, state: &mut State) {
-    for change in std::mem::take(&mut contents.pending) {
+    let lost = std::mem::take(&mut contents.lost);
+    for change in lost.into_iter().chain(std::mem::take(&mut contents.pending)) {
         match change {
-            Change::Length(length) if state.below(2) == 0 => contents.set_durable_length(length),
+            change @ Change::Length(_) if state.below(2) == 0 => contents.write_through(change),
             Change::Length(_) => {}
             Change::Write { position, bytes } => {
                 let fate = state.below(4);
@@ -286,16 +295,13 @@ impl LogStorage for SimulatedStorage {
         let mut state = self.lock();
         let failed = due(&mut state.fail_syncs_after);
         let contents = state.file(name)?;
+        let changes = std::mem::take(&mut contents.pending);
         if failed {
-            // As Linux does: the pages count as clean from now on, and the next sync says nothing about them.
-            contents.pending.retain(|change| matches!(change, Change::Length(_)));
+            contents.lost.extend(changes);
             return Err(Error::damaged(format!("{name}: the disk failed a sync")));
         }
-        for change in std::mem::take(&mut contents.pending) {
-            match change {
-                Change::Write { position, bytes } => put(&mut contents.durable, position, &bytes),
-                Change::Length(length) => contents.set_durable_length(length),
-            }
+        for change in changes {
+            contents.write_through(change);
         }
         Ok(())
     }
