@@ -152,7 +152,8 @@ fn parse(rows: &[String]) -> Vec<((String, i64), (i64, f64))> {
     rows.iter()
         .map(|row| {
             let row: serde_json::Value = serde_json::from_str(row).expect("valid JSON");
-            let start = streamjob_core::event_time::parse_rfc3339(row["window_start"].as_str().expect("a string")).expect("a time");
+            let start =
+                streamjob_core::event_time::parse_rfc3339(row["window_start"].as_str().expect("a string")).expect("a time");
             let key = row["key"].as_str().expect("a string").to_owned();
             ((key, start), (row["n"].as_i64().expect("a count"), row["sum"].as_f64().expect("a sum")))
         })

@@ -16,38 +16,21 @@ const KEY_BYTES: usize = 16;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let directory = arguments
-        .next()
-        .map_or_else(|| std::env::temp_dir().join("commit-speed"), PathBuf::from);
-    let seconds = arguments
-        .next()
-        .map_or(60, |seconds| seconds.parse().expect("STEADY_SECONDS is a number"));
-    let interval = arguments
-        .next()
-        .map_or(5000, |interval| interval.parse().expect("INTERVAL_MS is a number"));
+    let directory = arguments.next().map_or_else(|| std::env::temp_dir().join("commit-speed"), PathBuf::from);
+    let seconds = arguments.next().map_or(60, |seconds| seconds.parse().expect("STEADY_SECONDS is a number"));
+    let interval = arguments.next().map_or(5000, |interval| interval.parse().expect("INTERVAL_MS is a number"));
     for (name, small_commit_bytes) in [("files", 0), ("log", usize::MAX), ("mixed", 256 << 10)] {
         commits(&directory.join(name), name, small_commit_bytes);
     }
     reopen(&directory.join("reopen"));
     for files in [4, 8, 16] {
-        steady(
-            &directory.join("steady"),
-            Duration::from_secs(seconds),
-            Duration::from_millis(interval),
-            files,
-        );
+        steady(&directory.join("steady"), Duration::from_secs(seconds), Duration::from_millis(interval), files);
     }
     std::fs::remove_dir_all(&directory).expect("the directory was made here");
 }
 
 fn open(directory: &Path, small_commit_bytes: usize) -> Vec<Arc<RocksShardStore>> {
-    open_with(
-        directory,
-        StoreOptions {
-            small_commit_bytes,
-            ..StoreOptions::default()
-        },
-    )
+    open_with(directory, StoreOptions { small_commit_bytes, ..StoreOptions::default() })
 }
 
 fn open_with(directory: &Path, options: StoreOptions) -> Vec<Arc<RocksShardStore>> {
@@ -75,11 +58,7 @@ fn writes(keys: usize, total: usize, round: u64) -> WriteSet {
 fn summary(mut times: Vec<Duration>) -> String {
     times.sort();
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    format!(
-        "p50 {:6.2} ms  max {:6.2} ms",
-        ms(times[times.len() / 2]),
-        ms(times[times.len() - 1])
-    )
+    format!("p50 {:6.2} ms  max {:6.2} ms", ms(times[times.len() / 2]), ms(times[times.len() - 1]))
 }
 
 fn commit_rounds(stores: &[Arc<RocksShardStore>], sizes: &[usize], rounds: u64) -> (Vec<Duration>, Duration) {
@@ -99,11 +78,7 @@ fn commit_rounds(stores: &[Arc<RocksShardStore>], sizes: &[usize], rounds: u64) 
 fn commits(directory: &Path, name: &str, small_commit_bytes: usize) {
     let stores = open(directory, small_commit_bytes);
     let io = Io::now();
-    for (what, sizes) in [
-        ("300", vec![300]),
-        ("15,000", vec![15_000]),
-        ("300 and 15,000 in turn", vec![300, 15_000]),
-    ] {
+    for (what, sizes) in [("300", vec![300]), ("15,000", vec![15_000]), ("300 and 15,000 in turn", vec![300, 15_000])] {
         let (times, round) = commit_rounds(&stores, &sizes, 6);
         let l0: u64 = stores.iter().map(|store| store.stats().l0_files).sum();
         println!(
@@ -128,10 +103,7 @@ fn reopen(directory: &Path) {
     drop(stores);
     let began = Instant::now();
     let stores = open(directory, 256 << 10);
-    println!(
-        "reopen: 32 shards, 1 M keys of 200 B: {:.0} ms",
-        began.elapsed().as_secs_f64() * 1e3
-    );
+    println!("reopen: 32 shards, 1 M keys of 200 B: {:.0} ms", began.elapsed().as_secs_f64() * 1e3);
     for pass in ["first", "second"] {
         let began = Instant::now();
         let (mut keys, mut bytes) = (0u64, 0);
@@ -153,22 +125,14 @@ fn reopen(directory: &Path) {
     }
     let began = Instant::now();
     for number in 0..50_000 {
-        let found = stores[number % 32]
-            .get(format!("k{:015}", number * 7919 % 31_250).as_bytes())
-            .expect("get");
+        let found = stores[number % 32].get(format!("k{:015}", number * 7919 % 31_250).as_bytes()).expect("get");
         assert!(found.is_some());
     }
     println!("get: {:.1} us", began.elapsed().as_secs_f64() * 1e6 / 5e4);
 }
 
 fn steady(directory: &Path, length: Duration, interval: Duration, compaction_files: u16) {
-    let stores = open_with(
-        directory,
-        StoreOptions {
-            compaction_files,
-            ..StoreOptions::default()
-        },
-    );
+    let stores = open_with(directory, StoreOptions { compaction_files, ..StoreOptions::default() });
     let io = Io::now();
     let (cpu, started) = (cpu_time(), Instant::now());
     let (mut times, mut round) = (Vec::new(), 0u64);
@@ -186,11 +150,7 @@ fn steady(directory: &Path, length: Duration, interval: Duration, compaction_fil
         round += 1;
     }
     let busy = (cpu_time() - cpu).as_secs_f64() / started.elapsed().as_secs_f64();
-    println!(
-        "steady: {round} rounds of 32 x 15,000 puts: {}  cpu {:.0} % of a core",
-        summary(times),
-        busy * 100.0
-    );
+    println!("steady: {round} rounds of 32 x 15,000 puts: {}  cpu {:.0} % of a core", summary(times), busy * 100.0);
     io.report("steady", &stores);
     drop(stores);
     std::fs::remove_dir_all(directory).expect("the directory was made here");
@@ -228,10 +188,7 @@ impl Io {
 fn proc_figure(file: &str, name: &str) -> u64 {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-    line.split_whitespace()
-        .next()
-        .and_then(|number| number.parse().ok())
-        .unwrap_or(0)
+    line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 /// User and system time of all threads.
@@ -239,11 +196,6 @@ fn cpu_time() -> Duration {
     const TICKS_PER_SECOND: f64 = 100.0;
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: f64 = fields
-        .iter()
-        .skip(11)
-        .take(2)
-        .filter_map(|ticks| ticks.parse::<f64>().ok())
-        .sum();
+    let ticks: f64 = fields.iter().skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
     Duration::from_secs_f64(ticks / TICKS_PER_SECOND)
 }

@@ -82,12 +82,7 @@ impl SharedResources {
         let cache = Cache::new_lru_cache(options.memory_bytes as usize);
         let write_buffer_bytes = (options.memory_bytes / WRITE_BUFFER_SHARE) as usize;
         let write_buffers = WriteBufferManager::new_write_buffer_manager_with_cache(write_buffer_bytes, false, cache.clone());
-        Ok(Arc::new(SharedResources {
-            options,
-            env,
-            cache,
-            write_buffers,
-        }))
+        Ok(Arc::new(SharedResources { options, env, cache, write_buffers }))
     }
 
     /// Bytes in the block cache, with what memtables are charged for.

@@ -7,12 +7,7 @@ use streamjob_core::{Actor, Error};
 use streamjob_state::{JobIdentity, StateDir};
 
 fn identity() -> JobIdentity {
-    JobIdentity {
-        job: "telemetry".into(),
-        shards: 32,
-        key: "field device_id".into(),
-        schema_fingerprint: 0xabc,
-    }
+    JobIdentity { job: "telemetry".into(), shards: 32, key: "field device_id".into(), schema_fingerprint: 0xabc }
 }
 
 fn refusal(path: &Path, identity: &JobIdentity, words: &str) -> Error {
@@ -27,10 +22,7 @@ fn it_is_created_and_opened_again_with_the_same_id() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("a/b");
     let mut first = StateDir::open(&path, &identity()).unwrap();
-    assert_eq!(
-        fs::read_to_string(path.join("pid")).unwrap().trim(),
-        std::process::id().to_string()
-    );
+    assert_eq!(fs::read_to_string(path.join("pid")).unwrap().trim(), std::process::id().to_string());
     assert!(!first.shards_created());
     first.set_shards_created().unwrap();
     let id = first.state_id().to_owned();
@@ -45,11 +37,7 @@ fn it_is_created_and_opened_again_with_the_same_id() {
 fn a_locked_one_is_refused_and_the_process_named() {
     let root = tempfile::tempdir().unwrap();
     let held = StateDir::open(root.path(), &identity()).unwrap();
-    let error = refusal(
-        root.path(),
-        &identity(),
-        &format!("is locked by process {}", std::process::id()),
-    );
+    let error = refusal(root.path(), &identity(), &format!("is locked by process {}", std::process::id()));
     assert_eq!(error.actor(), Actor::User);
     drop(held);
     StateDir::open(root.path(), &identity()).unwrap();
@@ -78,38 +66,10 @@ fn foreign_directories_are_refused_untouched() {
 fn another_job_or_layout_is_refused() {
     let root = tempfile::tempdir().unwrap();
     drop(StateDir::open(root.path(), &identity()).unwrap());
-    refusal(
-        root.path(),
-        &JobIdentity {
-            job: "other".into(),
-            ..identity()
-        },
-        "belongs to the job \"telemetry\"",
-    );
-    refusal(
-        root.path(),
-        &JobIdentity {
-            shards: 16,
-            ..identity()
-        },
-        "has 32 shards, the job has 16",
-    );
-    refusal(
-        root.path(),
-        &JobIdentity {
-            key: "field host".into(),
-            ..identity()
-        },
-        "with the key \"field device_id\"",
-    );
-    refusal(
-        root.path(),
-        &JobIdentity {
-            schema_fingerprint: 1,
-            ..identity()
-        },
-        "with other fields",
-    );
+    refusal(root.path(), &JobIdentity { job: "other".into(), ..identity() }, "belongs to the job \"telemetry\"");
+    refusal(root.path(), &JobIdentity { shards: 16, ..identity() }, "has 32 shards, the job has 16");
+    refusal(root.path(), &JobIdentity { key: "field host".into(), ..identity() }, "with the key \"field device_id\"");
+    refusal(root.path(), &JobIdentity { schema_fingerprint: 1, ..identity() }, "with other fields");
     StateDir::open(root.path(), &identity()).unwrap();
 }
 

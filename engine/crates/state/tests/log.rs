@@ -26,10 +26,7 @@ fn readings(from: u64) -> RowBatch {
 }
 
 fn options(number: u8) -> JournalOptions {
-    JournalOptions {
-        segment_bytes: SEGMENT_BYTES,
-        ..JournalOptions::new(Incarnation([number; 16]), 9)
-    }
+    JournalOptions { segment_bytes: SEGMENT_BYTES, ..JournalOptions::new(Incarnation([number; 16]), 9) }
 }
 
 fn append(journal: &Journal<FileLogStorage>, encoder: &mut RecordEncoder, offset: u64) {
@@ -97,29 +94,14 @@ fn it_is_written_read_meanwhile_trimmed_and_recovered() {
 fn a_segment_lies_where_the_layout_says_and_is_preallocated() {
     let directory = tempfile::tempdir().unwrap();
     let storage = Arc::new(FileLogStorage::open(directory.path()).unwrap());
-    let journal = Journal::open(
-        storage.clone(),
-        JournalOptions {
-            first_offset: 400,
-            ..options(1)
-        },
-    )
-    .unwrap();
+    let journal = Journal::open(storage.clone(), JournalOptions { first_offset: 400, ..options(1) }).unwrap();
     append(&journal, &mut RecordEncoder::new(), 400);
     journal.sync().unwrap();
-    let path = directory
-        .path()
-        .join("01010101010101010101010101010101/00000000000000000400.log");
+    let path = directory.path().join("01010101010101010101010101010101/00000000000000000400.log");
     assert_eq!(path.metadata().unwrap().len(), SEGMENT_BYTES);
     use std::os::unix::fs::MetadataExt;
-    assert!(
-        path.metadata().unwrap().blocks() * 512 >= SEGMENT_BYTES,
-        "blocks are allocated"
-    );
-    let name = LogName::Segment {
-        incarnation: Incarnation([1; 16]),
-        first_offset: 400,
-    };
+    assert!(path.metadata().unwrap().blocks() * 512 >= SEGMENT_BYTES, "blocks are allocated");
+    let name = LogName::Segment { incarnation: Incarnation([1; 16]), first_offset: 400 };
     assert!(storage.list().unwrap().iter().any(|entry| entry.name == name));
 }
 
@@ -132,10 +114,7 @@ fn a_torn_tail_is_cut_from_the_file() {
     for record in 0..3 {
         append(&journal, &mut encoder, record * ROWS);
     }
-    let name = LogName::Segment {
-        incarnation: Incarnation([1; 16]),
-        first_offset: 0,
-    };
+    let name = LogName::Segment { incarnation: Incarnation([1; 16]), first_offset: 0 };
     let path = directory.path().join(name.to_string());
     let mut bytes = std::fs::read(&path).unwrap();
     let end = bytes.iter().rposition(|&byte| byte != 0).unwrap();

@@ -13,10 +13,7 @@ use streamjob_state::{RocksShardStore, SharedResources, StoreOptions, open_all};
 use common::SmallDisk;
 
 fn options(small_commit_bytes: usize) -> StoreOptions {
-    StoreOptions {
-        small_commit_bytes,
-        ..StoreOptions::default()
-    }
+    StoreOptions { small_commit_bytes, ..StoreOptions::default() }
 }
 
 fn open(directory: &Path, small_commit_bytes: usize) -> RocksShardStore {
@@ -35,12 +32,7 @@ fn puts(entries: &[(&str, &str)]) -> WriteSet {
 fn all(store: &dyn ShardStore) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut entries = BTreeMap::new();
     let visit = &mut |key: &[u8], value: &[u8]| {
-        assert!(
-            entries
-                .last_key_value()
-                .is_none_or(|(last, _): (&Vec<u8>, _)| last.as_slice() < key),
-            "in key order"
-        );
+        assert!(entries.last_key_value().is_none_or(|(last, _): (&Vec<u8>, _)| last.as_slice() < key), "in key order");
         entries.insert(key.to_vec(), value.to_vec());
         true
     };
@@ -55,19 +47,14 @@ fn commits_of_both_kinds_do_what_the_store_in_memory_does() {
     let model = MemoryStore::new();
     let mut random = 7u64;
     let mut below = |bound: u64| {
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (random >> 33) % bound
     };
     let mut store = open(directory.path(), 2000);
     for round in 0..200u64 {
         let mut writes = WriteSet::default();
         let range = below(90);
-        writes.forget.push((
-            format!("g{range:03}").into_bytes(),
-            format!("g{:03}", range + below(9)).into_bytes(),
-        ));
+        writes.forget.push((format!("g{range:03}").into_bytes(), format!("g{:03}", range + below(9)).into_bytes()));
         let density = below(10);
         for key in 0..100 {
             match below(10) {
@@ -85,10 +72,7 @@ fn commits_of_both_kinds_do_what_the_store_in_memory_does() {
         assert_eq!(all(&store), all(&model), "round {round}");
     }
     let stats = store.stats();
-    assert!(
-        stats.commits > 0 && stats.committed_bytes > 0 && stats.sst_bytes > 0 && stats.last_commit_us > 0,
-        "{stats:?}"
-    );
+    assert!(stats.commits > 0 && stats.committed_bytes > 0 && stats.sst_bytes > 0 && stats.last_commit_us > 0, "{stats:?}");
 }
 
 #[test]
@@ -127,10 +111,7 @@ fn forgetting_spares_what_the_same_commit_puts() {
         writes.forget.push((b"x".to_vec(), b"x".to_vec()));
         store.commit(writes).unwrap();
         let entries = all(&store);
-        assert_eq!(
-            entries.keys().map(Vec::as_slice).collect::<Vec<_>>(),
-            [b"h2".as_slice(), b"h3"]
-        );
+        assert_eq!(entries.keys().map(Vec::as_slice).collect::<Vec<_>>(), [b"h2".as_slice(), b"h3"]);
         assert_eq!(entries[b"h2".as_slice()], b"new");
     }
 }
@@ -151,10 +132,7 @@ fn all_shards_open_in_parallel_and_a_missing_one_is_never_created_empty() {
     drop(stores);
     std::fs::remove_dir_all(directory.path().join("00004")).unwrap();
     let error = open_all(directory.path(), 9, &shared, false).err().unwrap();
-    assert!(
-        error.message().contains("00004") && error.message().contains("is missing"),
-        "{error}"
-    );
+    assert!(error.message().contains("00004") && error.message().contains("is missing"), "{error}");
     assert!(!error.retryable());
 }
 
@@ -255,10 +233,7 @@ fn a_full_disk_loses_nothing_and_commits_go_on_when_there_is_room() {
             }
             assert!(done < 1000, "the disk never fills");
         };
-        assert!(
-            error.message().contains("disk is full") && error.actor() == Actor::Outside,
-            "{error}"
-        );
+        assert!(error.message().contains("disk is full") && error.actor() == Actor::Outside, "{error}");
         assert!(done > 2 && error.retryable());
         let count = |store: &RocksShardStore| all(store).len() as u64;
         assert_eq!(count(&store), done * 2000);

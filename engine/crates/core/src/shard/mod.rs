@@ -70,7 +70,10 @@ pub struct SplitInfo {
 #[derive(Debug)]
 enum SinkState {
     /// The segment that rows go to now, and how many it has.
-    Segments { number: u64, rows: u64 },
+    Segments {
+        number: u64,
+        rows: u64,
+    },
     Messages(Outbox),
     Stream,
 }

@@ -9,9 +9,7 @@ impl SmallDisk {
     pub fn mount(bytes: u64) -> Option<SmallDisk> {
         let directory = tempfile::tempdir().unwrap();
         let mut command = std::process::Command::new("mount");
-        command
-            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"])
-            .arg(directory.path());
+        command.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(directory.path());
         match command.output() {
             Ok(output) if output.status.success() => Some(SmallDisk(directory)),
             _ => {

@@ -22,15 +22,8 @@ struct Written {
 
 impl Written {
     fn open(storage: Arc<SimulatedStorage>) -> Written {
-        let options = JournalOptions {
-            segment_bytes: SEGMENT_BYTES,
-            ..JournalOptions::new(INCARNATION, 42)
-        };
-        Written {
-            journal: Journal::open(storage.clone(), options).unwrap(),
-            storage,
-            records: Vec::new(),
-        }
+        let options = JournalOptions { segment_bytes: SEGMENT_BYTES, ..JournalOptions::new(INCARNATION, 42) };
+        Written { journal: Journal::open(storage.clone(), options).unwrap(), storage, records: Vec::new() }
     }
 
     fn new() -> Written {
@@ -146,10 +139,7 @@ fn a_restart_finds_everything_that_was_synced_and_deletes_it_when_told() {
     }
     written.storage.crash();
     let log = recover_one(&written.storage).unwrap();
-    assert_eq!(
-        (log.first_offset(), log.end_offset(), log.fingerprint(), log.cut_bytes()),
-        (0, 3000, 42, 0)
-    );
+    assert_eq!((log.first_offset(), log.end_offset(), log.fingerprint(), log.cut_bytes()), (0, 3000, 42, 0));
     assert_eq!(read_all(log.read(0).unwrap()).unwrap(), written.records);
     assert_eq!(log.read(3001).err().unwrap().actor(), Actor::Outside);
     log.delete().unwrap();
@@ -192,11 +182,7 @@ fn a_failed_sync_or_write_ends_the_journal_for_good() {
             true => written.storage.fail_syncs_after(Some(0)),
             false => written.storage.fail_writes_after(Some(0)),
         }
-        let error = if broken {
-            written.journal.sync().unwrap_err()
-        } else {
-            written.append(1).unwrap_err()
-        };
+        let error = if broken { written.journal.sync().unwrap_err() } else { written.append(1).unwrap_err() };
         assert!(!error.retryable(), "{error}");
         written.storage.fail_syncs_after(None);
         written.storage.fail_writes_after(None);
@@ -214,10 +200,7 @@ fn frames_with_wrong_offsets_are_refused() {
     assert_eq!(written.journal.append(&frames, 12).unwrap_err().actor(), Actor::Outside);
     assert!(RecordEncoder::new().encode(&readings(5, ""), None).is_ok());
     let nothing = RowBatch::empty(0);
-    assert_eq!(
-        RecordEncoder::new().encode(&nothing, None).unwrap_err().actor(),
-        Actor::Engine
-    );
+    assert_eq!(RecordEncoder::new().encode(&nothing, None).unwrap_err().actor(), Actor::Engine);
 }
 
 #[test]
@@ -231,10 +214,7 @@ fn damage_below_what_was_acknowledged_is_an_error_and_no_silent_cut() {
     // Within the first record; the mark before the second one proves that it had been durable.
     written.storage.damage(name, |bytes| bytes[150] ^= 4);
     let error = recover(&written.storage).err().unwrap();
-    assert!(
-        error.message().contains("is damaged") && error.message().contains("byte 64"),
-        "{error}"
-    );
+    assert!(error.message().contains("is damaged") && error.message().contains("byte 64"), "{error}");
 }
 
 #[test]
@@ -262,37 +242,17 @@ fn a_newer_format_is_refused() {
         bytes[60..64].copy_from_slice(&crc.to_le_bytes());
     });
     let error = recover(&written.storage).err().unwrap();
-    assert!(
-        error.actor() == Actor::User && error.message().contains("newer version"),
-        "{error}"
-    );
+    assert!(error.actor() == Actor::User && error.message().contains("newer version"), "{error}");
 }
 
 #[test]
 fn names_are_read_back() {
-    let segment = LogName::Segment {
-        incarnation: INCARNATION,
-        first_offset: 12,
-    };
-    assert_eq!(
-        segment.to_string(),
-        "07070707070707070707070707070707/00000000000000000012.log"
-    );
-    for name in [
-        segment,
-        LogName::Spare {
-            incarnation: INCARNATION,
-            number: 3,
-        },
-    ] {
+    let segment = LogName::Segment { incarnation: INCARNATION, first_offset: 12 };
+    assert_eq!(segment.to_string(), "07070707070707070707070707070707/00000000000000000012.log");
+    for name in [segment, LogName::Spare { incarnation: INCARNATION, number: 3 }] {
         assert_eq!(name.to_string().parse::<LogName>().unwrap(), name);
     }
-    for wrong in [
-        "x",
-        "07/1.log",
-        "07070707070707070707070707070707/12.log",
-        "07070707070707070707070707070707/.spare-x",
-    ] {
+    for wrong in ["x", "07/1.log", "07070707070707070707070707070707/12.log", "07070707070707070707070707070707/.spare-x"] {
         assert!(wrong.parse::<LogName>().is_err(), "{wrong}");
     }
 }

@@ -12,19 +12,9 @@ use crate::batch::{Keys, Reject, hash_key};
 fn floats() -> impl Strategy<Value = Vec<Option<f64>>> {
     prop_oneof![
         prop::collection::vec(prop::option::weighted(0.9, any::<f64>()), 0..80),
-        prop::collection::vec(
-            prop::option::weighted(0.9, (-1_000_000i64..1_000_000).prop_map(|n| n as f64 / 100.0)),
-            0..2000
-        ),
+        prop::collection::vec(prop::option::weighted(0.9, (-1_000_000i64..1_000_000).prop_map(|n| n as f64 / 100.0)), 0..2000),
         prop::collection::vec((-1000i64..1000).prop_map(|n| Some(n as f64)), 0..2000),
-        Just(vec![
-            Some(-0.0),
-            Some(f64::NAN),
-            Some(f64::INFINITY),
-            None,
-            Some(1e300),
-            Some(5e-324)
-        ]),
+        Just(vec![Some(-0.0), Some(f64::NAN), Some(f64::INFINITY), None, Some(1e300), Some(5e-324)]),
     ]
 }
 
