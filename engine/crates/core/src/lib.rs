@@ -20,6 +20,7 @@ pub mod plan;
 pub mod processor;
 pub mod progress;
 pub mod shard;
+pub mod stats_json;
 pub mod store;
 pub mod table;
 pub mod udf;
