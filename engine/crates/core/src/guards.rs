@@ -29,8 +29,32 @@ pub enum Guard {
     StatisticsBefore = 11,
     /// I4: each start opens a new incarnation.
     Incarnation = 12,
-    /// I8: a file segment is never overwritten.
+    /// I8: a file segment is visible only after its commit, and never overwritten.
     Segment = 13,
+    /// I4: after a failed write or sync the journal writes no more.
+    EndAfterFailure = 14,
+    /// I11: a row's watermark is that of the rows before it.
+    RowWatermark = 15,
+}
+
+impl Guard {
+    pub const ALL: [Guard; 15] = [
+        Guard::Atomic,
+        Guard::Gap,
+        Guard::Duplicate,
+        Guard::Trim,
+        Guard::CommitAfterJournal,
+        Guard::AcknowledgeAfterSync,
+        Guard::FullWaits,
+        Guard::SendAfterCommit,
+        Guard::Outbox,
+        Guard::Idempotency,
+        Guard::StatisticsBefore,
+        Guard::Incarnation,
+        Guard::Segment,
+        Guard::EndAfterFailure,
+        Guard::RowWatermark,
+    ];
 }
 
 #[cfg(feature = "removable-guards")]

@@ -4,7 +4,10 @@
 //! messages; whatever they need from outside is a trait here and an implementation elsewhere.
 
 pub mod accumulate;
+pub mod acknowledge;
 pub mod batch;
+pub mod checkpoint;
+pub mod commit;
 pub mod config;
 pub mod crash;
 pub mod decode;
@@ -12,6 +15,7 @@ mod error;
 pub mod event_time;
 pub mod expr;
 pub mod guards;
+pub mod idempotency;
 pub mod journal;
 pub mod json;
 pub mod ledger;
@@ -19,10 +23,13 @@ pub mod outbox;
 pub mod plan;
 pub mod processor;
 pub mod progress;
+pub mod reorder;
+pub mod route;
 pub mod shard;
 pub mod stats_json;
 pub mod store;
 pub mod table;
+pub mod trim;
 pub mod udf;
 
 pub use error::{Actor, Error, Result};

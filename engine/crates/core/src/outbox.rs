@@ -32,6 +32,7 @@ struct Held {
 #[derive(Debug)]
 pub struct Outbox {
     max_batch_rows: u32,
+    max_bytes: usize,
     next_number: u64,
     staged: Vec<u8>,
     /// End of each staged row within `staged`.
@@ -46,6 +47,7 @@ impl Outbox {
     pub fn new(max_batch_rows: u32, next_number: u64) -> Outbox {
         Outbox {
             max_batch_rows,
+            max_bytes: MAX_OUTBOX_BYTES,
             next_number,
             staged: Vec::new(),
             staged_ends: Vec::new(),
@@ -53,6 +55,12 @@ impl Outbox {
             confirmed_stored: Vec::new(),
             bytes: 0,
         }
+    }
+
+    /// The outbox with another bound in bytes.
+    pub fn bounded(mut self, max_bytes: usize) -> Outbox {
+        self.max_bytes = max_bytes;
+        self
     }
 
     /// Takes up a batch that the store held at the start.
@@ -73,7 +81,12 @@ impl Outbox {
     }
 
     pub fn is_full(&self) -> bool {
-        self.bytes + self.staged.len() > MAX_OUTBOX_BYTES && !crate::guards::off(crate::guards::Guard::FullWaits)
+        self.bytes() > self.max_bytes && !crate::guards::off(crate::guards::Guard::FullWaits)
+    }
+
+    /// Bytes of rows that were not confirmed yet.
+    pub fn bytes(&self) -> usize {
+        self.bytes + self.staged.len()
     }
 
     /// Rows that were not confirmed yet.

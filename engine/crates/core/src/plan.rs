@@ -38,6 +38,28 @@ pub struct Plan {
     /// Equal for two jobs whose stored slots mean the same.
     pub layout_fingerprint: u64,
     pub time_output: TimeOutput,
+    pub limits: Limits,
+}
+
+/// Bounds of one shard that are not the user's; the simulation makes them small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// One outbox holds about this many bytes; above it the shard takes no rows (I6: full means wait).
+    pub outbox_bytes: usize,
+    /// A shard may always hold this many keys, whatever `state.memory` says.
+    pub min_hot_keys: usize,
+    /// Closed rows of this many bytes ask for a commit before its time.
+    pub pending_history_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            outbox_bytes: crate::outbox::MAX_OUTBOX_BYTES,
+            min_hot_keys: crate::shard::MIN_HOT_KEYS,
+            pending_history_bytes: crate::shard::MAX_PENDING_HISTORY_BYTES,
+        }
+    }
 }
 
 /// How an event's time is written into its row: as it came in.
@@ -146,6 +168,11 @@ pub enum SinkMode {
 impl Plan {
     /// Compiles a job. Errors name the part of the job; they are the user's to mend.
     pub fn compile(config: JobConfig) -> Result<Arc<Plan>> {
+        Plan::compile_with(config, Limits::default())
+    }
+
+    /// As [`Plan::compile`] with other bounds.
+    pub fn compile_with(config: JobConfig, limits: Limits) -> Result<Arc<Plan>> {
         let mut event_columns = config.schema.fields.clone();
         let time_column = event_columns.len();
         event_columns.push(FieldConfig { name: config.schema.time.field.clone(), data_type: FieldType::Int64 });
@@ -180,6 +207,7 @@ impl Plan {
             state_words,
             layout_fingerprint,
             time_output,
+            limits,
             config,
         }))
     }

@@ -298,10 +298,7 @@ fn inline_key(key: &[u8]) -> [u64; 2] {
     bytes[0] = key.len() as u8;
     bytes[1..=key.len()].copy_from_slice(key);
     let (head, tail) = bytes.split_at(8);
-    [
-        u64::from_le_bytes(head.try_into().expect("eight bytes")),
-        u64::from_le_bytes(tail.try_into().expect("eight bytes")),
-    ]
+    [u64::from_le_bytes(head.try_into().expect("eight bytes")), u64::from_le_bytes(tail.try_into().expect("eight bytes"))]
 }
 
 /// Asks the processor for a cache line; a hint without effect elsewhere than on x86-64.

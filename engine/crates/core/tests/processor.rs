@@ -12,7 +12,7 @@ use streamjob_core::outbox::Batch;
 use streamjob_core::plan::Plan;
 use streamjob_core::processor::{Delivery, Processor, SinkPort};
 use streamjob_core::progress::END_OF_TIME;
-use streamjob_core::shard::{Shard, SplitInfo};
+use streamjob_core::shard::{RequestCommit, Shard, SplitInfo, request_key};
 use streamjob_core::store::{MemoryStore, ShardStore};
 use streamjob_core::udf::NoUdfs;
 
@@ -152,7 +152,8 @@ fn parse(rows: &[String]) -> Vec<((String, i64), (i64, f64))> {
     rows.iter()
         .map(|row| {
             let row: serde_json::Value = serde_json::from_str(row).expect("valid JSON");
-            let start = streamjob_core::event_time::parse_rfc3339(row["window_start"].as_str().expect("a string")).expect("a time");
+            let start =
+                streamjob_core::event_time::parse_rfc3339(row["window_start"].as_str().expect("a string")).expect("a time");
             let key = row["key"].as_str().expect("a string").to_owned();
             ((key, start), (row["n"].as_i64().expect("a count"), row["sum"].as_f64().expect("a sum")))
         })
@@ -257,4 +258,28 @@ fn rejected_rows_are_counted_once_and_kept_as_dead_letters() {
 #[test]
 fn a_key_belongs_to_the_shard_of_its_hash() {
     assert_eq!(u64::from(shard_of(hash_key(b"a"), 7)), hash_key(b"a") % 7);
+}
+
+/// I10: what expires is the older use of an id, whose record the younger one has replaced.
+#[test]
+fn an_id_that_is_used_again_outlives_its_first_use() {
+    let mut harness = Harness::new();
+    let request = |received_us| RequestCommit {
+        id: "a".to_owned(),
+        body_hash: 1,
+        split: "in@1".to_owned(),
+        first_offset: 0,
+        received_us,
+        status: 202,
+        answer: String::new(),
+    };
+    // The test's job keeps requests for one microsecond.
+    for (round, received) in [vec![10], vec![11, 20], vec![30]].into_iter().enumerate() {
+        let newest = *received.last().expect("not empty");
+        received.into_iter().for_each(|received_us| harness.processor.shards_mut()[0].keep_request(request(received_us)));
+        harness.commit();
+        let stored = harness.stores[0].get(&request_key("a")).expect("memory").expect("the youngest is kept");
+        let stored: RequestCommit = serde_json::from_slice(&stored).expect("a request");
+        assert_eq!(stored.received_us, newest, "round {round}");
+    }
 }

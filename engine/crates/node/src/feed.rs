@@ -75,10 +75,8 @@ impl Feed {
         shared.count_received(self.split, offset, &batch);
         let mut kept = None;
         for (worker, rows) in select(&batch, shared).into_iter().enumerate() {
-            let parcel = Parcel {
-                delivery: Delivery::new(self.split, offset, batch.clone(), rows),
-                _hold: Some(under_way.clone()),
-            };
+            let parcel =
+                Parcel { delivery: Delivery::new(self.split, offset, batch.clone(), rows), _hold: Some(under_way.clone()) };
             if worker == mine { kept = Some(parcel) } else { shared.inboxes[worker].put(Message::Rows(parcel)) }
         }
         Ok(kept)

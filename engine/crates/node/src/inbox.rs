@@ -61,12 +61,23 @@ pub struct Parcel {
 pub enum Message {
     Rows(Parcel),
     /// Holds once the worker is at this offset of the split.
-    Status { split: SplitIndex, at: u64, status: SplitStatus },
+    Status {
+        split: SplitIndex,
+        at: u64,
+        status: SplitStatus,
+    },
     /// Start checkpoint with this number.
     Checkpoint,
-    Committed { shard: u16, epoch: u64, sends: Vec<(usize, Batch)> },
+    Committed {
+        shard: u16,
+        epoch: u64,
+        sends: Vec<(usize, Batch)>,
+    },
     /// A message sink confirmed or refused a batch.
-    Report { sink: usize, report: DeliveryReport },
+    Report {
+        sink: usize,
+        report: DeliveryReport,
+    },
     /// Runs on the worker's thread between batches: queries.
     Ask(Box<dyn FnOnce(&Processor) + Send>),
     /// All splits are read to their end: raise the watermark to the end of time.

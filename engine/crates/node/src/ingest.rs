@@ -119,7 +119,12 @@ impl Ingest {
 
     async fn read(&self, body: Incoming, encoding: Encoding) -> std::result::Result<Bytes, Answer> {
         let limit = self.shared.plan.config.ingest.max_body_bytes as usize;
-        let too_large = || Answer::problem(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body is above ingest.maxBody ({limit} bytes); send it in parts"));
+        let too_large = || {
+            Answer::problem(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                &format!("the body is above ingest.maxBody ({limit} bytes); send it in parts"),
+            )
+        };
         if body.size_hint().lower() > limit as u64 {
             return Err(too_large());
         }
@@ -138,7 +143,9 @@ impl Ingest {
         };
         match raw.iter().any(|byte| !byte.is_ascii_whitespace()) {
             true => Ok(raw),
-            false => Err(Answer::problem(StatusCode::BAD_REQUEST, "the body is empty; send a JSON object, an array or lines of JSON")),
+            false => {
+                Err(Answer::problem(StatusCode::BAD_REQUEST, "the body is empty; send a JSON object, an array or lines of JSON"))
+            }
         }
     }
 
@@ -170,8 +177,9 @@ impl Ingest {
         let found = found.map_err(|error| Answer::problem(StatusCode::SERVICE_UNAVAILABLE, error.message()))?;
         let Some(bytes) = found else { return Ok(None) };
         let retention_us = self.shared.plan.config.idempotency.retention_us;
-        let stored: RequestCommit = serde_json::from_slice(&bytes)
-            .map_err(|error| Answer::problem(StatusCode::INTERNAL_SERVER_ERROR, &format!("a stored answer is damaged: {error}")))?;
+        let stored: RequestCommit = serde_json::from_slice(&bytes).map_err(|error| {
+            Answer::problem(StatusCode::INTERNAL_SERVER_ERROR, &format!("a stored answer is damaged: {error}"))
+        })?;
         Ok(Some(stored).filter(|stored| stored.received_us.saturating_add(retention_us) > now_us()))
     }
 
@@ -229,10 +237,12 @@ impl Ingest {
         let now_us = now_us();
         let batch = match format {
             Format::Ndjson => codec.decoder.decode_ndjson(body, now_us, Positions::Ordinal),
-            Format::Json => codec
-                .decoder
-                .decode_json(body, now_us)
-                .map_err(|error| Answer::problem(StatusCode::BAD_REQUEST, &format!("the body is not JSON: {error}; lines of JSON need Content-Type: application/x-ndjson")))?,
+            Format::Json => codec.decoder.decode_json(body, now_us).map_err(|error| {
+                Answer::problem(
+                    StatusCode::BAD_REQUEST,
+                    &format!("the body is not JSON: {error}; lines of JSON need Content-Type: application/x-ndjson"),
+                )
+            })?,
         };
         let (accepted, rejected) = (batch.rows() as u32, batch.rejects.len() as u32);
         let errors: Vec<RequestError> = batch

@@ -11,9 +11,7 @@ use streamjob_core::{Error, Result};
 use crate::shared::{Shared, now_us};
 
 /// Upper bounds of latency buckets, seconds.
-const SECONDS: [f64; 14] = [
-    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
-];
+const SECONDS: [f64; 14] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
 /// The process's metrics.
 #[derive(Clone)]
@@ -117,7 +115,8 @@ fn update_state(shared: &Shared) {
     gauge!("streamjob_hot_keys").set(keys as f64);
     gauge!("streamjob_hot_bytes").set(bytes as f64);
     for (sink, plan) in shared.plan.sinks.iter().enumerate() {
-        counter!("streamjob_sink_rows_total", "sink" => plan.name.clone()).absolute(shared.sent_rows[sink].load(Ordering::Relaxed));
+        counter!("streamjob_sink_rows_total", "sink" => plan.name.clone())
+            .absolute(shared.sent_rows[sink].load(Ordering::Relaxed));
         gauge!("streamjob_sink_pending_rows", "sink" => plan.name.clone()).set(pending[sink] as f64);
     }
     let stats: Vec<_> = shared.rocks.iter().map(|store| store.stats()).collect();

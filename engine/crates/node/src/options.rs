@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use streamjob_core::Result;
 use streamjob_core::config::JobConfig;
 use streamjob_core::udf::UdfHost;
-use streamjob_core::Result;
 
 /// Makes one host of user functions for each worker.
 pub trait UdfFactory: Send + Sync {

@@ -21,8 +21,7 @@ struct SplitOrder {
 impl Reorder {
     /// `starts`: the offset that comes first, for each split.
     pub fn new(starts: &[u64]) -> Reorder {
-        let splits =
-            starts.iter().map(|next| SplitOrder { next: *next, waiting: BTreeMap::new(), status: None }).collect();
+        let splits = starts.iter().map(|next| SplitOrder { next: *next, waiting: BTreeMap::new(), status: None }).collect();
         Reorder { splits }
     }
 

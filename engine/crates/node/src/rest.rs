@@ -155,7 +155,8 @@ async fn metrics(State(rest): State<Rest>) -> Response {
 async fn guard(State(rest): State<Rest>, request: Request, next: Next) -> Response {
     let config = &rest.shared.plan.config.rest;
     let origin = request.headers().get(header::ORIGIN).cloned();
-    let allowed = origin.filter(|origin| config.cors_origins.iter().any(|known| known == "*" || known.as_bytes() == origin.as_bytes()));
+    let allowed =
+        origin.filter(|origin| config.cors_origins.iter().any(|known| known == "*" || known.as_bytes() == origin.as_bytes()));
     let mut response = if request.method() == Method::OPTIONS && allowed.is_some() {
         StatusCode::NO_CONTENT.into_response()
     } else if is_authorised(config.bearer_token.as_deref(), request.headers().get(header::AUTHORIZATION)) {

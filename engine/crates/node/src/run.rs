@@ -64,18 +64,14 @@ async fn run_async(plan: Arc<Plan>, mut options: Options) -> Result<Totals> {
         Some(address) => Some(server::bind(address).await?),
         None => None,
     };
-    let tasks =
-        Tasks { tracker: TaskTracker::new(), listener: CancellationToken::new(), deliveries: CancellationToken::new() };
+    let tasks = Tasks { tracker: TaskTracker::new(), listener: CancellationToken::new(), deliveries: CancellationToken::new() };
     let opened = Opened::open(plan.clone(), &options.state_dir)?;
     let udfs = options.udfs.clone();
     let mut running = tokio::task::block_in_place(|| {
-        opened.start(&udfs, |shared, state| {
-            open_outputs(&plan, state, |sink, http| start_webhook(&tasks, shared, sink, http))
-        })
+        opened.start(&udfs, |shared, state| open_outputs(&plan, state, |sink, http| start_webhook(&tasks, shared, sink, http)))
     })?;
     if let Some((listener, address)) = listener {
-        let ingest =
-            running.sequencer.clone().map(|sequencer| Arc::new(Ingest::new(running.shared.clone(), sequencer)));
+        let ingest = running.sequencer.clone().map(|sequencer| Arc::new(Ingest::new(running.shared.clone(), sequencer)));
         let router = crate::rest::router(Rest { shared: running.shared.clone(), metrics });
         tasks.tracker.spawn(server::serve(listener, ingest, router, tasks.listener.clone()));
         if let Some(on_ready) = options.on_ready.take() {
@@ -167,7 +163,9 @@ enum Ending {
     /// All files are read; the push source is closed.
     Closed,
     /// The end of time was announced.
-    Announced { looks: u32 },
+    Announced {
+        looks: u32,
+    },
 }
 
 /// Quiet looks in a row that make the end: figures of the workers are a look old.

@@ -30,9 +30,9 @@ type AnyBody = Either<Full<Bytes>, axum::body::Body>;
 /// Binds the address; a busy port is the user's to mend.
 pub async fn bind(address: &str) -> Result<(TcpListener, SocketAddr)> {
     let failed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => Error::user(format!(
-            "{address} is in use by another process; stop it, or listen elsewhere with --listen HOST:PORT"
-        )),
+        std::io::ErrorKind::AddrInUse => {
+            Error::user(format!("{address} is in use by another process; stop it, or listen elsewhere with --listen HOST:PORT"))
+        }
         _ => Error::user(format!("can't listen on {address}: {error}; choose another address with --listen HOST:PORT")),
     };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -87,7 +87,9 @@ async fn respond(
 ) -> std::result::Result<Response<AnyBody>, Infallible> {
     if request.uri().path() == "/ingest" {
         let answer = match ingest {
-            None => crate::ingest::Answer::problem(StatusCode::NOT_FOUND, "this job has no http source; add one under spec.sources"),
+            None => {
+                crate::ingest::Answer::problem(StatusCode::NOT_FOUND, "this job has no http source; add one under spec.sources")
+            }
             Some(_) if request.method() != Method::POST => {
                 crate::ingest::Answer::problem(StatusCode::METHOD_NOT_ALLOWED, "rows are sent with POST")
             }

@@ -150,7 +150,11 @@ impl Opened {
     }
 
     /// Opens the shards on their workers, replays what the journal holds beyond their commits, and lets all threads go.
-    pub fn start(self, udfs: &Arc<dyn UdfFactory>, sinks: impl FnOnce(&Arc<Shared>, &StateDir) -> Result<Vec<Output>>) -> Result<Running> {
+    pub fn start(
+        self,
+        udfs: &Arc<dyn UdfFactory>,
+        sinks: impl FnOnce(&Arc<Shared>, &StateDir) -> Result<Vec<Output>>,
+    ) -> Result<Running> {
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..self.worker_count()).map(|_| Inbox::new()).unzip();
         let shared = Arc::new(Shared::new(
             self.plan.clone(),
@@ -371,9 +375,9 @@ impl Running {
     }
 
     fn finished_but(&self, except: Option<usize>) -> bool {
-        (0..self.shared.splits.len()).filter(|split| Some(*split) != except).all(|split| {
-            self.shared.figures.iter().all(|figures| figures.lock().finished.get(split).copied().unwrap_or(false))
-        })
+        (0..self.shared.splits.len())
+            .filter(|split| Some(*split) != except)
+            .all(|split| self.shared.figures.iter().all(|figures| figures.lock().finished.get(split).copied().unwrap_or(false)))
     }
 
     /// Nothing is left to do: no rows, no closing windows, no commits, no unconfirmed messages.

@@ -168,7 +168,9 @@ impl Worker {
             None => Ok(()),
             Some(refusal) => Err(Error::engine(format!(
                 "shard {} wants offset {} of split {} and was given a later one",
-                refusal.shard, refusal.wanted, self.shared.splits[usize::from(refusal.split)].id
+                refusal.shard,
+                refusal.wanted,
+                self.shared.splits[usize::from(refusal.split)].id
             ))),
         }
     }

@@ -44,12 +44,7 @@ impl JobIdentity {
         };
         let fields = serde_json::to_string(&job.schema.fields).expect("names and types of fields are JSON");
         let schema_fingerprint = xxh3_64(fields.as_bytes());
-        JobIdentity {
-            job: job.name.clone(),
-            shards: job.shards,
-            key,
-            schema_fingerprint,
-        }
+        JobIdentity { job: job.name.clone(), shards: job.shards, key, schema_fingerprint }
     }
 }
 
@@ -100,11 +95,7 @@ impl StateDir {
         };
         refuse_other(&path, &manifest, identity)?;
         replace(&path.join(PID), format!("{}\n", std::process::id()).as_bytes())?;
-        Ok(StateDir {
-            path,
-            manifest,
-            _lock: lock,
-        })
+        Ok(StateDir { path, manifest, _lock: lock })
     }
 
     pub fn path(&self) -> &Path {
@@ -139,10 +130,7 @@ impl StateDir {
     /// Writes down, durably, that all shards have been created.
     pub fn set_shards_created(&mut self) -> Result<()> {
         if !self.manifest.shards_created {
-            let manifest = Manifest {
-                shards_created: true,
-                ..self.manifest.clone()
-            };
+            let manifest = Manifest { shards_created: true, ..self.manifest.clone() };
             write_manifest(&self.path, &manifest)?;
             self.manifest = manifest;
         }
@@ -189,11 +177,7 @@ fn refuse_foreign(path: &Path) -> Result<()> {
 }
 
 fn take_lock(path: &Path) -> Result<File> {
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path.join(LOCK));
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK));
     let file = file.map_err(|error| cannot_use(path, &error))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
@@ -263,15 +247,9 @@ fn refuse_other(path: &Path, manifest: &Manifest, identity: &JobIdentity) -> Res
     let reason = if manifest.job != identity.job {
         format!("belongs to the job {:?}, not to {:?}", manifest.job, identity.job)
     } else if manifest.shards != identity.shards {
-        format!(
-            "has {} shards, the job has {} (spec.shards cannot change)",
-            manifest.shards, identity.shards
-        )
+        format!("has {} shards, the job has {} (spec.shards cannot change)", manifest.shards, identity.shards)
     } else if manifest.key != identity.key {
-        format!(
-            "was made with the key {:?}, the job has {:?} (spec.schema.key cannot change)",
-            manifest.key, identity.key
-        )
+        format!("was made with the key {:?}, the job has {:?} (spec.schema.key cannot change)", manifest.key, identity.key)
     } else if manifest.schema_fingerprint != fingerprint {
         "was made with other fields (spec.schema.fields cannot change)".to_owned()
     } else {

@@ -59,6 +59,14 @@ pub const MAX_RECORD_COLUMNS: usize = 4096;
 /// A request's answer lists at most this many errors.
 pub const MAX_REQUEST_ERRORS: usize = 100;
 
+/// The id of the split that a push source's journal is: another one at each start, so that no offset is used twice (I4).
+pub fn split_id(source: &str, incarnation: Incarnation) -> String {
+    if crate::guards::off(crate::guards::Guard::Incarnation) {
+        return format!("{source}@journal");
+    }
+    format!("{source}@{incarnation}")
+}
+
 /// One request as the journal keeps it.
 #[derive(Debug, Clone)]
 pub struct JournalRecord {

@@ -38,12 +38,26 @@ struct Contents {
     durable: Vec<u8>,
     durable_length: u64,
     pending: Vec<Change>,
+    /// What a failed sync left: the system counts it as written, so that no later sync writes it.
+    lost: Vec<Change>,
 }
 
 #[derive(Debug, Clone)]
 enum Change {
     Write { position: usize, bytes: Vec<u8> },
     Length(u64),
+}
+
+impl Contents {
+    fn write_through(&mut self, change: Change) {
+        match change {
+            Change::Write { position, bytes } => put(&mut self.durable, position, &bytes),
+            Change::Length(length) => {
+                self.durable.truncate(length as usize);
+                self.durable_length = length;
+            }
+        }
+    }
 }
 
 fn put(contents: &mut Vec<u8>, position: usize, bytes: &[u8]) {
@@ -55,14 +69,8 @@ fn put(contents: &mut Vec<u8>, position: usize, bytes: &[u8]) {
 
 impl SimulatedStorage {
     pub fn new(seed: u64) -> SimulatedStorage {
-        let state = State {
-            random: seed,
-            capacity: u64::MAX,
-            ..State::default()
-        };
-        SimulatedStorage {
-            state: Mutex::new(state),
-        }
+        let state = State { random: seed, capacity: u64::MAX, ..State::default() };
+        SimulatedStorage { state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -79,7 +87,8 @@ impl SimulatedStorage {
         self.lock().fail_writes_after = writes;
     }
 
-    /// The sync after this many further ones fails, and those behind it.
+    /// The sync after this many further ones fails, and those behind it. What a failed sync should have made durable never
+    /// becomes so by a later one.
     pub fn fail_syncs_after(&self, syncs: Option<u64>) {
         self.lock().fail_syncs_after = syncs;
     }
@@ -123,12 +132,10 @@ impl SimulatedStorage {
 
 /// Each unsynced change is kept, forgotten or, if it is a write, torn. A later one may survive an earlier one.
 fn crash_contents(contents: &mut Contents, state: &mut State) {
-    for change in std::mem::take(&mut contents.pending) {
+    let lost = std::mem::take(&mut contents.lost);
+    for change in lost.into_iter().chain(std::mem::take(&mut contents.pending)) {
         match change {
-            Change::Length(length) if state.below(2) == 0 => {
-                contents.durable.truncate(length as usize);
-                contents.durable_length = length;
-            }
+            change @ Change::Length(_) if state.below(2) == 0 => contents.write_through(change),
             Change::Length(_) => {}
             Change::Write { position, bytes } => {
                 let fate = state.below(4);
@@ -183,11 +190,7 @@ impl State {
     }
 
     fn used(&self) -> u64 {
-        self.names
-            .values()
-            .filter_map(|file| self.files.get(file))
-            .map(|contents| contents.length)
-            .sum()
+        self.names.values().filter_map(|file| self.files.get(file)).map(|contents| contents.length).sum()
     }
 }
 
@@ -206,10 +209,7 @@ fn due(countdown: &mut Option<u64>) -> bool {
 impl LogStorage for SimulatedStorage {
     fn list(&self) -> Result<Vec<LogEntry>> {
         let state = self.lock();
-        let entries = state.names.iter().map(|(&name, file)| LogEntry {
-            name,
-            bytes: state.files[file].length,
-        });
+        let entries = state.names.iter().map(|(&name, file)| LogEntry { name, bytes: state.files[file].length });
         Ok(entries.collect())
     }
 
@@ -220,11 +220,7 @@ impl LogStorage for SimulatedStorage {
         }
         state.next_file += 1;
         let file = state.next_file;
-        let contents = Contents {
-            length: bytes,
-            pending: vec![Change::Length(bytes)],
-            ..Contents::default()
-        };
+        let contents = Contents { length: bytes, pending: vec![Change::Length(bytes)], ..Contents::default() };
         state.files.insert(file, contents);
         state.change_name(name, Some(file));
         Ok(())
@@ -249,10 +245,7 @@ impl LogStorage for SimulatedStorage {
             return Err(Error::damaged(format!("{name}: a write behind the end of the file")));
         }
         put(&mut contents.cached, position as usize, bytes);
-        contents.pending.push(Change::Write {
-            position: position as usize,
-            bytes: bytes.to_vec(),
-        });
+        contents.pending.push(Change::Write { position: position as usize, bytes: bytes.to_vec() });
         Ok(())
     }
 
@@ -282,12 +275,14 @@ impl LogStorage for SimulatedStorage {
         let mut state = self.lock();
         let failed = due(&mut state.fail_syncs_after);
         let contents = state.file(name)?;
+        let changes = std::mem::take(&mut contents.pending);
         if failed {
+            contents.lost.extend(changes);
             return Err(Error::damaged(format!("{name}: the disk failed a sync")));
         }
-        contents.pending.clear();
-        contents.durable = contents.cached.clone();
-        contents.durable_length = contents.length;
+        for change in changes {
+            contents.write_through(change);
+        }
         Ok(())
     }
 
@@ -296,11 +291,7 @@ impl LogStorage for SimulatedStorage {
         if due(&mut state.fail_syncs_after) {
             return Err(Error::damaged(format!("the disk failed to sync the directory {incarnation}")));
         }
-        let State {
-            pending_names,
-            durable_names,
-            ..
-        } = &mut *state;
+        let State { pending_names, durable_names, .. } = &mut *state;
         pending_names.retain(|&(name, file)| {
             let synced = name.incarnation() == incarnation;
             if synced {
@@ -321,12 +312,7 @@ impl LogStorage for SimulatedStorage {
 
     fn delete_incarnation(&self, incarnation: Incarnation) -> Result<()> {
         let mut state = self.lock();
-        let names: Vec<LogName> = state
-            .names
-            .keys()
-            .copied()
-            .filter(|name| name.incarnation() == incarnation)
-            .collect();
+        let names: Vec<LogName> = state.names.keys().copied().filter(|name| name.incarnation() == incarnation).collect();
         for name in names {
             state.change_name(name, None);
         }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use arrow_array::{Array, ArrayRef, Int64Array, StringArray};
 use arrow_buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 
+use super::Processor;
 use super::events::write_row;
 use super::stages::{arrow_kinds, floats, mask_or_all};
-use super::Processor;
 use crate::Result;
 use crate::accumulate::Value;
 use crate::config::FieldType;

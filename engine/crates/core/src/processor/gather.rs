@@ -11,12 +11,13 @@ use arrow_buffer::{BooleanBuffer, NullBuffer};
 
 use super::stages::floats;
 use super::{Delivery, NOT_MINE, Processor, Refusal};
+use crate::Result;
 use crate::batch::{hash_key, shard_of};
 use crate::config::FieldType;
+use crate::guards::{self, Guard};
 use crate::ledger::Outcome;
 use crate::progress::{self, Admission, NO_TIME, window_start};
 use crate::table::Slot;
-use crate::Result;
 
 /// Rows of one or more deliveries that run together.
 #[derive(Debug, Default)]
@@ -147,7 +148,10 @@ impl Processor {
             }
             let max_us = seen.max_us.max(admission.split_max_us);
             let own_us = progress::split_watermark(max_us, disorder_us);
-            let watermark_us = admission.floor_us.max(own_us.min(admission.others_us));
+            let watermark_us = match guards::off(Guard::RowWatermark) {
+                true => admission.floor_us,
+                false => admission.floor_us.max(own_us.min(admission.others_us)),
+            };
             let time_us = batch.time_us[row];
             work.delivery.push(number);
             work.row.push(row as u32);

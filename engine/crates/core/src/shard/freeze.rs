@@ -183,7 +183,7 @@ impl Frozen {
         self.put_requests(&mut writes);
         writes.deletes.extend(self.deletes.iter().map(|(sink, number)| keys::outbox_key(*sink, *number)));
         if let Some(before_us) = self.expire_requests_before_us {
-            expire_requests(store, before_us, &mut writes)?;
+            self.expire_requests(store, before_us, &mut writes)?;
         }
         writes.forget.clone_from(&self.forget);
         Ok(writes)
@@ -201,22 +201,34 @@ impl Frozen {
             writes.put(&keys::request_key(&request.id), &value);
         }
     }
+
+    /// Deletes what is older than `before_us`. An id that was used again since has a younger record, which stays.
+    fn expire_requests(&self, store: &dyn ShardStore, before_us: i64, writes: &mut WriteSet) -> Result<()> {
+        let mut expired = Vec::new();
+        let to = keys::request_age_key(before_us, "");
+        store.scan(&keys::request_age_key(i64::MIN, ""), &to, &mut |key, _| {
+            expired.push(key.to_vec());
+            expired.len() < MAX_EXPIRED_REQUESTS
+        })?;
+        for age_key in expired {
+            let Some((received_us, id)) = keys::parse_request_age_key(&age_key) else { continue };
+            let record = keys::request_key(id);
+            let stored = store.get(&record)?.and_then(|value| serde_json::from_slice::<RequestCommit>(&value).ok());
+            let used_again = self.requests.iter().any(|request| request.id == id);
+            if !used_again && stored.is_none_or(|stored| stored.received_us == received_us) {
+                writes.deletes.push(record);
+            }
+            writes.deletes.push(age_key);
+        }
+        Ok(())
+    }
 }
 
-fn expire_requests(store: &dyn ShardStore, before_us: i64, writes: &mut WriteSet) -> Result<()> {
-    let mut expired = Vec::new();
-    let to = keys::request_age_key(before_us, "");
-    store.scan(&keys::request_age_key(i64::MIN, ""), &to, &mut |key, _| {
-        expired.push(key.to_vec());
-        expired.len() < MAX_EXPIRED_REQUESTS
-    })?;
-    for key in expired {
-        let mut by_id = vec![b'r'];
-        by_id.extend_from_slice(&key[9..]);
-        writes.deletes.push(by_id);
-        writes.deletes.push(key);
-    }
-    Ok(())
+/// The youngest request under each id.
+fn youngest(mut requests: Vec<RequestCommit>) -> Vec<RequestCommit> {
+    requests.sort_unstable_by(|a, b| a.id.cmp(&b.id).then_with(|| b.received_us.cmp(&a.received_us)));
+    requests.dedup_by(|a, b| a.id == b.id);
+    requests
 }
 
 impl Shard {
@@ -230,7 +242,7 @@ impl Shard {
         let slots = self.freeze_slots();
         let history = Arc::new(std::mem::take(&mut self.history));
         self.frozen_history = Some(history.clone());
-        let requests = std::mem::take(&mut self.requests);
+        let requests = youngest(std::mem::take(&mut self.requests));
         let retention_us = plan.config.idempotency.retention_us;
         let frozen = Frozen {
             shard: self.id,

@@ -102,6 +102,12 @@ pub fn request_age_key(received_us: i64, id: &str) -> Vec<u8> {
     bytes
 }
 
+/// When a request came, and its id.
+pub fn parse_request_age_key(key: &[u8]) -> Option<(i64, &str)> {
+    let received = u64::from_be_bytes(key.get(1..9)?.try_into().ok()?);
+    Some((unsortable(received), std::str::from_utf8(&key[9..]).ok()?))
+}
+
 fn sortable(value: i64) -> u64 {
     (value as u64) ^ (1 << 63)
 }

@@ -59,7 +59,9 @@ impl Shard {
             let Some((_, next)) = known else { continue };
             match state {
                 SinkState::Segments { number, .. } => *number = *next,
-                SinkState::Messages(outbox) => *outbox = crate::outbox::Outbox::new(sink.max_batch_rows, *next),
+                SinkState::Messages(outbox) => {
+                    *outbox = crate::outbox::Outbox::new(sink.max_batch_rows, *next).bounded(self.plan.limits.outbox_bytes);
+                }
                 SinkState::Stream => {}
             }
         }

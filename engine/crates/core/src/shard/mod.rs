@@ -70,7 +70,10 @@ pub struct SplitInfo {
 #[derive(Debug)]
 enum SinkState {
     /// The segment that rows go to now, and how many it has.
-    Segments { number: u64, rows: u64 },
+    Segments {
+        number: u64,
+        rows: u64,
+    },
     Messages(Outbox),
     Stream,
 }
@@ -117,13 +120,13 @@ impl Shard {
     pub fn open(id: u16, plan: Arc<Plan>, store: Arc<dyn ShardStore>, splits: &[SplitInfo]) -> Result<Shard> {
         let table = KeyTable::new(plan.state_words);
         let budget = plan.config.state.memory_bytes / u64::from(plan.config.shards);
-        let max_hot_keys = ((budget as usize) / table.bytes_per_key()).max(MIN_HOT_KEYS);
+        let max_hot_keys = ((budget as usize) / table.bytes_per_key()).max(plan.limits.min_hot_keys);
         let sinks = plan
             .sinks
             .iter()
             .map(|sink| match sink.mode {
                 SinkMode::Segments => SinkState::Segments { number: 0, rows: 0 },
-                SinkMode::Messages => SinkState::Messages(Outbox::new(sink.max_batch_rows, 0)),
+                SinkMode::Messages => SinkState::Messages(Outbox::new(sink.max_batch_rows, 0).bounded(plan.limits.outbox_bytes)),
                 SinkMode::Stream => SinkState::Stream,
             })
             .collect();
@@ -345,7 +348,7 @@ impl Shard {
 
     /// History rows that no commit has taken yet; above the bound the shard should commit early.
     pub fn wants_early_commit(&self) -> bool {
-        self.history.bytes() > MAX_PENDING_HISTORY_BYTES
+        self.history.bytes() > self.plan.limits.pending_history_bytes
     }
 
     /// Visits closed rows of a window that are not in the store yet, of one key's hash or of all: start, row as JSON.
@@ -402,7 +405,7 @@ impl Shard {
 }
 
 /// A shard may always hold this many keys, whatever `state.memory` says.
-const MIN_HOT_KEYS: usize = 256;
+pub const MIN_HOT_KEYS: usize = 256;
 /// Slots that one call of [`Shard::evict`] looks at.
 const MAX_EVICTION_LOOKS: usize = 4096;
 /// Closed rows of this many bytes in one shard ask for a commit before its time.

@@ -1,0 +1,231 @@
+//! Requests with an id: a repeat gets the first answer and runs nothing (I10).
+//!
+//! ```text
+//!  begin ──▶ New ──▶ [journal] ──▶ answered ──▶ [home shard commits] ──▶ committed: found in the shard's store
+//!     │       └──▶ failed: the next one with the id is new
+//!     └──▶ WaitFor, RepeatOf, Conflict
+//! ```
+//!
+//! A start puts the requests back that the journal has and no commit took yet, before it takes new ones.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::guards::{self, Guard};
+use crate::journal::RequestRecord;
+use crate::shard::RequestCommit;
+
+/// Requests that run or wait for their commit, at most; above it new ones with an id must wait (I6).
+pub const MAX_UNCOMMITTED_REQUESTS: usize = 1 << 20;
+
+/// What to do with a request that has an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Nobody has it: run it, then call [`Idempotency::answered`] or [`Idempotency::failed`].
+    New,
+    /// The first answer is the answer.
+    RepeatOf(Arc<RequestCommit>),
+    /// The same id came with another body.
+    Conflict,
+    /// The first is running; decide again when it has ended.
+    WaitFor,
+    /// Too many requests are not committed yet; decide again later.
+    Full,
+}
+
+#[derive(Debug)]
+enum Entry {
+    /// `committed`: its commit came before its answer.
+    Running {
+        body_hash: u64,
+        received_us: i64,
+        committed: bool,
+    },
+    Answered(Arc<RequestCommit>),
+}
+
+/// The requests that no store has yet.
+#[derive(Debug)]
+pub struct Idempotency {
+    retention_us: i64,
+    max_entries: usize,
+    entries: HashMap<String, Entry>,
+}
+
+impl Idempotency {
+    pub fn new(retention_us: i64) -> Idempotency {
+        Idempotency { retention_us, max_entries: MAX_UNCOMMITTED_REQUESTS, entries: HashMap::new() }
+    }
+
+    /// What is known of a request without its shard's store; `None`: look there, then call [`Idempotency::begin`].
+    pub fn look_up(&self, id: &str, body_hash: u64) -> Option<Decision> {
+        if guards::off(Guard::Idempotency) {
+            return None;
+        }
+        Some(match self.entries.get(id)? {
+            Entry::Running { body_hash: first, .. } if *first != body_hash => Decision::Conflict,
+            Entry::Running { .. } => Decision::WaitFor,
+            Entry::Answered(answer) => repeat(answer, body_hash),
+        })
+    }
+
+    /// Decides about a request that came at `now_us`, which its record must keep as `received_us`; `stored` is what the store
+    /// of its home shard has under the id.
+    ///
+    /// The store must have been read before this call and [`Idempotency::committed`] be called only after a commit can be
+    /// read: then no request falls between the two.
+    pub fn begin(&mut self, id: &str, body_hash: u64, now_us: i64, stored: Option<RequestCommit>) -> Decision {
+        if let Some(decision) = self.look_up(id, body_hash) {
+            return decision;
+        }
+        let stored = stored.filter(|stored| !self.has_expired(stored, now_us) && !guards::off(Guard::Idempotency));
+        if let Some(stored) = stored {
+            return repeat(&Arc::new(stored), body_hash);
+        }
+        if self.entries.len() >= self.max_entries && !guards::off(Guard::FullWaits) {
+            return Decision::Full;
+        }
+        self.entries.insert(id.to_owned(), Entry::Running { body_hash, received_us: now_us, committed: false });
+        Decision::New
+    }
+
+    fn has_expired(&self, stored: &RequestCommit, now_us: i64) -> bool {
+        stored.received_us.saturating_add(self.retention_us) <= now_us
+    }
+
+    /// The request is durable and this is its answer; also for those that a start finds in the journal.
+    pub fn answered(&mut self, answer: Arc<RequestCommit>) {
+        match self.entries.get(&answer.id) {
+            Some(Entry::Running { received_us, committed: true, .. }) if *received_us == answer.received_us => {
+                self.entries.remove(&answer.id);
+            }
+            _ => {
+                self.entries.insert(answer.id.clone(), Entry::Answered(answer));
+            }
+        }
+    }
+
+    /// Nothing of the request was taken: the next one with the id is new.
+    pub fn failed(&mut self, id: &str) {
+        if matches!(self.entries.get(id), Some(Entry::Running { .. })) {
+            self.entries.remove(id);
+        }
+    }
+
+    /// A commit has this request: from now on it is found in the store.
+    pub fn committed(&mut self, request: &RequestCommit) {
+        match self.entries.get_mut(&request.id) {
+            Some(Entry::Answered(answer)) if answer.received_us == request.received_us => {
+                self.entries.remove(&request.id);
+            }
+            Some(Entry::Running { received_us, committed, .. }) if *received_us == request.received_us => *committed = true,
+            // It was forgotten, or belongs to a later request under the same id.
+            _ => {}
+        }
+    }
+
+    /// Requests that run or wait for their commit.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+fn repeat(answer: &Arc<RequestCommit>, body_hash: u64) -> Decision {
+    if answer.body_hash == body_hash { Decision::RepeatOf(answer.clone()) } else { Decision::Conflict }
+}
+
+/// A request's answer, made from what the journal keeps of it: the same at first and at every repeat.
+pub fn answer_of(request: &RequestRecord, split: &str, first_offset: u64) -> RequestCommit {
+    let answer = serde_json::json!({"accepted": request.accepted, "rejected": request.rejected, "errors": request.errors});
+    let nothing_fits = request.accepted == 0 && request.rejected > 0;
+    RequestCommit {
+        id: request.id.clone(),
+        body_hash: request.body_hash,
+        split: split.to_owned(),
+        first_offset,
+        received_us: request.received_us,
+        status: if nothing_fits { 400 } else { 202 },
+        answer: answer.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(id: &str, body_hash: u64, received_us: i64) -> RequestCommit {
+        let record = RequestRecord { id: id.to_owned(), body_hash, received_us, accepted: 1, rejected: 0, errors: vec![] };
+        answer_of(&record, "in@1", 5)
+    }
+
+    #[test]
+    fn a_request_is_new_once_and_then_repeated() {
+        let mut requests = Idempotency::new(100);
+        assert_eq!(requests.begin("a", 1, 0, None), Decision::New);
+        assert_eq!(requests.begin("a", 1, 0, None), Decision::WaitFor);
+        assert_eq!(requests.begin("a", 2, 0, None), Decision::Conflict);
+        let first = Arc::new(answer("a", 1, 0));
+        requests.answered(first.clone());
+        assert_eq!(requests.begin("a", 1, 9, None), Decision::RepeatOf(first.clone()));
+        assert_eq!(requests.begin("a", 2, 9, None), Decision::Conflict);
+        requests.committed(&first);
+        assert!(requests.is_empty());
+        assert_eq!(requests.begin("a", 1, 9, Some((*first).clone())), Decision::RepeatOf(first.clone()));
+        assert_eq!(requests.begin("a", 2, 9, Some((*first).clone())), Decision::Conflict);
+    }
+
+    #[test]
+    fn what_failed_or_has_expired_is_new_again() {
+        let mut requests = Idempotency::new(100);
+        assert_eq!(requests.begin("a", 1, 0, None), Decision::New);
+        requests.failed("a");
+        assert_eq!(requests.begin("a", 2, 0, None), Decision::New);
+        requests.failed("a");
+        assert_eq!(requests.begin("a", 2, 100, Some(answer("a", 1, 0))), Decision::New);
+    }
+
+    #[test]
+    fn a_commit_of_an_older_request_forgets_no_newer_one() {
+        let mut requests = Idempotency::new(100);
+        let older = answer("a", 1, 0);
+        assert_eq!(requests.begin("a", 2, 200, Some(older.clone())), Decision::New);
+        requests.committed(&older);
+        assert_eq!(requests.begin("a", 2, 200, Some(older.clone())), Decision::WaitFor);
+        let newer = Arc::new(answer("a", 2, 200));
+        requests.answered(newer.clone());
+        requests.failed("a");
+        requests.committed(&older);
+        assert_eq!(requests.begin("a", 2, 201, None), Decision::RepeatOf(newer));
+    }
+
+    #[test]
+    fn a_commit_may_come_before_the_answer() {
+        let mut requests = Idempotency::new(100);
+        assert_eq!(requests.begin("a", 1, 7, None), Decision::New);
+        let first = answer("a", 1, 7);
+        requests.committed(&first);
+        assert_eq!(requests.begin("a", 1, 8, None), Decision::WaitFor);
+        requests.answered(Arc::new(first));
+        assert!(requests.is_empty());
+    }
+
+    #[test]
+    fn uncommitted_requests_are_bounded() {
+        let mut requests = Idempotency { max_entries: 1, ..Idempotency::new(100) };
+        assert_eq!(requests.begin("a", 1, 0, None), Decision::New);
+        assert_eq!(requests.begin("b", 1, 0, None), Decision::Full);
+        assert_eq!(requests.begin("a", 1, 0, None), Decision::WaitFor);
+    }
+
+    #[test]
+    fn an_answer_says_what_was_taken() {
+        let record = RequestRecord { id: "a".into(), body_hash: 1, received_us: 0, accepted: 0, rejected: 2, errors: vec![] };
+        let commit = answer_of(&record, "in@1", 5);
+        assert_eq!((commit.status, commit.answer.as_str()), (400, "{\"accepted\":0,\"rejected\":2,\"errors\":[]}"));
+        assert_eq!(answer("a", 1, 0).status, 202);
+    }
+}
