@@ -34,24 +34,13 @@ pub fn _probe<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let configs: Vec<UdfConfig> = serde_json::from_str(udfs).map_err(|error| raised(py, &Error::user(error.to_string())))?;
     let hosts = PythonUdfs::load(py, &configs).map_err(|error| raised(py, &error))?;
-    let columns = columns
-        .iter()
-        .map(|(kind, values)| column(kind, values))
-        .collect::<PyResult<Vec<_>>>()?;
-    let columns: Vec<ArrayRef> = columns
-        .iter()
-        .map(|column| column.slice(offset, column.len() - offset))
-        .collect();
+    let columns = columns.iter().map(|(kind, values)| column(kind, values)).collect::<PyResult<Vec<_>>>()?;
+    let columns: Vec<ArrayRef> = columns.iter().map(|column| column.slice(offset, column.len() - offset)).collect();
     let addresses: Vec<Option<usize>> = columns.iter().map(address).collect();
     let calls = py.detach(|| {
         thread::scope(|scope| {
-            let running: Vec<_> = (0..threads)
-                .map(|_| scope.spawn(|| repeated(&hosts, &configs[0], &columns, repeat)))
-                .collect();
-            running
-                .into_iter()
-                .map(|thread| thread.join().expect("a probe does not panic"))
-                .collect::<Result<Vec<_>>>()
+            let running: Vec<_> = (0..threads).map(|_| scope.spawn(|| repeated(&hosts, &configs[0], &columns, repeat))).collect();
+            running.into_iter().map(|thread| thread.join().expect("a probe does not panic")).collect::<Result<Vec<_>>>()
         })
     });
     let calls = calls.map_err(|error| raised(py, &error))?;
@@ -79,14 +68,8 @@ fn column(kind: &str, values: &Bound<'_, PyList>) -> PyResult<ArrayRef> {
     Ok(match kind {
         "float64" => {
             let values: Vec<Option<f64>> = values.extract()?;
-            let nulls = values
-                .iter()
-                .any(Option::is_none)
-                .then(|| values.iter().map(Option::is_some).collect());
-            Arc::new(Float64Array::new(
-                values.into_iter().map(|value| value.unwrap_or(f64::NAN)).collect(),
-                nulls,
-            ))
+            let nulls = values.iter().any(Option::is_none).then(|| values.iter().map(Option::is_some).collect());
+            Arc::new(Float64Array::new(values.into_iter().map(|value| value.unwrap_or(f64::NAN)).collect(), nulls))
         }
         "int64" => Arc::new(Int64Array::from(values.extract::<Vec<Option<i64>>>()?)),
         "bool" => Arc::new(BooleanArray::from(values.extract::<Vec<Option<bool>>>()?)),
@@ -95,14 +78,8 @@ fn column(kind: &str, values: &Bound<'_, PyList>) -> PyResult<ArrayRef> {
 }
 
 fn address(column: &ArrayRef) -> Option<usize> {
-    let floats = column
-        .as_primitive_opt::<Float64Type>()
-        .map(|array| array.values().as_ptr() as usize);
-    floats.or_else(|| {
-        column
-            .as_primitive_opt::<Int64Type>()
-            .map(|array| array.values().as_ptr() as usize)
-    })
+    let floats = column.as_primitive_opt::<Float64Type>().map(|array| array.values().as_ptr() as usize);
+    floats.or_else(|| column.as_primitive_opt::<Int64Type>().map(|array| array.values().as_ptr() as usize))
 }
 
 fn json(array: &ArrayRef) -> String {

@@ -12,6 +12,7 @@ use streamjob_core::config::JobConfig;
 use streamjob_node::{OnProgress, OnReady, Options, Totals};
 
 use crate::errors::{described, raised};
+use crate::signals;
 use crate::udf_host::PythonUdfs;
 
 /// Runs a normalised job until SIGINT, SIGTERM, `for_us` or the end of its sources; gives the totals as JSON.
@@ -45,7 +46,11 @@ pub fn run(
         on_progress: on_progress.map(progress),
         progress_interval: Duration::from_micros(progress_interval_us),
     };
-    let totals = py.detach(|| run_guarded(options)).map_err(|error| raised(py, &error))?;
+    let totals = py.detach(|| {
+        let _handlers = signals::Borrowed::new();
+        run_guarded(options)
+    });
+    let totals = totals.map_err(|error| raised(py, &error))?;
     Ok(serde_json::to_string(&totals).expect("totals are plain numbers"))
 }
 
@@ -56,14 +61,8 @@ fn run_guarded(options: Options) -> streamjob_core::Result<Totals> {
 
 /// What a panic said, as an error.
 pub fn panicked(panic: &(dyn Any + Send)) -> Error {
-    let said = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied());
-    Error::engine(format!(
-        "the engine panicked: {}; this is a bug, please report it",
-        said.unwrap_or("without a message")
-    ))
+    let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    Error::engine(format!("the engine panicked: {}; this is a bug, please report it", said.unwrap_or("without a message")))
 }
 
 fn ready(callback: Py<PyAny>) -> OnReady {

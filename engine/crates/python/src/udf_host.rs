@@ -18,6 +18,7 @@ use streamjob_core::udf::{UdfFailure, UdfHost};
 use streamjob_core::{Error, Result};
 use streamjob_node::UdfFactory;
 
+use crate::attached::keep_this_thread;
 use crate::convert::{ArrowBatch, Input, Numpy, fields, from_arrow, from_numpy};
 use crate::errors::{described, line_in, message};
 
@@ -59,17 +60,10 @@ impl PythonUdfs {
     /// Loads all functions of a job, in order.
     pub fn load(py: Python<'_>, udfs: &[UdfConfig]) -> Result<PythonUdfs> {
         if udfs.is_empty() {
-            return Ok(PythonUdfs {
-                shared: Arc::new(Shared {
-                    python: None,
-                    udfs: Vec::new(),
-                }),
-            });
+            return Ok(PythonUdfs { shared: Arc::new(Shared { python: None, udfs: Vec::new() }) });
         }
         let shared = load(py, udfs).map_err(|error| load_error(py, &error))?;
-        Ok(PythonUdfs {
-            shared: Arc::new(shared),
-        })
+        Ok(PythonUdfs { shared: Arc::new(shared) })
     }
 
     /// A host that tells of interrupts, for calls on a thread of Python's own.
@@ -81,6 +75,9 @@ impl PythonUdfs {
 
 impl UdfFactory for PythonUdfs {
     fn host(&self, _worker: usize) -> Result<Box<dyn UdfHost>> {
+        if self.shared.python.is_some() {
+            keep_this_thread();
+        }
         // Signals reach Python's main thread alone, so no worker is ever interrupted.
         Ok(Box::new(PythonUdfHost::new(self.shared.clone(), Interrupt::default())))
     }
@@ -104,14 +101,8 @@ fn load(py: Python<'_>, udfs: &[UdfConfig]) -> PyResult<Shared> {
             })
         })
         .collect::<PyResult<_>>()?;
-    let python = Libraries {
-        numpy: Numpy::import(py)?,
-        udf_error: module.getattr("UdfError")?.unbind(),
-    };
-    Ok(Shared {
-        python: Some(python),
-        udfs: loaded,
-    })
+    let python = Libraries { numpy: Numpy::import(py)?, udf_error: module.getattr("UdfError")?.unbind() };
+    Ok(Shared { python: Some(python), udfs: loaded })
 }
 
 fn load_error(py: Python<'_>, error: &PyErr) -> Error {
@@ -121,9 +112,7 @@ fn load_error(py: Python<'_>, error: &PyErr) -> Error {
     }
     if error.is_instance_of::<PyImportError>(py) {
         let said = described(py, error);
-        return Error::user(format!(
-            "the job's functions cannot be loaded: {said}; pip install streamjob numpy"
-        ));
+        return Error::user(format!("the job's functions cannot be loaded: {said}; pip install streamjob numpy"));
     }
     Error::engine(format!("loading the job's functions failed: {}", described(py, error)))
 }
@@ -154,11 +143,7 @@ impl Measures {
 impl PythonUdfHost {
     fn new(shared: Arc<Shared>, interrupt: Interrupt) -> PythonUdfHost {
         let measures = shared.udfs.iter().map(|_| None).collect();
-        PythonUdfHost {
-            shared,
-            measures,
-            interrupt,
-        }
+        PythonUdfHost { shared, measures, interrupt }
     }
 }
 
@@ -198,22 +183,15 @@ enum Call {
 impl Call {
     fn prepare(udf: &Udf, inputs: &[ArrayRef], rows: usize) -> Result<Call, UdfFailure> {
         if !udf.wants_arrow {
-            return Ok(Call::Numpy {
-                inputs: inputs.iter().map(Input::new).collect(),
-                rows,
-            });
+            return Ok(Call::Numpy { inputs: inputs.iter().map(Input::new).collect(), rows });
         }
         let fields = udf.fields.get_or_init(|| fields(&udf.inputs, inputs)).clone();
         let batch = ArrowBatch::new(fields, inputs, rows);
-        batch
-            .map(Call::Arrow)
-            .map_err(|error| UdfFailure(format!("the engine could not make a batch: {error}")))
+        batch.map(Call::Arrow).map_err(|error| UdfFailure(format!("the engine could not make a batch: {error}")))
     }
 
     fn run(self, py: Python<'_>, python: &Libraries, udf: &Udf, interrupt: &Interrupt) -> Result<Vec<ArrayRef>, UdfFailure> {
-        let outputs = self
-            .returned(py, python, udf)
-            .map_err(|error| failure(py, python, udf, error, interrupt))?;
+        let outputs = self.returned(py, python, udf).map_err(|error| failure(py, python, udf, error, interrupt))?;
         if outputs.len() != udf.outputs.len() {
             let (got, expected) = (outputs.len(), udf.outputs.len());
             return Err(UdfFailure(format!("the adapter gave {got} columns, declared are {expected}")));
@@ -221,14 +199,9 @@ impl Call {
         std::iter::zip(&outputs, &udf.outputs)
             .map(|(output, kind)| {
                 let arrow = if udf.wants_arrow { from_arrow(output) } else { None };
-                arrow
-                    .unwrap_or_else(|| from_numpy(&python.numpy, output, *kind))
-                    .map_err(|reason| {
-                        UdfFailure(format!(
-                            "{}: {} returned what the engine cannot read: {reason}",
-                            udf.filename, udf.name
-                        ))
-                    })
+                arrow.unwrap_or_else(|| from_numpy(&python.numpy, output, *kind)).map_err(|reason| {
+                    UdfFailure(format!("{}: {} returned what the engine cannot read: {reason}", udf.filename, udf.name))
+                })
             })
             .collect()
     }
@@ -237,10 +210,7 @@ impl Call {
         let adapter = udf.adapter.bind(py);
         let outputs = match self {
             Call::Numpy { inputs, rows } => {
-                let arrays = inputs
-                    .iter()
-                    .map(|input| input.to_numpy(py, &python.numpy))
-                    .collect::<PyResult<Vec<_>>>()?;
+                let arrays = inputs.iter().map(|input| input.to_numpy(py, &python.numpy)).collect::<PyResult<Vec<_>>>()?;
                 adapter.call1((PyList::new(py, arrays)?, rows))?
             }
             Call::Arrow(batch) => adapter.call1((Bound::new(py, batch)?,))?,

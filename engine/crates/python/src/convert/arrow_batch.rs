@@ -22,16 +22,12 @@ pub struct ArrowBatch {
 
 /// The columns' names and types.
 pub fn fields(names: &[String], columns: &[ArrayRef]) -> Fields {
-    std::iter::zip(names, columns)
-        .map(|(name, column)| Field::new(name, column.data_type().clone(), true))
-        .collect()
+    std::iter::zip(names, columns).map(|(name, column)| Field::new(name, column.data_type().clone(), true)).collect()
 }
 
 impl ArrowBatch {
     pub fn new(fields: Fields, columns: &[ArrayRef], rows: usize) -> Result<ArrowBatch, ArrowError> {
-        Ok(ArrowBatch {
-            columns: StructArray::try_new_with_length(fields, columns.to_vec(), None, rows)?,
-        })
+        Ok(ArrowBatch { columns: StructArray::try_new_with_length(fields, columns.to_vec(), None, rows)? })
     }
 }
 
@@ -48,9 +44,6 @@ impl ArrowBatch {
         let schema =
             FFI_ArrowSchema::try_from(self.columns.data_type()).map_err(|error| PyValueError::new_err(error.to_string()))?;
         let array = FFI_ArrowArray::new(&self.columns.to_data());
-        Ok((
-            PyCapsule::new_with_value(py, schema, SCHEMA_CAPSULE)?,
-            PyCapsule::new_with_value(py, array, ARRAY_CAPSULE)?,
-        ))
+        Ok((PyCapsule::new_with_value(py, schema, SCHEMA_CAPSULE)?, PyCapsule::new_with_value(py, array, ARRAY_CAPSULE)?))
     }
 }

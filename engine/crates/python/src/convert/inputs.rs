@@ -35,10 +35,7 @@ impl Input {
                 if integers.null_count() == 0 {
                     return Input::Integers(integers.values().inner().clone());
                 }
-                let floats: Vec<f64> = integers
-                    .iter()
-                    .map(|value| value.map_or(f64::NAN, |value| value as f64))
-                    .collect();
+                let floats: Vec<f64> = integers.iter().map(|value| value.map_or(f64::NAN, |value| value as f64)).collect();
                 Input::Floats(Buffer::from_vec(floats))
             }
             DataType::Boolean if column.null_count() == 0 => {

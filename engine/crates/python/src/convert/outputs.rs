@@ -34,10 +34,7 @@ pub fn from_numpy(numpy: &Numpy, value: &Bound<'_, PyAny>, kind: FieldType) -> R
             FieldType::Int64 => Arc::new(Int64Array::new(copied::<i64>(value)?.into(), None)),
             FieldType::Bool => {
                 let bytes = copied::<u8>(&numpy.as_bytes(value)?)?;
-                Arc::new(BooleanArray::new(
-                    BooleanBuffer::collect_bool(bytes.len(), |row| bytes[row] != 0),
-                    None,
-                ))
+                Arc::new(BooleanArray::new(BooleanBuffer::collect_bool(bytes.len(), |row| bytes[row] != 0), None))
             }
             FieldType::String => texts(value)?,
         })

@@ -30,16 +30,8 @@ impl SharedBuffer {
         let length = isize::try_from(buffer.len()).map_err(|_| PyOverflowError::new_err("a column's buffer is too large"))?;
         // SAFETY: `view` comes from the interpreter. The memory is immutable and lives as long as `slf`, of which the
         // view takes a reference; `readonly` makes requests for a writable view fail.
-        let status = unsafe {
-            ffi::PyBuffer_FillInfo(
-                view,
-                slf.as_ptr(),
-                buffer.as_ptr().cast_mut().cast::<c_void>(),
-                length,
-                1,
-                flags,
-            )
-        };
+        let status =
+            unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), buffer.as_ptr().cast_mut().cast::<c_void>(), length, 1, flags) };
         if status == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
     }
 }

@@ -10,14 +10,10 @@ use streamjob_core::decode::{Decoder, MAX_BODY_BYTES, Positions};
 pub fn decode(decoder: &mut Decoder, body: &[u8], now_us: i64) -> Result<std::result::Result<RowBatch, String>> {
     if body.len() > MAX_BODY_BYTES {
         let (got, limit) = (body.len(), MAX_BODY_BYTES);
-        return Err(Error::user(format!(
-            "the body has {got} bytes and one call takes {limit}; send it in parts"
-        )));
+        return Err(Error::user(format!("the body has {got} bytes and one call takes {limit}; send it in parts")));
     }
     if is_one_value(body) {
-        return Ok(decoder
-            .decode_json(body, now_us)
-            .map_err(|error| format!("the body is not JSON: {error}")));
+        return Ok(decoder.decode_json(body, now_us).map_err(|error| format!("the body is not JSON: {error}")));
     }
     Ok(Ok(decoder.decode_ndjson(body, now_us, Positions::Ordinal)))
 }

@@ -34,10 +34,7 @@ pub enum Order {
 
 impl Collected {
     pub fn new(sinks: usize) -> Collected {
-        Collected {
-            rows: vec![Vec::new(); sinks],
-            sent: Vec::new(),
-        }
+        Collected { rows: vec![Vec::new(); sinks], sent: Vec::new() }
     }
 
     /// Batches that were sent since the last call.
@@ -80,11 +77,7 @@ impl SinkPort for Collected {
         let rows: Vec<&serde_json::value::RawValue> = serde_json::from_slice(&batch.body)
             .map_err(|error| streamjob_core::Error::engine(format!("a batch is not a JSON array: {error}")))?;
         self.rows[sink].extend(rows.into_iter().map(|row| Box::from(row.get().as_bytes())));
-        self.sent.push(Sent {
-            sink,
-            shard,
-            number: batch.number,
-        });
+        self.sent.push(Sent { sink, shard, number: batch.number });
         Ok(())
     }
 }
@@ -93,10 +86,7 @@ impl SinkPort for Collected {
 fn offset_of(row: &[u8]) -> u64 {
     let id = row.strip_suffix(b"\"}").unwrap_or(row);
     let digits = id.rsplit(|byte| *byte == b':').next().unwrap_or_default();
-    std::str::from_utf8(digits)
-        .ok()
-        .and_then(|digits| digits.parse().ok())
-        .unwrap_or(u64::MAX)
+    std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).unwrap_or(u64::MAX)
 }
 
 #[derive(Deserialize)]
@@ -118,7 +108,5 @@ struct Letter {
 }
 
 fn letter_of(row: &[u8]) -> (String, u64) {
-    serde_json::from_slice::<Letter>(row)
-        .map(|letter| (letter.split, letter.offset))
-        .unwrap_or_default()
+    serde_json::from_slice::<Letter>(row).map(|letter| (letter.split, letter.offset)).unwrap_or_default()
 }

@@ -20,10 +20,7 @@ impl HiddenSinks {
         let from: Vec<String> = config.windows.iter().map(|window| window.name.clone()).collect();
         config.sinks.push(hidden(FROM_EVENTS));
         config.sinks.extend(from.iter().map(|window| hidden(window)));
-        HiddenSinks {
-            events,
-            windows: (events + 1..=events + from.len()).collect(),
-        }
+        HiddenSinks { events, windows: (events + 1..=events + from.len()).collect() }
     }
 
     /// Whether a sink is one of these.

@@ -36,9 +36,7 @@ impl State {
     /// Runs one call; a failure leaves rows half done, so that no other call may follow.
     fn call<T>(&mut self, interrupt: &Interrupt, work: impl FnOnce(&mut Pipeline) -> Result<T>) -> Result<T> {
         if let Some(reason) = &self.broken {
-            return Err(Error::user(format!(
-                "this session ended in the middle of a batch ({reason}); make a new one"
-            )));
+            return Err(Error::user(format!("this session ended in the middle of a batch ({reason}); make a new one")));
         }
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| work(&mut self.pipeline)));
         let result = result.unwrap_or_else(|panic| Err(panicked(&*panic)));
@@ -57,9 +55,7 @@ impl Session {
         let result = py.detach(|| match self.state.try_lock() {
             Ok(mut state) => state.call(&self.interrupt, work),
             // Waiting would be a deadlock for a function that calls its own session.
-            Err(TryLockError::WouldBlock) => Err(Error::user(
-                "another call of this session is running; make one call at a time",
-            )),
+            Err(TryLockError::WouldBlock) => Err(Error::user("another call of this session is running; make one call at a time")),
             Err(TryLockError::Poisoned(_)) => Err(Error::engine("a session's call panicked; make a new session")),
         });
         match (self.interrupt.get(), result) {
@@ -77,10 +73,7 @@ impl Session {
             let config = JobConfig::from_json(job_json)?;
             let (host, interrupt) = PythonUdfs::load(py, &config.udfs)?.interruptible_host();
             let pipeline = py.detach(|| Pipeline::new(config, Box::new(host), now_us))?;
-            Ok(Session {
-                state: Mutex::new(State { pipeline, broken: None }),
-                interrupt,
-            })
+            Ok(Session { state: Mutex::new(State { pipeline, broken: None }), interrupt })
         };
         made().map_err(|error: Error| raised(py, &error))
     }

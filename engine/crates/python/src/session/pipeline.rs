@@ -49,13 +49,9 @@ impl Pipeline {
         let hidden = HiddenSinks::add(&mut config);
         let decoder = Decoder::new(&config.schema, config.shards, config.time.max_ahead_us)?;
         let source = config.sources.first().map_or(NO_SOURCE, |source| &source.name);
-        let splits = vec![SplitInfo {
-            id: format!("{source}@0").into(),
-            source: source.into(),
-        }];
-        let stores: Vec<Arc<dyn ShardStore>> = (0..config.shards)
-            .map(|_| Arc::new(MemoryStore::new()) as Arc<dyn ShardStore>)
-            .collect();
+        let splits = vec![SplitInfo { id: format!("{source}@0").into(), source: source.into() }];
+        let stores: Vec<Arc<dyn ShardStore>> =
+            (0..config.shards).map(|_| Arc::new(MemoryStore::new()) as Arc<dyn ShardStore>).collect();
         let plan = Plan::compile(config)?;
         let shards = std::iter::zip(0.., &stores)
             .map(|(id, store)| Shard::open(id, plan.clone(), store.clone(), &splits))
@@ -188,11 +184,7 @@ impl Pipeline {
 
 /// `{"accepted":…,"rejected":…,"errors":[…]`; the object stays open.
 fn answer_of(batch: &RowBatch) -> Vec<u8> {
-    let errors = batch
-        .rejects
-        .iter()
-        .take(MAX_LISTED_ERRORS)
-        .map(|reject| (reject.row, &*reject.field, &*reject.reason));
+    let errors = batch.rejects.iter().take(MAX_LISTED_ERRORS).map(|reject| (reject.row, &*reject.field, &*reject.reason));
     answer(batch.rows(), batch.rejects.len(), errors)
 }
 
