@@ -46,7 +46,9 @@ def start(tmp_path: Path, job: dict, **options) -> subprocess.Popen[str]:
     path.write_text(json.dumps(job))
     options.setdefault("state", str(tmp_path / "state"))
     command = [sys.executable, "-c", RUNNER, str(path), json.dumps(options)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"LANG": "C"})
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"LANG": "C"}
+    )
 
 
 def get(url: str) -> str:
@@ -69,7 +71,12 @@ def replay(tmp_path):
     events[1500]["temperature"] = 1000.0
     data.write_text("".join(json.dumps(event) + "\n" for event in events))
     score = udf(
-        "def f(x, mean, deviation):\n    if (x == 7).all(): raise ValueError('seven')\n    return (x - mean) / deviation",
+        """
+        def f(x, mean, deviation):
+            if (x == 7).all():
+                raise ValueError("seven")
+            return (x - mean) / deviation
+        """,
         ["temperature", "stats.temperature.mean", "stats.temperature.stddev"],
         {"score": "float64"},
     )
