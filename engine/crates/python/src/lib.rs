@@ -15,7 +15,6 @@ mod errors;
 mod probe;
 mod run;
 mod session;
-mod signals;
 mod udf_host;
 
 use pyo3::prelude::*;
