@@ -9,6 +9,7 @@
 //! The only crate that knows Python. Whoever holds the interpreter's lock here waits for nothing of the engine: locks,
 //! queues and files are touched without it.
 
+mod attached;
 mod convert;
 mod errors;
 mod probe;

@@ -18,6 +18,7 @@ use streamjob_core::udf::{UdfFailure, UdfHost};
 use streamjob_core::{Error, Result};
 use streamjob_node::UdfFactory;
 
+use crate::attached::keep_this_thread;
 use crate::convert::{ArrowBatch, Input, Numpy, fields, from_arrow, from_numpy};
 use crate::errors::{described, line_in, message};
 
@@ -74,6 +75,9 @@ impl PythonUdfs {
 
 impl UdfFactory for PythonUdfs {
     fn host(&self, _worker: usize) -> Result<Box<dyn UdfHost>> {
+        if self.shared.python.is_some() {
+            keep_this_thread();
+        }
         // Signals reach Python's main thread alone, so no worker is ever interrupted.
         Ok(Box::new(PythonUdfHost::new(self.shared.clone(), Interrupt::default())))
     }

@@ -93,7 +93,9 @@ def above(name: str, limit: float) -> dict[str, Any]:
     return {"kind": "call", "function": "gt", "args": [column(name), {"kind": "literal", "value": limit}]}
 
 
-def sink(name: str, source: str, where: Any = None, delivery: str = "exactly-once", kind: str = "http") -> dict[str, Any]:
+def sink(
+    name: str, source: str, where: Any = None, delivery: str = "exactly-once", kind: str = "http"
+) -> dict[str, Any]:
     """A sink of any kind."""
     http = {
         "url": "http://127.0.0.1:1/",

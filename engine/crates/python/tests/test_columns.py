@@ -22,7 +22,11 @@ def test_integers_keep_all_digits():
 def test_bools_come_as_bools_and_with_nulls_as_objects():
     source = "def f(ok):\n    assert ok.dtype == bool and not ok.flags.writeable\n    return ~ok"
     assert probe(source, [("bool", [True, False, True])], {"y": "bool"})["outputs"] == [[False, True, False]]
-    source = "import numpy as np\ndef f(ok):\n    return np.array([{True: 'y', False: 'n'}.get(value) for value in ok], dtype=object)"
+    source = """
+    import numpy as np
+    def f(ok):
+        return np.array([{True: "y", False: "n"}.get(value) for value in ok], dtype=object)
+    """
     assert probe(source, [("bool", [True, None, False])], {"y": "string"})["outputs"] == [["y", None, "n"]]
 
 
@@ -33,7 +37,14 @@ def test_strings_come_and_go_as_objects():
         assert name.dtype == object and not name.flags.writeable
         return np.array([None if value is None else value.upper() for value in name], dtype=object)
     """
-    result = probe(source, [("string", ["ä", None, "", '"\\\n']), ], {"y": "string"}, offset=0)
+    result = probe(
+        source,
+        [
+            ("string", ["ä", None, "", '"\\\n']),
+        ],
+        {"y": "string"},
+        offset=0,
+    )
     assert result["outputs"] == [["Ä", None, "", '"\\\n']]
 
 

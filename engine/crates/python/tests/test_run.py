@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -45,7 +46,15 @@ def start(tmp_path: Path, job: dict, **options) -> subprocess.Popen[str]:
     path.write_text(json.dumps(job))
     options.setdefault("state", str(tmp_path / "state"))
     command = [sys.executable, "-c", RUNNER, str(path), json.dumps(options)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"LANG": "C"})
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"LANG": "C"}
+    )
+
+
+def get(url: str) -> str:
+    """A page's text."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read().decode()
 
 
 def lines_of(directory: Path) -> list[dict]:
@@ -62,7 +71,12 @@ def replay(tmp_path):
     events[1500]["temperature"] = 1000.0
     data.write_text("".join(json.dumps(event) + "\n" for event in events))
     score = udf(
-        "def f(x, mean, deviation):\n    if (x == 7).all(): raise ValueError('seven')\n    return (x - mean) / deviation",
+        """
+        def f(x, mean, deviation):
+            if (x == 7).all():
+                raise ValueError("seven")
+            return (x - mean) / deviation
+        """,
         ["temperature", "stats.temperature.mean", "stats.temperature.stddev"],
         {"score": "float64"},
     )
@@ -100,31 +114,44 @@ def test_http_until_a_signal(tmp_path, number):
     request = urllib.request.Request(url + "/ingest", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=10) as answer:
         assert json.load(answer) == {"accepted": 2, "rejected": 0, "errors": []}
-    with urllib.request.urlopen(url + "/metrics", timeout=10) as answer:
-        metrics = answer.read().decode()
-    assert 'udf_latency_seconds_count{udf="u"}' in metrics
+    deadline = time.monotonic() + 10
+    while 'udf_latency_seconds_count{udf="u"} 1' not in get(url + "/metrics"):
+        assert time.monotonic() < deadline
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
     assert json.loads(out.splitlines()[-1])["applied"] == 2
 
 
-def test_a_time_limit_ends_a_run_and_handlers_are_restored(tmp_path):
-    before = signal.getsignal(signal.SIGINT)
-    totals = streamjob_engine.run(
-        json.dumps(job()),
-        state_dir=tmp_path / "state",
-        listen=None,
-        exit_at_end=False,
-        for_us=100_000,
-        on_ready=None,
-        on_progress=None,
-        progress_interval_us=1_000_000,
+IN_PROCESS = """
+import os, signal, sys
+import streamjob_engine
+
+def run(number):
+    return streamjob_engine.run(
+        open(sys.argv[1]).read(), state_dir=sys.argv[2], listen="127.0.0.1:0", exit_at_end=False, for_us=20_000_000,
+        on_ready=lambda url: os.kill(os.getpid(), number), on_progress=None, progress_interval_us=1_000_000,
     )
-    assert json.loads(totals)["received"] == 0
-    assert signal.getsignal(signal.SIGINT) is before
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGTERM, lambda *_: print("terminated", flush=True))
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+    run(number)
+os.kill(os.getpid(), signal.SIGTERM)
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    while True: pass
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_signals_end_each_run_and_are_pythons_again_after_it(tmp_path):
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(job()))
+    command = [sys.executable, "-c", IN_PROCESS, str(path), str(tmp_path / "state")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=15, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["terminated", "interrupted"]
 
 
 def test_a_job_of_another_layout_is_refused(tmp_path):

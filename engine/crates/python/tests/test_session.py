@@ -61,7 +61,12 @@ def test_a_function_sees_the_statistics_before_its_row_and_zero_deviation_is_nul
 def test_every_sink_of_events_gives_its_rows(delivery, kind):
     if (delivery, kind) == ("exactly-once", "stdout"):
         pytest.skip("stdout cannot")
-    run = Run(sinks=[sink("hot", "events", above("temperature", 2.5), delivery, kind), sink("w", "per_10s", None, "exactly-once")])
+    run = Run(
+        sinks=[
+            sink("hot", "events", above("temperature", 2.5), delivery, kind),
+            sink("w", "per_10s", None, "exactly-once"),
+        ]
+    )
     for _ in range(3):
         result = run.process([row(0, float(number), f"d{number}") for number in range(7)])
         assert [event["temperature"] for event in result["events"]["hot"]] == [3.0, 4.0, 5.0, 6.0]
@@ -69,7 +74,9 @@ def test_every_sink_of_events_gives_its_rows(delivery, kind):
 
 
 def test_failed_rows_are_dead_letters_and_enter_no_window():
-    poison = udf("def f(x):\n    if (x > 5).any(): raise ValueError('hot')\n    return x", ["temperature"], {"y": "float64"})
+    poison = udf(
+        "def f(x):\n    if (x > 5).any(): raise ValueError('hot')\n    return x", ["temperature"], {"y": "float64"}
+    )
     run = Run(udfs=[poison])
     result = run.process([row(0, 1.0), row(1, 9.0), row(2, 2.0)])
     assert [event["y"] for event in result["events"]["*"]] == [1.0, 2.0]
@@ -101,7 +108,10 @@ def test_functions_on_windows():
     )
     run = Run(udfs=[on_window])
     run.process([row(0, 1.0), row(1, 2.0), row(1, 5.0, "b")])
-    assert [(window["key"], window["total"]) for window in run.finish()["windows"]["per_10s"]] == [("a", 3.0), ("b", 5.0)]
+    assert [(window["key"], window["total"]) for window in run.finish()["windows"]["per_10s"]] == [
+        ("a", 3.0),
+        ("b", 5.0),
+    ]
 
 
 def test_outputs_enter_aggregates_and_the_filter_comes_first():
@@ -182,7 +192,15 @@ def test_statistics_of_a_key():
         "key": "a",
         "rows": 3,
         "fields": {
-            "temperature": {"count": 2, "mean": 2.0, "variance": 1.0, "stddev": 1.0, "min": 1.0, "max": 3.0, "last": 3.0},
+            "temperature": {
+                "count": 2,
+                "mean": 2.0,
+                "variance": 1.0,
+                "stddev": 1.0,
+                "min": 1.0,
+                "max": 3.0,
+                "last": 3.0,
+            },
             "count": {"count": 1, "mean": 2.0, "variance": 0.0, "stddev": 0.0, "min": 2.0, "max": 2.0, "last": 2.0},
         },
     }
