@@ -58,13 +58,14 @@ impl Idempotency {
     }
 
     /// What is known of a request without its shard's store; `None`: look there, then call [`Idempotency::begin`].
-    pub fn look_up(&self, id: &str, body_hash: u64) -> Option<Decision> {
+    pub fn look_up(&self, id: &str, body_hash: u64, now_us: i64) -> Option<Decision> {
         if guards::off(Guard::Idempotency) {
             return None;
         }
         Some(match self.entries.get(id)? {
             Entry::Running { body_hash: first, .. } if *first != body_hash => Decision::Conflict,
             Entry::Running { .. } => Decision::WaitFor,
+            Entry::Answered(answer) if self.has_expired(answer, now_us) => return None,
             Entry::Answered(answer) => repeat(answer, body_hash),
         })
     }
@@ -75,7 +76,7 @@ impl Idempotency {
     /// The store must have been read before this call and [`Idempotency::committed`] be called only after a commit can be
     /// read: then no request falls between the two.
     pub fn begin(&mut self, id: &str, body_hash: u64, now_us: i64, stored: Option<RequestCommit>) -> Decision {
-        if let Some(decision) = self.look_up(id, body_hash) {
+        if let Some(decision) = self.look_up(id, body_hash, now_us) {
             return decision;
         }
         let stored = stored.filter(|stored| !self.has_expired(stored, now_us) && !guards::off(Guard::Idempotency));
@@ -93,12 +94,13 @@ impl Idempotency {
         stored.received_us.saturating_add(self.retention_us) <= now_us
     }
 
-    /// The request is durable and this is its answer; also for those that a start finds in the journal.
+    /// The request is durable and this is its answer; also for those that a start finds in the journal, in any order.
     pub fn answered(&mut self, answer: Arc<RequestCommit>) {
         match self.entries.get(&answer.id) {
             Some(Entry::Running { received_us, committed: true, .. }) if *received_us == answer.received_us => {
                 self.entries.remove(&answer.id);
             }
+            Some(Entry::Answered(younger)) if younger.received_us > answer.received_us => {}
             _ => {
                 self.entries.insert(answer.id.clone(), Entry::Answered(answer));
             }

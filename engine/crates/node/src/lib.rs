@@ -22,5 +22,5 @@ mod shared;
 mod start;
 mod worker;
 
-pub use options::{NoUdfFactory, OnProgress, OnReady, Options, Totals, UdfFactory};
+pub use options::{NoUdfFactory, OnProgress, OnReady, Options, StopHandle, Totals, UdfFactory};
 pub use run::run;
