@@ -13,6 +13,8 @@ DURATION ?= 30s
 # Compiled dependencies outlive the checkout: RocksDB alone takes a quarter of an hour.
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/streamjob
 export CARGO_TARGET_DIR ?= $(CACHE)/target
+# The extension module must not link libpython, whoever builds it.
+export PYO3_BUILD_EXTENSION_MODULE := 1
 
 BIN := .venv/bin
 ENGINE_SOURCES := $(shell find engine -name '*.rs' -o -name '*.toml' -o -name Cargo.lock -o -name '*.pyi' 2>/dev/null | grep -v -e /tests/ -e /benches/ -e /fuzz/)

@@ -214,9 +214,20 @@ impl Shard {
             self.changed = true;
             self.update_watermark();
             if self.plan.config.time.close_when_idle && status == SplitStatus::Idle && self.all_idle() {
-                self.set_watermark(self.max_event_time_us.saturating_add(1));
+                self.set_watermark(self.end_of_open_windows_us());
             }
         }
+    }
+
+    /// The end of the last window that an event was seen for.
+    fn end_of_open_windows_us(&self) -> i64 {
+        if self.max_event_time_us == NO_TIME {
+            return NO_TIME;
+        }
+        let end = |window: &crate::plan::WindowPlan| {
+            progress::window_start(self.max_event_time_us, window.size_us).saturating_add(window.size_us)
+        };
+        self.plan.windows.iter().map(end).max().unwrap_or(self.max_event_time_us)
     }
 
     fn all_idle(&self) -> bool {
