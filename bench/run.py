@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -89,5 +90,14 @@ def _run(name: str, tool: Tool, scale: Scale, arguments: argparse.Namespace, sha
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _terminated(*_: object) -> None:
+    sys.exit(143)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    # So that an end from outside takes the processes and the folder along, too.
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
