@@ -77,7 +77,9 @@ def crash_engine() -> Path:
     target = Path(os.environ.get("CARGO_TARGET_DIR", root / "engine" / "target"))
     folder = Path(os.environ.get("STREAMJOB_CRASH_ENGINE", target / "crash-engine"))
     if not (folder / "streamjob_engine.abi3.so").exists():
-        skip_or_fail(f"there is no engine with crash points in {folder}; build it with integration/build-crash-engine.sh")
+        skip_or_fail(
+            f"there is no engine with crash points in {folder}; build it with integration/build-crash-engine.sh"
+        )
     return folder
 
 
