@@ -12,7 +12,6 @@ mod options;
 mod paced;
 mod port;
 mod progress_json;
-mod reorder;
 mod replay;
 mod rest;
 mod run;

@@ -206,8 +206,7 @@ impl Watch {
             tokio::select! {
                 () = signals.any() => return Ok(()),
                 _ = self.checkpoint.tick() => {
-                    self.shared.inboxes.iter().for_each(|inbox| inbox.put(Message::Checkpoint));
-                    tokio::task::block_in_place(|| running.trim())?;
+                    tokio::task::block_in_place(|| running.trim());
                 }
                 _ = self.progress.tick() => self.tell(options),
                 _ = self.look.tick() => {
@@ -259,7 +258,6 @@ impl Watch {
             }
             Ending::Closed if running.finished() => {
                 self.shared.inboxes.iter().for_each(|inbox| inbox.put(Message::EndOfTime));
-                self.shared.inboxes.iter().for_each(|inbox| inbox.put(Message::Checkpoint));
                 self.ending = Ending::Announced { looks: 0 };
             }
             Ending::Announced { looks } => {
