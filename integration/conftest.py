@@ -8,10 +8,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-
 import harness
 import kills
+import pytest
 from harness import Job
 
 
@@ -32,7 +31,7 @@ _FAILED = pytest.StashKey[bool]()
 def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A folder for the test; it is kept, and named, if the test fails."""
     yield tmp_path
-    harness.end_all()
+    harness.end_all(tmp_path)
     if request.node.stash.get(_FAILED, True):
         print(f"kept for looking at: {tmp_path}", file=sys.stderr)
     else:

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import kills
 import polars as pl
 import pytest
-
-import kills
 import reference
 from clients import RetryingClient
 from harness import KILLED, Job, Row, duplicates, wait_until
@@ -66,7 +65,10 @@ spec:
       where: abs(score) > {alarm}
       delivery: at-least-once
       http: {{url: "{url}/now", timeout: 5s, backoff: *soon}}
-    - {{name: totals, from: per_10s, delivery: exactly-once, http: {{url: "{url}/windows", timeout: 5s, backoff: *soon}}}}
+    - name: totals
+      from: per_10s
+      delivery: exactly-once
+      http: {{url: "{url}/windows", timeout: 5s, backoff: *soon}}
   deadLetters: {{file: {{path: dead}}}}
   checkpoint: {{interval: 200ms}}
   engine: {{workerThreads: 2}}
