@@ -5,6 +5,8 @@ set -eu
 engine=$(cd "$(dirname "$0")/../engine" && pwd)
 target=${CARGO_TARGET_DIR:-$engine/target}
 out=${STREAMJOB_CRASH_ENGINE:-$target/crash-engine}
+# As the wheel's build has it: else PyO3 would be compiled anew each time the two take turns.
+export PYO3_BUILD_EXTENSION_MODULE=1
 cd "$engine"
 # The whole workspace, so that features of dependencies are those of the usual build.
 cargo build --release --workspace --features streamjob-node/crash-points "$@"

@@ -8,10 +8,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-
 import harness
 import kills
+import pytest
 from harness import Job
 
 
@@ -32,7 +31,7 @@ _FAILED = pytest.StashKey[bool]()
 def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A folder for the test; it is kept, and named, if the test fails."""
     yield tmp_path
-    harness.end_all()
+    harness.end_all(tmp_path)
     if request.node.stash.get(_FAILED, True):
         print(f"kept for looking at: {tmp_path}", file=sys.stderr)
     else:
@@ -77,7 +76,9 @@ def crash_engine() -> Path:
     target = Path(os.environ.get("CARGO_TARGET_DIR", root / "engine" / "target"))
     folder = Path(os.environ.get("STREAMJOB_CRASH_ENGINE", target / "crash-engine"))
     if not (folder / "streamjob_engine.abi3.so").exists():
-        skip_or_fail(f"there is no engine with crash points in {folder}; build it with integration/build-crash-engine.sh")
+        skip_or_fail(
+            f"there is no engine with crash points in {folder}; build it with integration/build-crash-engine.sh"
+        )
     return folder
 
 

@@ -311,13 +311,13 @@ class Metrics:
 _RUNNING: list[Running] = []
 
 
-def end_all() -> None:
-    """Kills what a test has left running."""
-    for running in _RUNNING:
+def end_all(folder: Path) -> None:
+    """Kills what a test has left running in its folder."""
+    for running in [running for running in _RUNNING if running.job.folder.is_relative_to(folder)]:
         if running.process.poll() is None:
             running.process.kill()
             running.process.wait(EXIT_WITHIN_S)
-    _RUNNING.clear()
+        _RUNNING.remove(running)
 
 
 def strict_json(text: str | bytes) -> Any:

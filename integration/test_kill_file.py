@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import kills
 import polars as pl
 import pytest
-
-import kills
 import reference
 from harness import KILLED, Finished, Job, Row, duplicates
 
