@@ -16,6 +16,12 @@ pub const DEAD_LETTERS: &str = "dead-letters";
 pub const WINDOW_COLUMNS: [(&str, FieldType); 3] =
     [("key", FieldType::String), ("window_start", FieldType::Int64), ("window_end", FieldType::Int64)];
 
+/// Largest window: a time less the start of a window must not overflow.
+const MAX_WINDOW_US: i64 = crate::event_time::LATEST_US;
+
+/// Most aggregates of a window: each has up to ten words of its pane, which are numbered by `u16`.
+const MAX_AGGREGATES: usize = 4096;
+
 /// A job ready to run. Event columns are numbered: the schema's fields, the time, outputs of `on: event` UDFs.
 #[derive(Debug)]
 pub struct Plan {
@@ -307,6 +313,13 @@ fn compile_window(
     if window.tumbling.size_us <= 0 {
         return Err(Error::user(format!("window {}: its size must be above zero", window.name)));
     }
+    if window.tumbling.size_us > MAX_WINDOW_US {
+        return Err(Error::user(format!("window {}: its size must be at most {MAX_WINDOW_US} microseconds", window.name)));
+    }
+    if window.aggregates.len() > MAX_AGGREGATES {
+        let got = window.aggregates.len();
+        return Err(Error::user(format!("window {}: at most {MAX_AGGREGATES} aggregates (got {got})", window.name)));
+    }
     // Arguments in the order of their first use, with the words that all functions over them need together.
     let mut arguments: Vec<(&Option<Expr>, u8)> = Vec::new();
     let mut result_groups = Vec::new();
@@ -497,4 +510,34 @@ fn layout_fingerprint(config: &JobConfig, windows: &[WindowPlan]) -> u64 {
         }
     }
     crate::batch::hash_key(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{AggregateConfig, TumblingConfig};
+
+    fn minimal(change: impl FnOnce(&mut JobConfig)) -> Result<Arc<Plan>> {
+        let mut config = JobConfig::from_json(include_str!("../../../testdata/normalised/minimal.json")).expect("a valid job");
+        change(&mut config);
+        Plan::compile(config)
+    }
+
+    #[test]
+    fn windows_beyond_what_a_pane_can_hold_are_refused() {
+        let window = |size_us: i64, count: usize| {
+            let one = |number: usize| AggregateConfig {
+                name: format!("a{number}"),
+                function: AggregateFunction::Last,
+                argument: Some(Expr::Literal { value: number.into() }),
+            };
+            let tumbling = TumblingConfig { size_us };
+            vec![WindowConfig { name: "w".to_owned(), tumbling, aggregates: (0..count).map(one).collect() }]
+        };
+        let compile = |size_us, count| minimal(|job| (job.sinks.clear(), job.windows = window(size_us, count)).1);
+        assert!(compile(MAX_WINDOW_US, MAX_AGGREGATES).is_ok());
+        assert!(compile(1, MAX_AGGREGATES + 1).expect_err("too many").message().contains("at most 4096 aggregates"));
+        assert!(compile(MAX_WINDOW_US + 1, 1).expect_err("too long").message().contains("its size must be at most"));
+        assert!(compile(0, 1).expect_err("too short").message().contains("above zero"));
+    }
 }
