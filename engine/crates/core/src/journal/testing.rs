@@ -336,13 +336,16 @@ impl LogStorage for SimulatedStorage {
 
     fn delete_incarnation(&self, incarnation: Incarnation) -> Result<()> {
         let mut state = self.lock();
-        let names: Vec<LogName> = state
+        let mut names: Vec<LogName> = state
             .names
             .keys()
             .copied()
             .filter(|name| name.incarnation() == incarnation)
             .collect();
-        for name in names {
+        // A directory's files are deleted in any order, and a crash may come in between.
+        while !names.is_empty() {
+            let next = state.below(names.len() as u64) as usize;
+            let name = names.swap_remove(next);
             state.change_name(name, None);
         }
         Ok(())
