@@ -41,10 +41,7 @@ fn readings(rows: usize, decimal: bool) -> RowBatch {
 }
 
 fn main() {
-    println!(
-        "{:>7} {:>9} {:>12} {:>9} {:>12} {:>12}",
-        "rows", "values", "encode ns", "seal ns", "decode ns", "bytes a row"
-    );
+    println!("{:>7} {:>9} {:>12} {:>9} {:>12} {:>12}", "rows", "values", "encode ns", "seal ns", "decode ns", "bytes a row");
     for rows in [1, 10, 100, 1000, 8192] {
         for decimal in [true, false] {
             measure(rows, decimal);
@@ -60,9 +57,7 @@ fn measure(rows: usize, decimal: bool) {
     let started = Instant::now();
     for _ in 0..rounds {
         out.clear();
-        encoder
-            .encode_into(black_box(&batch), None, &mut out)
-            .expect("the batch is within bounds");
+        encoder.encode_into(black_box(&batch), None, &mut out).expect("the batch is within bounds");
     }
     let encode = started.elapsed();
     let started = Instant::now();

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use crate::guards::{self, Guard};
 use crate::journal::RequestRecord;
+use crate::json;
 use crate::shard::RequestCommit;
 
 /// Requests that run or wait for their commit, at most; above it new ones with an id must wait (I6).
@@ -150,17 +151,41 @@ fn repeat(answer: &Arc<RequestCommit>, body_hash: u64) -> Decision {
 
 /// A request's answer, made from what the journal keeps of it: the same at first and at every repeat.
 pub fn answer_of(request: &RequestRecord, split: &str, first_offset: u64) -> RequestCommit {
-    let answer = serde_json::json!({"accepted": request.accepted, "rejected": request.rejected, "errors": request.errors});
-    let nothing_fits = request.accepted == 0 && request.rejected > 0;
     RequestCommit {
         id: request.id.clone(),
         body_hash: request.body_hash,
         split: split.to_owned(),
         first_offset,
         received_us: request.received_us,
-        status: if nothing_fits { 400 } else { 202 },
-        answer: answer.to_string(),
+        status: answer_status(request),
+        answer: answer_text(request),
     }
+}
+
+/// Status of a request's answer: 202 if a row was accepted or none came.
+pub fn answer_status(request: &RequestRecord) -> u16 {
+    if request.accepted == 0 && request.rejected > 0 { 400 } else { 202 }
+}
+
+/// Body of a request's answer.
+pub fn answer_text(request: &RequestRecord) -> String {
+    let mut text = Vec::with_capacity(48);
+    text.extend_from_slice(b"{\"accepted\":");
+    json::write_u64(&mut text, u64::from(request.accepted));
+    text.extend_from_slice(b",\"rejected\":");
+    json::write_u64(&mut text, u64::from(request.rejected));
+    text.extend_from_slice(b",\"errors\":[");
+    for (number, error) in request.errors.iter().enumerate() {
+        text.extend_from_slice(if number == 0 { b"{\"row\":" } else { b",{\"row\":" });
+        json::write_u64(&mut text, u64::from(error.row));
+        text.extend_from_slice(b",\"field\":");
+        json::write_string(&mut text, error.field.as_bytes());
+        text.extend_from_slice(b",\"reason\":");
+        json::write_string(&mut text, error.reason.as_bytes());
+        text.push(b'}');
+    }
+    text.extend_from_slice(b"]}");
+    String::from_utf8(text).expect("JSON of strings and numbers is UTF-8")
 }
 
 #[cfg(test)]

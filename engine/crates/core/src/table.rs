@@ -198,9 +198,20 @@ impl KeyTable {
         self.entries[at] = Self::tag(hash) | u64::from(slot + 1);
     }
 
+    /// Makes the index large enough for so many keys at once.
+    pub fn reserve(&mut self, keys: usize) {
+        let entries = (keys * 3 / 2).next_power_of_two();
+        if entries > self.entries.len() {
+            self.resize(entries);
+        }
+    }
+
     fn grow(&mut self) {
-        let old = std::mem::take(&mut self.entries);
-        self.entries = vec![0; old.len() * 2];
+        self.resize(self.entries.len() * 2);
+    }
+
+    fn resize(&mut self, entries: usize) {
+        let old = std::mem::replace(&mut self.entries, vec![0; entries]);
         for entry in old.into_iter().filter(|entry| *entry != 0) {
             let slot = (entry as u32) - 1;
             self.index(self.words(slot)[0], slot);
@@ -298,10 +309,7 @@ fn inline_key(key: &[u8]) -> [u64; 2] {
     bytes[0] = key.len() as u8;
     bytes[1..=key.len()].copy_from_slice(key);
     let (head, tail) = bytes.split_at(8);
-    [
-        u64::from_le_bytes(head.try_into().expect("eight bytes")),
-        u64::from_le_bytes(tail.try_into().expect("eight bytes")),
-    ]
+    [u64::from_le_bytes(head.try_into().expect("eight bytes")), u64::from_le_bytes(tail.try_into().expect("eight bytes"))]
 }
 
 /// Asks the processor for a cache line; a hint without effect elsewhere than on x86-64.
@@ -368,7 +376,8 @@ mod tests {
             for (key, value) in &model {
                 let slot = table.find(hash(key), key.as_bytes()).expect("the key is there");
                 prop_assert_eq!(table.state(slot)[0], *value);
-                prop_assert_eq!(table.key(slot, &mut [0; 16]), key.as_bytes());
+                let mut buffer = [0; 16];
+                prop_assert_eq!(table.key(slot, &mut buffer), key.as_bytes());
             }
         }
     }

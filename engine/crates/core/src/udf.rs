@@ -41,7 +41,13 @@ pub struct UdfResult {
 
 /// Calls a function; where it fails, halves the batch until the failing rows stand alone. All other rows get their
 /// results, whatever the rows beside them do.
-pub fn call_bisecting(host: &mut dyn UdfHost, udf: usize, inputs: &[ArrayRef], rows: usize, kinds: &[arrow_schema::DataType]) -> Result<UdfResult> {
+pub fn call_bisecting(
+    host: &mut dyn UdfHost,
+    udf: usize,
+    inputs: &[ArrayRef],
+    rows: usize,
+    kinds: &[arrow_schema::DataType],
+) -> Result<UdfResult> {
     let mut pieces: Vec<Vec<ArrayRef>> = Vec::new();
     let mut failed = Vec::new();
     let mut calls = 0usize;

@@ -1,11 +1,25 @@
-//! One engine process.
+//! One engine process: threads, queues, the listener, and the order in which they start and stop.
+//!
+//! Invariant: decisions about rows are in `streamjob_core`; here is only who runs them when, and nothing of Python.
 
+mod committer;
+mod feed;
+mod idempotency;
+mod inbox;
+mod ingest;
+mod metrics;
 mod options;
+mod paced;
+mod port;
+mod progress_json;
+mod replay;
+mod rest;
+mod run;
+mod sequencer;
+mod server;
+mod shared;
+mod start;
+mod worker;
 
-pub use options::{NoUdfFactory, OnProgress, OnReady, Options, Totals, UdfFactory};
-
-/// Runs a job until a signal, the time limit or the end of its sources.
-pub fn run(options: Options) -> streamjob_core::Result<Totals> {
-    let _ = options;
-    unimplemented!("wired next")
-}
+pub use options::{NoUdfFactory, OnProgress, OnReady, Options, StopHandle, Totals, UdfFactory};
+pub use run::run;

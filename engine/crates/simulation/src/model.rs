@@ -38,13 +38,16 @@ pub struct Pane {
     pub values: Vec<(i64, i64)>,
 }
 
+/// A row and the statistics that its function must have seen.
+pub type AppliedRow = (Row, [Option<f64>; 5]);
+
 /// What must come out of one shard, or of all.
 #[derive(Debug, Default)]
 pub struct Expected {
     /// By window, key and start.
     pub windows: BTreeMap<(usize, String, i64), Pane>,
     /// Applied rows by split and offset, with the statistics that the UDF saw.
-    pub applied: BTreeMap<(SplitId, u64), (Row, [Option<f64>; 5])>,
+    pub applied: BTreeMap<(SplitId, u64), AppliedRow>,
     pub late: BTreeMap<(SplitId, u64), Row>,
     pub failed: BTreeMap<(SplitId, u64), Row>,
     pub rejected: Vec<(SplitId, u64)>,

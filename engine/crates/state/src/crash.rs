@@ -22,10 +22,7 @@ pub fn arm() -> Result<()> {
     let (step, times) = value.split_once(':').unwrap_or((&value, "1"));
     let times = times.parse::<u64>().ok().filter(|&times| times > 0);
     let times = times.ok_or_else(|| Error::user(format!("{CRASH_AT}={value}: write `step` or `step:n`, n from 1")))?;
-    PLAN.get_or_init(|| Plan {
-        step: step.to_owned(),
-        left: AtomicU64::new(times),
-    });
+    PLAN.get_or_init(|| Plan { step: step.to_owned(), left: AtomicU64::new(times) });
     crash::set_hook(passed);
     Ok(())
 }

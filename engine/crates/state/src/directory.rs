@@ -44,12 +44,7 @@ impl JobIdentity {
         };
         let fields = serde_json::to_string(&job.schema.fields).expect("names and types of fields are JSON");
         let schema_fingerprint = xxh3_64(fields.as_bytes());
-        JobIdentity {
-            job: job.name.clone(),
-            shards: job.shards,
-            key,
-            schema_fingerprint,
-        }
+        JobIdentity { job: job.name.clone(), shards: job.shards, key, schema_fingerprint }
     }
 }
 
@@ -100,11 +95,7 @@ impl StateDir {
         };
         refuse_other(&path, &manifest, identity)?;
         replace(&path.join(PID), format!("{}\n", std::process::id()).as_bytes())?;
-        Ok(StateDir {
-            path,
-            manifest,
-            _lock: lock,
-        })
+        Ok(StateDir { path, manifest, _lock: lock })
     }
 
     pub fn path(&self) -> &Path {
@@ -126,6 +117,11 @@ impl StateDir {
         &self.manifest.state_id
     }
 
+    /// When the state was created, microseconds since the epoch.
+    pub fn created_us(&self) -> i64 {
+        (self.manifest.created_s as i64).saturating_mul(1_000_000)
+    }
+
     /// Whether all shards have been created; then a missing one must not be created empty.
     pub fn shards_created(&self) -> bool {
         self.manifest.shards_created
@@ -134,19 +130,24 @@ impl StateDir {
     /// Writes down, durably, that all shards have been created.
     pub fn set_shards_created(&mut self) -> Result<()> {
         if !self.manifest.shards_created {
-            let manifest = Manifest {
-                shards_created: true,
-                ..self.manifest.clone()
-            };
+            let manifest = Manifest { shards_created: true, ..self.manifest.clone() };
             write_manifest(&self.path, &manifest)?;
             self.manifest = manifest;
         }
         Ok(())
     }
 
-    /// A name for this start's journal that was never used before.
+    /// A name for this start's journal that was never used before, and that sorts behind those of earlier starts.
+    ///
+    /// Journals that several kills have left are replayed in the order of their names: a client's rows reach the
+    /// statistics in the order in which it sent them only if that is the order of the starts. (A UUID of version 7: milliseconds,
+    /// then chance. A clock that was set back costs this order, nothing else.)
     pub fn new_incarnation() -> Incarnation {
-        Incarnation(uuid::Uuid::new_v4().into_bytes())
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let [.., a, b, c, d, e, f, g, h, i, j] = uuid::Uuid::new_v4().into_bytes();
+        let chance = [a, b, c, d, e, f, g, h, i, j];
+        let id = uuid::Builder::from_unix_timestamp_millis(since.as_millis() as u64, &chance);
+        Incarnation(id.into_uuid().into_bytes())
     }
 }
 
@@ -184,11 +185,7 @@ fn refuse_foreign(path: &Path) -> Result<()> {
 }
 
 fn take_lock(path: &Path) -> Result<File> {
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path.join(LOCK));
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK));
     let file = file.map_err(|error| cannot_use(path, &error))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
@@ -258,15 +255,9 @@ fn refuse_other(path: &Path, manifest: &Manifest, identity: &JobIdentity) -> Res
     let reason = if manifest.job != identity.job {
         format!("belongs to the job {:?}, not to {:?}", manifest.job, identity.job)
     } else if manifest.shards != identity.shards {
-        format!(
-            "has {} shards, the job has {} (spec.shards cannot change)",
-            manifest.shards, identity.shards
-        )
+        format!("has {} shards, the job has {} (spec.shards cannot change)", manifest.shards, identity.shards)
     } else if manifest.key != identity.key {
-        format!(
-            "was made with the key {:?}, the job has {:?} (spec.schema.key cannot change)",
-            manifest.key, identity.key
-        )
+        format!("was made with the key {:?}, the job has {:?} (spec.schema.key cannot change)", manifest.key, identity.key)
     } else if manifest.schema_fingerprint != fingerprint {
         "was made with other fields (spec.schema.fields cannot change)".to_owned()
     } else {

@@ -32,10 +32,7 @@ impl FileLogStorage {
     /// Creates the directory if it is not there. Empty directories of incarnations that were deleted half are removed.
     pub fn open(root: &Path) -> Result<FileLogStorage> {
         fs::create_dir_all(root).map_err(|error| file_error("cannot create the journal's directory", root, &error))?;
-        let storage = FileLogStorage {
-            root: root.to_owned(),
-            open: Mutex::new(HashMap::new()),
-        };
+        let storage = FileLogStorage { root: root.to_owned(), open: Mutex::new(HashMap::new()) };
         for incarnation in storage.incarnations()? {
             // Fails for one that has files, which is meant.
             let _ = fs::remove_dir(storage.directory(incarnation));
@@ -109,14 +106,9 @@ impl LogStorage for FileLogStorage {
             for entry in fs::read_dir(&directory).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
                 let file = entry.file_name();
-                let name = file
-                    .to_str()
-                    .and_then(|file| format!("{incarnation}/{file}").parse::<LogName>().ok());
+                let name = file.to_str().and_then(|file| format!("{incarnation}/{file}").parse::<LogName>().ok());
                 if let Some(name) = name {
-                    entries.push(LogEntry {
-                        name,
-                        bytes: entry.metadata().map_err(failed)?.len(),
-                    });
+                    entries.push(LogEntry { name, bytes: entry.metadata().map_err(failed)?.len() });
                 }
             }
         }
@@ -147,15 +139,11 @@ impl LogStorage for FileLogStorage {
     }
 
     fn write_at(&self, name: LogName, position: u64, bytes: &[u8]) -> Result<()> {
-        self.with_file("cannot write the journal's file", name, |file| {
-            file.write_all_at(bytes, position)
-        })
+        self.with_file("cannot write the journal's file", name, |file| file.write_all_at(bytes, position))
     }
 
     fn read_at(&self, name: LogName, position: u64, buffer: &mut [u8]) -> Result<()> {
-        self.with_file("cannot read the journal's file", name, |file| {
-            file.read_exact_at(buffer, position)
-        })
+        self.with_file("cannot read the journal's file", name, |file| file.read_exact_at(buffer, position))
     }
 
     fn truncate(&self, name: LogName, bytes: u64) -> Result<()> {

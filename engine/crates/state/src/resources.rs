@@ -19,8 +19,8 @@ const MEMTABLE_BYTES: usize = 2 << 20;
 /// A memtable grows in steps of this size: with 32 shards the default of 256 KiB and more would be megabytes of nothing.
 const MEMTABLE_STEP_BYTES: usize = 64 << 10;
 
-/// Compaction begins at this many files: each commit of a busy shard adds one, so that every 80 s they become one.
-const L0_COMPACTION_FILES: i32 = 16;
+/// Compaction merges this many files at once: each commit of a busy shard adds one.
+const COMPACTION_FILES: u16 = 8;
 /// Small commits are slowed, then stopped, where compaction is this far behind.
 const L0_SLOWDOWN_FILES: i32 = 48;
 const L0_STOP_FILES: i32 = 96;
@@ -51,6 +51,8 @@ pub struct StoreOptions {
     pub background_threads: u16,
     /// A commit of fewer bytes goes through the write-ahead log. 0: each commit is one file.
     pub small_commit_bytes: usize,
+    /// Commits' files of a shard that are merged at once. More cost disk and the speed of reads, fewer cost writes.
+    pub compaction_files: u16,
 }
 
 impl Default for StoreOptions {
@@ -59,6 +61,7 @@ impl Default for StoreOptions {
             memory_bytes: 64 << 20,
             background_threads: 2,
             small_commit_bytes: SMALL_COMMIT_BYTES,
+            compaction_files: COMPACTION_FILES,
         }
     }
 }
@@ -79,12 +82,7 @@ impl SharedResources {
         let cache = Cache::new_lru_cache(options.memory_bytes as usize);
         let write_buffer_bytes = (options.memory_bytes / WRITE_BUFFER_SHARE) as usize;
         let write_buffers = WriteBufferManager::new_write_buffer_manager_with_cache(write_buffer_bytes, false, cache.clone());
-        Ok(Arc::new(SharedResources {
-            options,
-            env,
-            cache,
-            write_buffers,
-        }))
+        Ok(Arc::new(SharedResources { options, env, cache, write_buffers }))
     }
 
     /// Bytes in the block cache, with what memtables are charged for.
@@ -126,7 +124,7 @@ impl SharedResources {
         options.set_max_write_buffer_number(2);
         options.set_allow_concurrent_memtable_write(false);
         options.set_bottommost_compression_type(DBCompressionType::Lz4);
-        set_compaction(&mut options, self.options.background_threads);
+        set_compaction(&mut options, &self.options);
         set_files(&mut options);
         // A commit is acknowledged when its log record is synced: only a torn end may be dropped, anything else is damage.
         options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
@@ -140,14 +138,14 @@ impl SharedResources {
     }
 }
 
-fn set_compaction(options: &mut Options, background_threads: u16) {
-    options.set_level_zero_file_num_compaction_trigger(L0_COMPACTION_FILES);
+fn set_compaction(options: &mut Options, store: &StoreOptions) {
+    options.set_level_zero_file_num_compaction_trigger(i32::from(store.compaction_files));
     options.set_level_zero_slowdown_writes_trigger(L0_SLOWDOWN_FILES);
     options.set_level_zero_stop_writes_trigger(L0_STOP_FILES);
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_max_bytes_for_level_base(FIRST_LEVEL_BYTES);
     options.set_target_file_size_base(COMPACTED_FILE_BYTES);
-    options.set_max_background_jobs(i32::from(background_threads.max(1)) + 1);
+    options.set_max_background_jobs(i32::from(store.background_threads.max(1)) + 1);
     options.set_max_subcompactions(1);
     options.set_compaction_readahead_size(READ_AHEAD_BYTES);
     options.set_bytes_per_sync(SYNC_EVERY_BYTES);

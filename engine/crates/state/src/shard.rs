@@ -54,12 +54,8 @@ pub fn open_all(directory: &Path, shards: u16, shared: &Arc<SharedResources>, cr
         }
     };
     let mut opened = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..OPENING_THREADS.min(usize::from(shards)))
-            .map(|_| scope.spawn(open_some))
-            .collect();
-        let results = threads
-            .into_iter()
-            .map(|thread| thread.join().expect("opening a store does not panic"));
+        let threads: Vec<_> = (0..OPENING_THREADS.min(usize::from(shards))).map(|_| scope.spawn(open_some)).collect();
+        let results = threads.into_iter().map(|thread| thread.join().expect("opening a store does not panic"));
         results.collect::<Result<Vec<_>>>()
     })?
     .concat();
@@ -108,12 +104,7 @@ impl RocksShardStore {
             memtable_bytes: property(properties::CUR_SIZE_ALL_MEM_TABLES),
             block_cache_bytes: self.shared.cache_bytes(),
             pending_compaction_bytes: property(properties::ESTIMATE_PENDING_COMPACTION_BYTES),
-            l0_files: self
-                .db
-                .property_value("rocksdb.num-files-at-level0")
-                .ok()
-                .flatten()
-                .map_or(0, |n| n.parse().unwrap_or(0)),
+            l0_files: self.db.property_value("rocksdb.num-files-at-level0").ok().flatten().map_or(0, |n| n.parse().unwrap_or(0)),
             ..StoreStats::default()
         };
         self.counters.fill(&mut stats);
@@ -199,9 +190,7 @@ fn remove_orphans(directory: &Path) -> Result<()> {
     for entry in fs::read_dir(directory).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();
-        let orphan = name
-            .to_str()
-            .is_some_and(|name| name.starts_with(INGEST_PREFIX) && name.ends_with(INGEST_SUFFIX));
+        let orphan = name.to_str().is_some_and(|name| name.starts_with(INGEST_PREFIX) && name.ends_with(INGEST_SUFFIX));
         if orphan {
             fs::remove_file(entry.path()).map_err(failed)?;
         }
@@ -220,6 +209,8 @@ impl ShardStore for RocksShardStore {
         }
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(to);
+        // A long scan would only push out of the cache what point reads need.
+        options.fill_cache(false);
         let mut iterator = self.db.raw_iterator_opt(options);
         iterator.seek(from);
         while let Some((key, value)) = iterator.item() {

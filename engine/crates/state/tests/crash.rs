@@ -36,18 +36,13 @@ fn key_of(key: u32) -> Vec<u8> {
 }
 
 fn open(directory: &Path, small_commit_bytes: usize) -> RocksShardStore {
-    let options = StoreOptions {
-        small_commit_bytes,
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions { small_commit_bytes, ..StoreOptions::default() };
     RocksShardStore::open(&directory.join("00000"), &SharedResources::new(options).unwrap(), true).unwrap()
 }
 
 fn child(test: &str, directory: &Path, step: &str, small_bytes: usize) -> bool {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(crash::CRASH_AT, step);
+    command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(crash::CRASH_AT, step);
     command.env(DIRECTORY, directory).env(SMALL_BYTES, small_bytes.to_string());
     let output = command.output().unwrap();
     if !output.status.success() {
@@ -70,30 +65,15 @@ fn child_commits() {
 
 #[test]
 fn a_commit_is_whole_or_absent_wherever_the_process_dies() {
-    let file_steps = [
-        "commit-before-file",
-        "commit-after-file",
-        "commit-after-file-sync",
-        "commit-after-ingest",
-    ];
+    let file_steps = ["commit-before-file", "commit-after-file", "commit-after-file-sync", "commit-after-ingest"];
     let log_steps = ["commit-before-log", "commit-after-log"];
-    let cases = file_steps
-        .map(|step| (step, 0))
-        .into_iter()
-        .chain(log_steps.map(|step| (step, usize::MAX)));
+    let cases = file_steps.map(|step| (step, 0)).into_iter().chain(log_steps.map(|step| (step, usize::MAX)));
     for (step, small_bytes) in cases {
         for time in 1..=COMMITS {
             let directory = tempfile::tempdir().unwrap();
-            assert!(
-                !child("child_commits", directory.path(), &format!("{step}:{time}"), small_bytes),
-                "{step} was not passed"
-            );
+            assert!(!child("child_commits", directory.path(), &format!("{step}:{time}"), small_bytes), "{step} was not passed");
             let store = open(directory.path(), 0);
-            let done = if step.ends_with("after-ingest") || step == "commit-after-log" {
-                time
-            } else {
-                time - 1
-            };
+            let done = if step.ends_with("after-ingest") || step == "commit-after-log" { time } else { time - 1 };
             check(&store, done, &format!("{step}:{time}"));
             assert_eq!(orphans(directory.path()), 0);
             // The same commit again, as after a start: the state has moved on by one.
@@ -113,23 +93,13 @@ fn check(store: &RocksShardStore, done: u64, step: &str) {
     store.scan(b"key", b"key~", visit).unwrap();
     assert_eq!(seen, if done == 0 { 0 } else { KEYS - 1 }, "{step}");
     assert_eq!(store.get(&key_of(done as u32)).unwrap(), None);
-    assert_eq!(
-        store.get(format!("z{done}").as_bytes()).unwrap().is_some(),
-        done > 0,
-        "{step}"
-    );
-    assert_eq!(
-        store.get(format!("z{}", done.saturating_sub(1)).as_bytes()).unwrap(),
-        None,
-        "{step}"
-    );
+    assert_eq!(store.get(format!("z{done}").as_bytes()).unwrap().is_some(), done > 0, "{step}");
+    assert_eq!(store.get(format!("z{}", done.saturating_sub(1)).as_bytes()).unwrap(), None, "{step}");
 }
 
 fn orphans(directory: &Path) -> usize {
     let entries = std::fs::read_dir(directory.join("00000")).unwrap();
-    entries
-        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("ingest-"))
-        .count()
+    entries.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("ingest-")).count()
 }
 
 fn readings(rows: usize) -> RowBatch {
@@ -151,10 +121,7 @@ fn child_journals() {
     let Ok(directory) = std::env::var(DIRECTORY) else { return };
     crash::arm().unwrap();
     let storage = Arc::new(FileLogStorage::open(Path::new(&directory)).unwrap());
-    let options = JournalOptions {
-        segment_bytes: 4096,
-        ..JournalOptions::new(Incarnation([1; 16]), 7)
-    };
+    let options = JournalOptions { segment_bytes: 4096, ..JournalOptions::new(Incarnation([1; 16]), 7) };
     let journal = Journal::open(storage, options).unwrap();
     for record in 0..RECORDS {
         let mut encoded = RecordEncoder::new().encode(&readings(ROWS as usize), None).unwrap();
@@ -169,10 +136,7 @@ fn a_journal_keeps_what_was_synced_wherever_the_process_dies() {
     for step in ["journal-before-write", "journal-after-write", "journal-after-sync"] {
         for time in [1, 2, 9, RECORDS] {
             let directory = tempfile::tempdir().unwrap();
-            assert!(
-                !child("child_journals", directory.path(), &format!("{step}:{time}"), 0),
-                "{step} was not passed"
-            );
+            assert!(!child("child_journals", directory.path(), &format!("{step}:{time}"), 0), "{step} was not passed");
             let storage = Arc::new(FileLogStorage::open(directory.path()).unwrap());
             let logs = recover(&storage).unwrap();
             // The page cache outlives a killed process, so that what was written is there.

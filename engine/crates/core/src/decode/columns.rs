@@ -12,6 +12,8 @@ use super::layout::{KeyRule, Layout};
 
 /// Buffers with more unused room than one part in this many are shrunk: queues are bounded in bytes held.
 const MAX_UNUSED_PART: usize = 4;
+/// Unused room for this many values is kept anyway: small batches come often and shrinking costs an allocation.
+const MAX_UNUSED_VALUES: usize = 16;
 
 /// One column: values of all rows, a default where null, and the numbers of the null rows.
 #[derive(Debug)]
@@ -72,7 +74,7 @@ impl Strings {
 }
 
 fn shrunk<T>(mut values: Vec<T>) -> Vec<T> {
-    if values.capacity() - values.len() > values.len() / MAX_UNUSED_PART {
+    if values.capacity() - values.len() > values.len() / MAX_UNUSED_PART + MAX_UNUSED_VALUES {
         values.shrink_to_fit();
     }
     values

@@ -1,6 +1,6 @@
 //! From JSON to Arrow columns, directed by the job's schema.
 //!
-//! Two readers give the same rows: [`template`] is fast and understands usual rows, [`general`] understands all and
+//! Two readers give the same rows: `template` is fast and understands usual rows, `general` understands all and
 //! decides what is rejected. A row is read by the second only where the first declines.
 
 mod columns;

@@ -73,9 +73,7 @@ pub(super) fn write_planes(values: &[u64], out: &mut Vec<u8>) {
 pub(super) fn read_planes(input: &mut &[u8], rows: usize) -> Result<Vec<u64>> {
     let width = usize::from(take(input, 1)?[0]);
     if !(1..=8).contains(&width) {
-        return Err(Error::damaged(format!(
-            "a column of {width} byte planes (1 to 8 are possible)"
-        )));
+        return Err(Error::damaged(format!("a column of {width} byte planes (1 to 8 are possible)")));
     }
     let planes = take(input, width.saturating_mul(rows))?;
     let mut values = vec![0u64; rows];
@@ -127,10 +125,7 @@ pub(super) fn read_deltas(input: &mut &[u8], rows: usize) -> Result<Vec<i64>> {
 /// Takes `count` bytes from the front of `input`.
 pub(super) fn take<'a>(input: &mut &'a [u8], count: usize) -> Result<&'a [u8]> {
     if count > input.len() {
-        return Err(Error::damaged(format!(
-            "{count} bytes are announced and {} are left",
-            input.len()
-        )));
+        return Err(Error::damaged(format!("{count} bytes are announced and {} are left", input.len())));
     }
     let (taken, rest) = input.split_at(count);
     *input = rest;
@@ -170,9 +165,7 @@ mod tests {
     fn planes_and_deltas_round_trip_for_every_length_and_width() {
         for rows in 0..40usize {
             for shift in [0, 7, 8, 20, 40, 63] {
-                let values: Vec<u64> = (0..rows as u64)
-                    .map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (63 - shift))
-                    .collect();
+                let values: Vec<u64> = (0..rows as u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (63 - shift)).collect();
                 let mut out = Vec::new();
                 write_planes(&values, &mut out);
                 let mut input = out.as_slice();

@@ -18,13 +18,7 @@ const MAX_EXPANSION: usize = 255;
 
 /// Decodes the frame at the front of `bytes`; returns the record and the frame's length.
 pub fn decode_record(bytes: &[u8]) -> Result<(JournalRecord, usize)> {
-    let Header::Record {
-        payload_len,
-        payload_crc,
-        first_offset,
-        span,
-    } = read_header(bytes)?
-    else {
+    let Header::Record { payload_len, payload_crc, first_offset, span } = read_header(bytes)? else {
         return Err(Error::damaged("no record begins here"));
     };
     let payload = take(&mut &bytes[FRAME_HEADER_BYTES..], payload_len)?;
@@ -52,17 +46,12 @@ fn decompress(input: &mut &[u8]) -> Result<Vec<u8>> {
     let length: [u8; 4] = take(input, 4)?.try_into().expect("four bytes were taken");
     let length = u32::from_le_bytes(length) as usize;
     if length > MAX_BODY_BYTES.min(input.len().saturating_mul(MAX_EXPANSION)) {
-        return Err(Error::damaged(format!(
-            "a record announces {length} bytes of columns in {} compressed ones",
-            input.len()
-        )));
+        return Err(Error::damaged(format!("a record announces {length} bytes of columns in {} compressed ones", input.len())));
     }
     let mut body = vec![0; length];
     match lz4_flex::block::decompress_into(input, &mut body) {
         Ok(written) if written == length => Ok(body),
-        Ok(written) => Err(Error::damaged(format!(
-            "a record announces {length} bytes of columns and has {written}"
-        ))),
+        Ok(written) => Err(Error::damaged(format!("a record announces {length} bytes of columns and has {written}"))),
         Err(error) => Err(Error::damaged(format!("a record cannot be decompressed: {error}"))),
     }
 }
@@ -81,51 +70,21 @@ fn decode_body(body: &[u8], first_offset: u64, span: u64) -> Result<JournalRecor
         return Err(Error::damaged(format!("{rows} rows in {span} offsets")));
     }
     let keys = read_keys(&mut input, rows)?;
-    let columns = (0..column_count)
-        .map(|_| read_column(&mut input, rows))
-        .collect::<Result<Vec<_>>>()?;
-    let rejects: Vec<Reject> = if flags & FLAG_REJECTS == 0 {
-        Vec::new()
-    } else {
-        read_postcard(&mut input)?
-    };
+    let columns = (0..column_count).map(|_| read_column(&mut input, rows)).collect::<Result<Vec<_>>>()?;
+    let rejects: Vec<Reject> = if flags & FLAG_REJECTS == 0 { Vec::new() } else { read_postcard(&mut input)? };
     if rejects.iter().any(|reject| u64::from(reject.relative_offset) >= span) {
         return Err(Error::damaged("a rejected row lies behind the record's end"));
     }
-    let request: Option<RequestRecord> = if flags & FLAG_REQUEST == 0 {
-        None
-    } else {
-        Some(read_postcard(&mut input)?)
-    };
-    if request
-        .as_ref()
-        .is_some_and(|request| request.errors.len() > MAX_REQUEST_ERRORS)
-    {
-        return Err(Error::damaged(format!(
-            "a request's answer lists more than {MAX_REQUEST_ERRORS} errors"
-        )));
+    let request: Option<RequestRecord> = if flags & FLAG_REQUEST == 0 { None } else { Some(read_postcard(&mut input)?) };
+    if request.as_ref().is_some_and(|request| request.errors.len() > MAX_REQUEST_ERRORS) {
+        return Err(Error::damaged(format!("a request's answer lists more than {MAX_REQUEST_ERRORS} errors")));
     }
     if !input.is_empty() || flags & !(FLAG_OFFSETS | FLAG_REJECTS | FLAG_REQUEST) != 0 {
-        return Err(Error::damaged(format!(
-            "{} bytes are left behind the last column (flags {flags:#x})",
-            input.len()
-        )));
+        return Err(Error::damaged(format!("{} bytes are left behind the last column (flags {flags:#x})", input.len())));
     }
     let key_hash = hash_keys(&keys, &columns, rows)?;
-    let batch = RowBatch {
-        time_us,
-        key_hash,
-        relative_offset,
-        span,
-        keys,
-        columns,
-        rejects,
-    };
-    Ok(JournalRecord {
-        first_offset,
-        batch: Arc::new(batch),
-        request,
-    })
+    let batch = RowBatch { time_us, key_hash, relative_offset, span, keys, columns, rejects };
+    Ok(JournalRecord { first_offset, batch: Arc::new(batch), request })
 }
 
 fn read_offsets(input: &mut &[u8], rows: usize, span: u64) -> Result<Vec<u32>> {
@@ -143,9 +102,7 @@ fn read_keys(input: &mut &[u8], rows: usize) -> Result<Keys> {
         KEYS_CONST => {
             let length = read_varint(input, "the key's length", input.len())?;
             let text = std::str::from_utf8(take(input, length)?);
-            Ok(Keys::Const(Arc::from(
-                text.map_err(|_| Error::damaged("a key is not UTF-8"))?,
-            )))
+            Ok(Keys::Const(Arc::from(text.map_err(|_| Error::damaged("a key is not UTF-8"))?)))
         }
         other => Err(Error::damaged(format!("keys of the unknown form {other}"))),
     }
@@ -156,9 +113,7 @@ fn hash_keys(keys: &Keys, columns: &[ArrayRef], rows: usize) -> Result<Vec<u64>>
         Keys::Const(text) => return Ok(vec![hash_key(text.as_bytes()); rows]),
         Keys::Text(array) => array.as_ref(),
         Keys::Column(column) => {
-            let array = columns
-                .get(*column)
-                .and_then(|array| array.as_any().downcast_ref::<StringArray>());
+            let array = columns.get(*column).and_then(|array| array.as_any().downcast_ref::<StringArray>());
             array.ok_or_else(|| Error::damaged(format!("the key's column {column} is no string column of the record")))?
         }
     };
@@ -186,13 +141,8 @@ fn read_column(input: &mut &[u8], rows: usize) -> Result<ArrayRef> {
 
 fn read_decimals(input: &mut &[u8], rows: usize, nulls: Option<NullBuffer>) -> Result<Float64Array> {
     let number = usize::from(take(input, 1)?[0]);
-    let scale = *DECIMAL_SCALES
-        .get(number)
-        .ok_or_else(|| Error::damaged(format!("the unknown decimal scale {number}")))?;
-    let mut values: Vec<f64> = read_planes(input, rows)?
-        .into_iter()
-        .map(|word| unzigzag(word) as f64 / scale)
-        .collect();
+    let scale = *DECIMAL_SCALES.get(number).ok_or_else(|| Error::damaged(format!("the unknown decimal scale {number}")))?;
+    let mut values: Vec<f64> = read_planes(input, rows)?.into_iter().map(|word| unzigzag(word) as f64 / scale).collect();
     if let Some(nulls) = &nulls {
         for (value, valid) in values.iter_mut().zip(nulls.iter()) {
             if !valid {

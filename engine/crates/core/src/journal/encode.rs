@@ -3,7 +3,7 @@
 //! ```text
 //! payload  [0][body]                     short bodies, and those that do not shrink
 //!          [1][u32 body length][LZ4 block of the body]
-//! body     varint rows, flags, column count, span-free header …
+//! body     varint rows · flags u8 · varint columns
 //!          times · relative offsets? · keys · columns · rejects? · request?
 //! column   [kind | NULLABLE][validity bitmap?][values]
 //! ```
@@ -91,11 +91,7 @@ impl Default for RecordEncoder {
 
 impl RecordEncoder {
     pub fn new() -> RecordEncoder {
-        RecordEncoder {
-            body: Vec::new(),
-            words: Vec::new(),
-            table: None,
-        }
+        RecordEncoder { body: Vec::new(), words: Vec::new(), table: None }
     }
 
     /// Encodes one request. The error names the bound that it exceeds, or a column type that no decoder makes.
@@ -189,20 +185,14 @@ impl RecordEncoder {
 fn check_bounds(batch: &RowBatch) -> Result<()> {
     if batch.rows() > MAX_RECORD_ROWS {
         let rows = batch.rows();
-        return Err(Error::user(format!(
-            "a request has {rows} rows, at most {MAX_RECORD_ROWS} are possible: send fewer"
-        )));
+        return Err(Error::user(format!("a request has {rows} rows, at most {MAX_RECORD_ROWS} are possible: send fewer")));
     }
     if batch.columns.len() > MAX_RECORD_COLUMNS {
         let columns = batch.columns.len();
-        return Err(Error::user(format!(
-            "the schema has {columns} fields, at most {MAX_RECORD_COLUMNS} are possible"
-        )));
+        return Err(Error::user(format!("the schema has {columns} fields, at most {MAX_RECORD_COLUMNS} are possible")));
     }
     if batch.span == 0 {
-        return Err(Error::engine(
-            "a record of the journal must cover an offset (a request without rows covers one)",
-        ));
+        return Err(Error::engine("a record of the journal must cover an offset (a request without rows covers one)"));
     }
     Ok(())
 }
@@ -235,9 +225,7 @@ fn write_column(column: &ArrayRef, words: &mut Vec<u64>, out: &mut Vec<u8>) -> R
 }
 
 fn unknown_type(data_type: &DataType) -> Error {
-    Error::engine(format!(
-        "the journal keeps string, float64, int64 and bool columns, not {data_type}"
-    ))
+    Error::engine(format!("the journal keeps string, float64, int64 and bool columns, not {data_type}"))
 }
 
 /// Floats, as scaled whole numbers where all of them are decimal fractions (most sensors), else as their bits.

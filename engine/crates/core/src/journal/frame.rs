@@ -98,10 +98,7 @@ pub(super) fn mark(durable_offset: u64) -> [u8; FRAME_HEADER_BYTES] {
 /// Reads a header; the error says what is wrong with it.
 pub(super) fn read_header(bytes: &[u8]) -> Result<Header> {
     if bytes.len() < FRAME_HEADER_BYTES {
-        return Err(Error::damaged(format!(
-            "{} bytes are left, a header takes {FRAME_HEADER_BYTES}",
-            bytes.len()
-        )));
+        return Err(Error::damaged(format!("{} bytes are left, a header takes {FRAME_HEADER_BYTES}", bytes.len())));
     }
     let header = &bytes[..FRAME_HEADER_BYTES];
     if header.iter().all(|&byte| byte == 0) {
@@ -112,18 +109,14 @@ pub(super) fn read_header(bytes: &[u8]) -> Result<Header> {
     }
     let payload_len = u32_at(header, 4) as usize;
     match u32_at(header, 0) {
-        MARK_MAGIC if payload_len == 0 => Ok(Header::Mark {
-            durable_offset: u64_at(header, OFFSET_AT),
-        }),
+        MARK_MAGIC if payload_len == 0 => Ok(Header::Mark { durable_offset: u64_at(header, OFFSET_AT) }),
         RECORD_MAGIC if payload_len <= MAX_PAYLOAD_BYTES => Ok(Header::Record {
             payload_len,
             payload_crc: u32_at(header, 8),
             first_offset: u64_at(header, OFFSET_AT),
             span: u64_at(header, SPAN_AT),
         }),
-        magic => Err(Error::damaged(format!(
-            "a frame of the unknown kind {magic:#010x} and {payload_len} bytes"
-        ))),
+        magic => Err(Error::damaged(format!("a frame of the unknown kind {magic:#010x} and {payload_len} bytes"))),
     }
 }
 

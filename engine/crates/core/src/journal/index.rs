@@ -19,11 +19,7 @@ pub(super) struct SegmentInfo {
 
 impl SegmentInfo {
     pub fn new(first_offset: u64, durable_bytes: u64) -> SegmentInfo {
-        SegmentInfo {
-            first_offset,
-            durable_bytes,
-            places: Vec::new(),
-        }
+        SegmentInfo { first_offset, durable_bytes, places: Vec::new() }
     }
 
     fn place_before(&self, offset: u64) -> (u64, u64) {
@@ -60,12 +56,7 @@ pub(super) struct Index {
 
 impl Index {
     pub fn new(segments: VecDeque<SegmentInfo>, durable_offset: u64) -> Index {
-        Index {
-            state: Mutex::new(IndexState {
-                segments,
-                durable_offset,
-            }),
-        }
+        Index { state: Mutex::new(IndexState { segments, durable_offset }) }
     }
 
     pub fn lock(&self) -> MutexGuard<'_, IndexState> {
@@ -85,11 +76,7 @@ impl Index {
         let behind = state.segments.partition_point(|segment| segment.first_offset <= offset);
         let segment = &state.segments[behind.checked_sub(1)?];
         let (offset, position) = segment.place_before(offset);
-        Some(Start {
-            segment: segment.first_offset,
-            offset,
-            position,
-        })
+        Some(Start { segment: segment.first_offset, offset, position })
     }
 
     /// `None` for a segment that was trimmed.
@@ -97,10 +84,7 @@ impl Index {
         let state = self.lock();
         let at = state.segments.binary_search_by_key(&segment, |info| info.first_offset).ok()?;
         let next_segment = state.segments.get(at + 1).map(|info| info.first_offset);
-        Some(Extent {
-            durable_bytes: state.segments[at].durable_bytes,
-            next_segment,
-        })
+        Some(Extent { durable_bytes: state.segments[at].durable_bytes, next_segment })
     }
 
     pub fn publish(&self, segment: u64, durable_bytes: u64, durable_offset: u64) {

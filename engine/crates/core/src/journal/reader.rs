@@ -84,25 +84,14 @@ pub(super) fn frame_at<'a, S: LogStorage>(
         Err(error) => Ok(Frame::Invalid(error)),
         Ok(Header::Blank) => Ok(Frame::Blank),
         Ok(Header::Mark { durable_offset }) => Ok(Frame::Mark { durable_offset }),
-        Ok(Header::Record {
-            payload_len,
-            payload_crc,
-            first_offset,
-            span,
-        }) => {
+        Ok(Header::Record { payload_len, payload_crc, first_offset, span }) => {
             let len = (FRAME_HEADER_BYTES + payload_len) as u64;
             if len > room {
-                return Ok(Frame::Invalid(Error::damaged(format!(
-                    "a frame of {len} bytes where {room} are left"
-                ))));
+                return Ok(Frame::Invalid(Error::damaged(format!("a frame of {len} bytes where {room} are left"))));
             }
             let payload = &window.get(storage, name, position, len, limit)?[FRAME_HEADER_BYTES..];
             Ok(match check_payload(payload, payload_crc) {
-                Ok(()) => Frame::Record {
-                    first_offset,
-                    span,
-                    payload,
-                },
+                Ok(()) => Frame::Record { first_offset, span, payload },
                 Err(error) => Frame::Invalid(error),
             })
         }
@@ -137,14 +126,7 @@ enum Step {
 
 impl<S: LogStorage> JournalReader<S> {
     pub(super) fn new(storage: Arc<S>, incarnation: Incarnation, index: Arc<Index>, from_offset: u64) -> JournalReader<S> {
-        JournalReader {
-            storage,
-            incarnation,
-            index,
-            window: Window::default(),
-            wanted: from_offset,
-            place: None,
-        }
+        JournalReader { storage, incarnation, index, window: Window::default(), wanted: from_offset, place: None }
     }
 
     /// The offset that the next record holds.
@@ -169,13 +151,13 @@ impl<S: LogStorage> JournalReader<S> {
         let Some(extent) = self.index.extent(place.segment) else {
             return Err(self.trimmed());
         };
-        if place.position >= extent.durable_bytes {
+        let closed = extent.next_segment.is_some();
+        let left = extent.durable_bytes.saturating_sub(place.position);
+        // A closed segment may still have an end that was only preallocated: too short for a frame, or blank.
+        if left == 0 || (closed && left < FRAME_HEADER_BYTES as u64) {
             return self.leave(place, extent.next_segment);
         }
-        let name = LogName::Segment {
-            incarnation: self.incarnation,
-            first_offset: place.segment,
-        };
+        let name = LogName::Segment { incarnation: self.incarnation, first_offset: place.segment };
         let frame = frame_at(&mut self.window, &*self.storage, name, place.position, extent.durable_bytes)?;
         let position = place.position + frame.len();
         let damaged = |error: Error| {
@@ -187,31 +169,20 @@ impl<S: LogStorage> JournalReader<S> {
         };
         match frame {
             Frame::Mark { .. } => self.place = Some(Place { position, ..place }),
-            // A closed segment may still have its preallocated end, if the process died just then.
-            Frame::Blank if extent.next_segment.is_some() => return self.leave(place, extent.next_segment),
+            Frame::Blank if closed => return self.leave(place, extent.next_segment),
             Frame::Blank => return Err(damaged(Error::damaged("the frame is blank"))),
             Frame::Invalid(error) => return Err(damaged(error)),
             Frame::Record { first_offset, .. } if first_offset != place.offset => {
-                return Err(damaged(Error::damaged(format!(
-                    "the record there begins at offset {first_offset}"
-                ))));
+                return Err(damaged(Error::damaged(format!("the record there begins at offset {first_offset}"))));
             }
-            Frame::Record {
-                first_offset,
-                span,
-                payload,
-            } => {
+            Frame::Record { first_offset, span, payload } => {
                 let offset = first_offset.checked_add(span).filter(|&end| end > first_offset);
                 let offset = offset.ok_or_else(|| damaged(Error::damaged(format!("a record of {span} offsets"))))?;
                 let record = match offset <= self.wanted {
                     true => None,
                     false => Some(decode_payload(payload, first_offset, span).map_err(damaged)?),
                 };
-                self.place = Some(Place {
-                    position,
-                    offset,
-                    ..place
-                });
+                self.place = Some(Place { position, offset, ..place });
                 if let Some(record) = record {
                     self.wanted = offset;
                     return Ok(Step::Found(Box::new(record)));
@@ -224,11 +195,7 @@ impl<S: LogStorage> JournalReader<S> {
     fn begin(&mut self) -> Result<Step> {
         match self.index.start(self.wanted) {
             Some(start) => {
-                self.place = Some(Place {
-                    segment: start.segment,
-                    position: start.position,
-                    offset: start.offset,
-                });
+                self.place = Some(Place { segment: start.segment, position: start.position, offset: start.offset });
                 Ok(Step::Moved)
             }
             None if self.index.lock().durable_offset <= self.wanted => Ok(Step::End),
@@ -248,20 +215,13 @@ impl<S: LogStorage> JournalReader<S> {
             Some(next) => {
                 let position = super::segment::SEGMENT_HEADER_BYTES;
                 self.window.forget();
-                self.place = Some(Place {
-                    segment: next,
-                    position,
-                    offset: next,
-                });
+                self.place = Some(Place { segment: next, position, offset: next });
                 Ok(Step::Moved)
             }
         }
     }
 
     fn trimmed(&self) -> Error {
-        Error::engine(format!(
-            "offset {} of the journal {} was trimmed",
-            self.wanted, self.incarnation
-        ))
+        Error::engine(format!("offset {} of the journal {} was trimmed", self.wanted, self.incarnation))
     }
 }

@@ -86,21 +86,17 @@ fn read_segment_header<S: LogStorage>(storage: &S, entry: &LogEntry) -> Result<S
     let damaged = |error: Error| error.context(format!("the journal's file {name} cannot be used"));
     let mut bytes = [0; SEGMENT_HEADER_BYTES as usize];
     if entry.bytes < SEGMENT_HEADER_BYTES {
-        return Err(damaged(Error::damaged(format!(
-            "it has only {} bytes; restore it, or move it away",
-            entry.bytes
-        ))));
+        return Err(damaged(Error::damaged(format!("it has only {} bytes; restore it, or move it away", entry.bytes))));
     }
     storage.read_at(name, 0, &mut bytes).map_err(damaged)?;
     let header = SegmentHeader::from_bytes(&bytes).map_err(damaged)?;
     match name {
-        LogName::Segment {
-            incarnation,
-            first_offset,
-        } if header.incarnation == incarnation && header.first_offset == first_offset => Ok(header),
-        _ => Err(damaged(Error::damaged(
-            "its head names another file; put it back under its own name",
-        ))),
+        LogName::Segment { incarnation, first_offset }
+            if header.incarnation == incarnation && header.first_offset == first_offset =>
+        {
+            Ok(header)
+        }
+        _ => Err(damaged(Error::damaged("its head names another file; put it back under its own name"))),
     }
 }
 
@@ -116,12 +112,7 @@ struct Tail {
 
 fn find_tail<S: LogStorage>(storage: &S, entry: &LogEntry, first_offset: u64) -> Result<Tail> {
     let mut window = Window::default();
-    let mut tail = Tail {
-        end: SEGMENT_HEADER_BYTES,
-        end_offset: first_offset,
-        proven: SEGMENT_HEADER_BYTES,
-        torn_bytes: 0,
-    };
+    let mut tail = Tail { end: SEGMENT_HEADER_BYTES, end_offset: first_offset, proven: SEGMENT_HEADER_BYTES, torn_bytes: 0 };
     // Records since the last proof, as (offset, position): a mark may prove a part of them.
     let mut unproven: VecDeque<(u64, u64)> = VecDeque::new();
     loop {
@@ -136,7 +127,8 @@ fn find_tail<S: LogStorage>(storage: &S, entry: &LogEntry, first_offset: u64) ->
                 tail.end_offset = end_offset;
             }
             Frame::Mark { durable_offset } if durable_offset <= tail.end_offset => {
-                while unproven.pop_front_if(|&mut (offset, _)| offset < durable_offset).is_some() {}
+                let proven = unproven.partition_point(|&(offset, _)| offset < durable_offset);
+                unproven.drain(..proven);
                 tail.proven = unproven.front().map_or(tail.end, |&(_, position)| position);
             }
             _ => break,
@@ -218,11 +210,7 @@ impl<S: LogStorage> RecoveredLog<S> {
 
     /// The first offset that is still there.
     pub fn first_offset(&self) -> u64 {
-        self.index
-            .lock()
-            .segments
-            .front()
-            .map_or(self.end_offset, |segment| segment.first_offset)
+        self.index.lock().segments.front().map_or(self.end_offset, |segment| segment.first_offset)
     }
 
     /// The offset after the last row.
@@ -245,21 +233,13 @@ impl<S: LogStorage> RecoveredLog<S> {
                 self.incarnation
             )));
         }
-        Ok(JournalReader::new(
-            self.storage.clone(),
-            self.incarnation,
-            self.index.clone(),
-            from_offset,
-        ))
+        Ok(JournalReader::new(self.storage.clone(), self.incarnation, self.index.clone(), from_offset))
     }
 
     /// Deletes segments that hold only offsets below `up_to`.
     pub fn trim(&self, up_to: u64) -> Result<()> {
         for first_offset in self.index.remove_below(up_to) {
-            self.storage.delete(LogName::Segment {
-                incarnation: self.incarnation,
-                first_offset,
-            })?;
+            self.storage.delete(LogName::Segment { incarnation: self.incarnation, first_offset })?;
         }
         Ok(())
     }

@@ -47,10 +47,6 @@ impl SegmentHeader {
             )));
         }
         let incarnation = Incarnation(bytes[16..32].try_into().expect("a slice of sixteen bytes"));
-        Ok(SegmentHeader {
-            incarnation,
-            fingerprint: word(32),
-            first_offset: word(40),
-        })
+        Ok(SegmentHeader { incarnation, fingerprint: word(32), first_offset: word(40) })
     }
 }

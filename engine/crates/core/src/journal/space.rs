@@ -43,25 +43,14 @@ pub(super) struct Space {
 
 impl Space {
     pub fn new(segment_bytes: u64) -> Space {
-        Space {
-            segment_bytes,
-            spares: VecDeque::new(),
-            planned: 0,
-            room: 0,
-            outstanding: 0,
-            next_number: 0,
-        }
+        Space { segment_bytes, spares: VecDeque::new(), planned: 0, room: 0, outstanding: 0, next_number: 0 }
     }
 
     /// Reserves a frame of `frame_bytes`. False: first a segment of [`Space::segment_for`] must be added.
     pub fn try_reserve(&mut self, frame_bytes: u64) -> bool {
         let need = frame_bytes + MARK_BYTES;
         if need > self.room {
-            let Some(spare) = self
-                .spares
-                .get(self.planned)
-                .filter(|spare| spare.bytes >= need + SEGMENT_HEADER_BYTES)
-            else {
+            let Some(spare) = self.spares.get(self.planned).filter(|spare| spare.bytes >= need + SEGMENT_HEADER_BYTES) else {
                 return false;
             };
             self.room = spare.bytes - SEGMENT_HEADER_BYTES;
@@ -76,10 +65,7 @@ impl Space {
     pub fn segment_for(&mut self, frame_bytes: u64) -> Spare {
         self.next_number += 1;
         let bytes = self.segment_bytes.max(SEGMENT_HEADER_BYTES + MARK_BYTES + frame_bytes);
-        Spare {
-            number: self.next_number,
-            bytes,
-        }
+        Spare { number: self.next_number, bytes }
     }
 
     /// Adds a prepared file as the next one that the plan uses.
@@ -134,7 +120,8 @@ mod tests {
                     prop_assert!(space.try_reserve(bytes));
                 }
                 waiting.push_back((bytes, marked));
-                while let Some((bytes, marked)) = waiting.pop_front_if(|_| drain) {
+                let drained = if drain { waiting.len() } else { 0 };
+                for (bytes, marked) in waiting.drain(..drained) {
                     let need = bytes + if marked { MARK_BYTES } else { 0 };
                     if need > room {
                         let spare = space.take(bytes);

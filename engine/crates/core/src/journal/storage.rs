@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use crate::{Error, Result};
 
-/// Which run of the process wrote a segment: 16 random bytes, new at each start, written as 32 hexadecimal digits.
+/// Which run of the process wrote a segment: 16 bytes, new at each start, written as 32 hexadecimal digits. Those of later
+/// starts sort behind those of earlier ones, and journals are recovered in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(pub [u8; 16]);
 
@@ -20,16 +21,10 @@ impl FromStr for Incarnation {
 
     fn from_str(text: &str) -> Result<Incarnation> {
         let wrong = || Error::user(format!("{text:?} is no incarnation of a journal (32 hexadecimal digits)"));
-        if text.len() != 32
-            || !text
-                .bytes()
-                .all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase())
-        {
+        if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase()) {
             return Err(wrong());
         }
-        u128::from_str_radix(text, 16)
-            .map(|number| Incarnation(number.to_be_bytes()))
-            .map_err(|_| wrong())
+        u128::from_str_radix(text, 16).map(|number| Incarnation(number.to_be_bytes())).map_err(|_| wrong())
     }
 }
 
@@ -53,10 +48,7 @@ impl LogName {
 impl fmt::Display for LogName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LogName::Segment {
-                incarnation,
-                first_offset,
-            } => write!(formatter, "{incarnation}/{first_offset:020}.log"),
+            LogName::Segment { incarnation, first_offset } => write!(formatter, "{incarnation}/{first_offset:020}.log"),
             LogName::Spare { incarnation, number } => write!(formatter, "{incarnation}/.spare-{number}"),
         }
     }
@@ -70,16 +62,10 @@ impl FromStr for LogName {
             let (directory, file) = text.split_once('/')?;
             let incarnation = directory.parse().ok()?;
             if let Some(number) = file.strip_prefix(".spare-") {
-                return Some(LogName::Spare {
-                    incarnation,
-                    number: number.parse().ok()?,
-                });
+                return Some(LogName::Spare { incarnation, number: number.parse().ok()? });
             }
             let digits = file.strip_suffix(".log").filter(|digits| digits.len() == 20)?;
-            Some(LogName::Segment {
-                incarnation,
-                first_offset: digits.parse().ok()?,
-            })
+            Some(LogName::Segment { incarnation, first_offset: digits.parse().ok()? })
         };
         let name = parse().filter(|name| name.to_string() == text);
         name.ok_or_else(|| Error::user(format!("{text:?} is no file of a journal")))

@@ -69,14 +69,8 @@ fn put(contents: &mut Vec<u8>, position: usize, bytes: &[u8]) {
 
 impl SimulatedStorage {
     pub fn new(seed: u64) -> SimulatedStorage {
-        let state = State {
-            random: seed,
-            capacity: u64::MAX,
-            ..State::default()
-        };
-        SimulatedStorage {
-            state: Mutex::new(state),
-        }
+        let state = State { random: seed, capacity: u64::MAX, ..State::default() };
+        SimulatedStorage { state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -196,11 +190,7 @@ impl State {
     }
 
     fn used(&self) -> u64 {
-        self.names
-            .values()
-            .filter_map(|file| self.files.get(file))
-            .map(|contents| contents.length)
-            .sum()
+        self.names.values().filter_map(|file| self.files.get(file)).map(|contents| contents.length).sum()
     }
 }
 
@@ -219,10 +209,7 @@ fn due(countdown: &mut Option<u64>) -> bool {
 impl LogStorage for SimulatedStorage {
     fn list(&self) -> Result<Vec<LogEntry>> {
         let state = self.lock();
-        let entries = state.names.iter().map(|(&name, file)| LogEntry {
-            name,
-            bytes: state.files[file].length,
-        });
+        let entries = state.names.iter().map(|(&name, file)| LogEntry { name, bytes: state.files[file].length });
         Ok(entries.collect())
     }
 
@@ -233,11 +220,7 @@ impl LogStorage for SimulatedStorage {
         }
         state.next_file += 1;
         let file = state.next_file;
-        let contents = Contents {
-            length: bytes,
-            pending: vec![Change::Length(bytes)],
-            ..Contents::default()
-        };
+        let contents = Contents { length: bytes, pending: vec![Change::Length(bytes)], ..Contents::default() };
         state.files.insert(file, contents);
         state.change_name(name, Some(file));
         Ok(())
@@ -262,10 +245,7 @@ impl LogStorage for SimulatedStorage {
             return Err(Error::damaged(format!("{name}: a write behind the end of the file")));
         }
         put(&mut contents.cached, position as usize, bytes);
-        contents.pending.push(Change::Write {
-            position: position as usize,
-            bytes: bytes.to_vec(),
-        });
+        contents.pending.push(Change::Write { position: position as usize, bytes: bytes.to_vec() });
         Ok(())
     }
 
@@ -311,11 +291,7 @@ impl LogStorage for SimulatedStorage {
         if due(&mut state.fail_syncs_after) {
             return Err(Error::damaged(format!("the disk failed to sync the directory {incarnation}")));
         }
-        let State {
-            pending_names,
-            durable_names,
-            ..
-        } = &mut *state;
+        let State { pending_names, durable_names, .. } = &mut *state;
         pending_names.retain(|&(name, file)| {
             let synced = name.incarnation() == incarnation;
             if synced {
@@ -336,12 +312,7 @@ impl LogStorage for SimulatedStorage {
 
     fn delete_incarnation(&self, incarnation: Incarnation) -> Result<()> {
         let mut state = self.lock();
-        let mut names: Vec<LogName> = state
-            .names
-            .keys()
-            .copied()
-            .filter(|name| name.incarnation() == incarnation)
-            .collect();
+        let mut names: Vec<LogName> = state.names.keys().copied().filter(|name| name.incarnation() == incarnation).collect();
         // A directory's files are deleted in any order, and a crash may come in between.
         while !names.is_empty() {
             let next = state.below(names.len() as u64) as usize;

@@ -28,12 +28,7 @@ pub struct JournalOptions {
 
 impl JournalOptions {
     pub fn new(incarnation: Incarnation, fingerprint: u64) -> JournalOptions {
-        JournalOptions {
-            incarnation,
-            fingerprint,
-            first_offset: 0,
-            segment_bytes: DEFAULT_SEGMENT_BYTES,
-        }
+        JournalOptions { incarnation, fingerprint, first_offset: 0, segment_bytes: DEFAULT_SEGMENT_BYTES }
     }
 }
 
@@ -77,15 +72,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<S: LogStorage> Journal<S> {
     /// Opens a new incarnation and prepares its first segment. The error says if the disk is full.
     pub fn open(storage: Arc<S>, options: JournalOptions) -> Result<Journal<S>> {
-        if storage
-            .list()?
-            .iter()
-            .any(|entry| entry.name.incarnation() == options.incarnation)
-        {
-            return Err(Error::engine(format!(
-                "incarnation {} of the journal exists already",
-                options.incarnation
-            )));
+        if storage.list()?.iter().any(|entry| entry.name.incarnation() == options.incarnation) {
+            return Err(Error::engine(format!("incarnation {} of the journal exists already", options.incarnation)));
         }
         let first = options.first_offset;
         let journal = Journal {
@@ -93,11 +81,7 @@ impl<S: LogStorage> Journal<S> {
             options,
             index: Arc::new(Index::new(VecDeque::new(), first)),
             space: Mutex::new(Space::new(options.segment_bytes)),
-            tail: Mutex::new(Tail {
-                segment: None,
-                next_offset: first,
-                marked_offset: first,
-            }),
+            tail: Mutex::new(Tail { segment: None, next_offset: first, marked_offset: first }),
             syncing: Mutex::new(()),
             failure: OnceLock::new(),
         };
@@ -161,8 +145,7 @@ impl<S: LogStorage> Journal<S> {
     pub fn append(&self, frames: &[u8], next_offset: u64) -> Result<()> {
         self.check()?;
         let mut tail = lock(&self.tail);
-        self.append_frames(&mut tail, frames, next_offset)
-            .map_err(|error| self.fail(error))
+        self.append_frames(&mut tail, frames, next_offset).map_err(|error| self.fail(error))
     }
 
     fn append_frames(&self, tail: &mut Tail, frames: &[u8], next_offset: u64) -> Result<()> {
@@ -170,20 +153,14 @@ impl<S: LogStorage> Journal<S> {
         let mut rest = frames;
         while !rest.is_empty() {
             let first_len = frame_at(rest, tail.next_offset)?.0 as u64;
-            if tail
-                .segment
-                .is_none_or(|current| current.position + MARK_BYTES + first_len > current.bytes)
-            {
+            if tail.segment.is_none_or(|current| current.position + MARK_BYTES + first_len > current.bytes) {
                 self.roll(tail, first_len)?;
             }
             let run = self.append_run(tail, rest)?;
             rest = &rest[run..];
         }
         if tail.next_offset != next_offset {
-            return Err(Error::engine(format!(
-                "frames end at offset {}, not at {next_offset}",
-                tail.next_offset
-            )));
+            return Err(Error::engine(format!("frames end at offset {}, not at {next_offset}", tail.next_offset)));
         }
         crash::point("journal-after-write");
         Ok(())
@@ -210,9 +187,7 @@ impl<S: LogStorage> Journal<S> {
                 current.last_place = position;
                 self.index.note_place(offset, position);
             }
-            offset = offset
-                .checked_add(span)
-                .ok_or_else(|| Error::engine("the journal's offsets are exhausted"))?;
+            offset = offset.checked_add(span).ok_or_else(|| Error::engine("the journal's offsets are exhausted"))?;
             run += len;
             count += 1;
         }
@@ -243,28 +218,16 @@ impl<S: LogStorage> Journal<S> {
             }
         };
         let first_offset = tail.next_offset;
-        let header = SegmentHeader {
-            incarnation: self.options.incarnation,
-            fingerprint: self.options.fingerprint,
-            first_offset,
-        };
+        let header = SegmentHeader { incarnation: self.options.incarnation, fingerprint: self.options.fingerprint, first_offset };
         // The head is durable before the name is: a named segment without a head is damage, not a crash.
         let name = self.spare_name(spare);
         self.storage.write_at(name, 0, &header.to_bytes())?;
         self.storage.sync(name)?;
         self.storage.rename(name, self.segment_name(first_offset))?;
         self.storage.sync_directory(self.options.incarnation)?;
-        self.index
-            .lock()
-            .segments
-            .push_back(SegmentInfo::new(first_offset, SEGMENT_HEADER_BYTES));
+        self.index.lock().segments.push_back(SegmentInfo::new(first_offset, SEGMENT_HEADER_BYTES));
         let position = SEGMENT_HEADER_BYTES;
-        tail.segment = Some(Current {
-            first_offset,
-            position,
-            bytes: spare.bytes,
-            last_place: position,
-        });
+        tail.segment = Some(Current { first_offset, position, bytes: spare.bytes, last_place: position });
         // The head of a segment proves as much as a mark does: all before it is durable.
         tail.marked_offset = first_offset;
         Ok(())
@@ -281,9 +244,7 @@ impl<S: LogStorage> Journal<S> {
         if let Some(current) = segment
             && next_offset > self.durable_offset()
         {
-            self.storage
-                .sync(self.segment_name(current.first_offset))
-                .map_err(|error| self.fail(error))?;
+            self.storage.sync(self.segment_name(current.first_offset)).map_err(|error| self.fail(error))?;
             crash::point("journal-after-sync");
             self.index.publish(current.first_offset, current.position, next_offset);
         }
@@ -307,26 +268,15 @@ impl<S: LogStorage> Journal<S> {
 
     /// Reads records from the one that holds `from_offset` on, up to the durable end, also while others are appended.
     pub fn read(&self, from_offset: u64) -> JournalReader<S> {
-        JournalReader::new(
-            self.storage.clone(),
-            self.options.incarnation,
-            self.index.clone(),
-            from_offset,
-        )
+        JournalReader::new(self.storage.clone(), self.options.incarnation, self.index.clone(), from_offset)
     }
 
     fn segment_name(&self, first_offset: u64) -> LogName {
-        LogName::Segment {
-            incarnation: self.options.incarnation,
-            first_offset,
-        }
+        LogName::Segment { incarnation: self.options.incarnation, first_offset }
     }
 
     fn spare_name(&self, spare: Spare) -> LogName {
-        LogName::Spare {
-            incarnation: self.options.incarnation,
-            number: spare.number,
-        }
+        LogName::Spare { incarnation: self.options.incarnation, number: spare.number }
     }
 
     fn check(&self) -> Result<()> {
@@ -347,22 +297,13 @@ impl<S: LogStorage> Journal<S> {
 /// Length and span of the sealed frame at the front of `frames`, which must begin at `offset`.
 fn frame_at(frames: &[u8], offset: u64) -> Result<(usize, u64)> {
     match read_header(frames).map_err(|error| Error::engine(error.message()))? {
-        Header::Record {
-            payload_len,
-            first_offset,
-            span,
-            ..
-        } if first_offset == offset => {
+        Header::Record { payload_len, first_offset, span, .. } if first_offset == offset => {
             let len = FRAME_HEADER_BYTES + payload_len;
             if len > frames.len() || span == 0 {
-                return Err(Error::engine(format!(
-                    "an incomplete frame at offset {offset} was to be appended"
-                )));
+                return Err(Error::engine(format!("an incomplete frame at offset {offset} was to be appended")));
             }
             Ok((len, span))
         }
-        other => Err(Error::engine(format!(
-            "a frame at offset {offset} was expected, not {other:?}"
-        ))),
+        other => Err(Error::engine(format!("a frame at offset {offset} was expected, not {other:?}"))),
     }
 }

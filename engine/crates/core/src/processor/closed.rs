@@ -5,9 +5,9 @@ use std::sync::Arc;
 use arrow_array::{Array, ArrayRef, Int64Array, StringArray};
 use arrow_buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 
+use super::Processor;
 use super::events::write_row;
 use super::stages::{arrow_kinds, floats, mask_or_all};
-use super::Processor;
 use crate::Result;
 use crate::accumulate::Value;
 use crate::config::FieldType;
@@ -200,7 +200,6 @@ impl Processor {
         Ok(())
     }
 
-    #[expect(clippy::type_complexity, reason = "reasons by row, where any failed")]
     fn call_window_udfs(
         &mut self,
         definition: &WindowPlan,

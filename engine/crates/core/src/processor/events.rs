@@ -3,9 +3,9 @@
 use arrow_array::{Array, ArrayRef, BooleanArray};
 
 use super::{Delivery, Processor};
+use crate::Result;
 use crate::ledger::Outcome;
 use crate::plan::{Plan, SinkFrom, SinkMode};
-use crate::Result;
 
 use super::stages::mask_or_all;
 
@@ -59,7 +59,10 @@ impl Processor {
         }
         for at in 0..self.work.len() {
             let reason = match self.work.outcome[at] {
-                Outcome::Late => format!("late: every window of the row had closed at watermark {}", super::time_text(self.work.watermark_us[at])),
+                Outcome::Late => format!(
+                    "late: every window of the row had closed at watermark {}",
+                    super::time_text(self.work.watermark_us[at])
+                ),
                 Outcome::Failed => match reasons.binary_search_by_key(&at, |(row, _)| *row) {
                     Ok(found) => reasons[found].1.clone(),
                     Err(_) => "a UDF failed".to_owned(),

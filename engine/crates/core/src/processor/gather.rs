@@ -11,13 +11,13 @@ use arrow_buffer::{BooleanBuffer, NullBuffer};
 
 use super::stages::floats;
 use super::{Delivery, NOT_MINE, Processor, Refusal};
+use crate::Result;
 use crate::batch::{hash_key, shard_of};
 use crate::config::FieldType;
 use crate::guards::{self, Guard};
 use crate::ledger::Outcome;
 use crate::progress::{self, Admission, NO_TIME, window_start};
 use crate::table::Slot;
-use crate::Result;
 
 /// Rows of one or more deliveries that run together.
 #[derive(Debug, Default)]

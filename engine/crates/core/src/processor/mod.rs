@@ -20,13 +20,13 @@ use std::sync::Arc;
 
 pub use encode::time_text;
 
+use crate::Result;
 use crate::batch::RowBatch;
 use crate::outbox::Batch;
 use crate::plan::{Plan, SinkMode};
 use crate::progress::{NO_TIME, SplitIndex};
 use crate::shard::{Frozen, RequestCommit, Shard, SplitInfo};
 use crate::udf::UdfHost;
-use crate::Result;
 
 /// Rows of one batch for one worker.
 #[derive(Debug, Clone)]
@@ -267,8 +267,8 @@ impl Processor {
             return Ok(());
         }
         let Some(batch) = self.shards[usize::from(place)].confirm(sink, number) else { return Ok(()) };
-        let rows: Vec<&serde_json::value::RawValue> =
-            serde_json::from_slice(&batch.body).map_err(|error| crate::Error::engine(format!("a batch is not an array: {error}")))?;
+        let rows: Vec<&serde_json::value::RawValue> = serde_json::from_slice(&batch.body)
+            .map_err(|error| crate::Error::engine(format!("a batch is not an array: {error}")))?;
         for row in rows {
             let source = self.plan.sinks[sink].name.clone();
             let split = format!("sink/{source}/{shard}");

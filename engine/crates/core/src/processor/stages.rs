@@ -110,8 +110,7 @@ impl Processor {
     /// Stage B: one call a function for all of the worker's rows. Gives row and reason of those that failed.
     fn call_event_udfs(&mut self, plan: &Plan, columns: &mut Vec<ArrayRef>) -> Result<Vec<(usize, String)>> {
         let rows = self.work.len();
-        let statistics: Vec<ArrayRef> =
-            self.work.statistics.iter_mut().map(|values| floats(std::mem::take(values))).collect();
+        let statistics: Vec<ArrayRef> = self.work.statistics.iter_mut().map(|values| floats(std::mem::take(values))).collect();
         let mut reasons = Vec::new();
         for udf in &plan.event_udfs {
             let live: Vec<u32> = (0..rows as u32).filter(|row| self.work.outcome[*row as usize] == Outcome::Applied).collect();

@@ -40,6 +40,7 @@ impl Shard {
         self.epoch = meta.epoch + 1;
         self.committed_epoch = meta.epoch;
         self.keys = meta.keys;
+        self.table.reserve((meta.keys as usize).min(self.max_hot_keys));
         self.watermark_us = meta.watermark_us;
         self.max_event_time_us = meta.max_event_time_us;
         self.ledger = meta.ledger;

@@ -71,7 +71,10 @@ pub struct SplitInfo {
 #[derive(Debug)]
 enum SinkState {
     /// The segment that rows go to now, and how many it has.
-    Segments { number: u64, rows: u64 },
+    Segments {
+        number: u64,
+        rows: u64,
+    },
     Messages(Outbox),
     Stream,
 }
@@ -212,9 +215,20 @@ impl Shard {
             self.changed = true;
             self.update_watermark();
             if self.plan.config.time.close_when_idle && status == SplitStatus::Idle && self.all_idle() {
-                self.set_watermark(self.max_event_time_us.saturating_add(1));
+                self.set_watermark(self.end_of_open_windows_us());
             }
         }
+    }
+
+    /// The end of the last window that an event was seen for.
+    fn end_of_open_windows_us(&self) -> i64 {
+        if self.max_event_time_us == NO_TIME {
+            return NO_TIME;
+        }
+        let end = |window: &crate::plan::WindowPlan| {
+            progress::window_start(self.max_event_time_us, window.size_us).saturating_add(window.size_us)
+        };
+        self.plan.windows.iter().map(end).max().unwrap_or(self.max_event_time_us)
     }
 
     fn all_idle(&self) -> bool {
@@ -379,7 +393,8 @@ impl Shard {
             looks -= 1;
             let slot = self.evict_hand;
             self.evict_hand = (slot + 1) % self.table.slot_end();
-            let clean = u64::from(self.table.dirty_epoch(slot)) <= self.committed_epoch & 0xffff_ffff || guards::off(Guard::EvictClean);
+            let clean =
+                u64::from(self.table.dirty_epoch(slot)) <= self.committed_epoch & 0xffff_ffff || guards::off(Guard::EvictClean);
             if self.table.is_live(slot) && clean && !overflowing.contains(&slot) && !self.has_inline_pane(slot) {
                 self.table.remove(slot);
             }

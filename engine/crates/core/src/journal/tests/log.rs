@@ -1,190 +1,16 @@
-//! Tests of the journal: round trips, torn tails, damage, crashes and full disks.
+//! The journal as a whole: segments, torn tails, damage, crashes and full disks.
 
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray};
 use proptest::prelude::*;
 
-use super::testing::SimulatedStorage;
-use super::*;
-use crate::batch::{Keys, Reject, hash_key};
+use super::super::testing::SimulatedStorage;
+use super::super::*;
+use super::{assert_same, readings};
 use crate::{Actor, Result};
 
 const INCARNATION: Incarnation = Incarnation([7; 16]);
 const SEGMENT_BYTES: u64 = 8 << 10;
-
-/// A batch of `rows` readings; the text makes it differ from others and longer.
-fn readings(rows: usize, text: &str) -> RowBatch {
-    let keys: Vec<String> = (0..rows)
-        .map(|row| format!("device-{:05}{text}", row * 7919 % 10_000))
-        .collect();
-    RowBatch {
-        time_us: (0..rows as i64).map(|row| 1_700_000_000_000_000 + row * 1000).collect(),
-        key_hash: keys.iter().map(|key| hash_key(key.as_bytes())).collect(),
-        relative_offset: None,
-        span: rows.max(1) as u64,
-        keys: Keys::Column(0),
-        columns: vec![
-            Arc::new(StringArray::from_iter_values(keys)) as ArrayRef,
-            Arc::new(Float64Array::from_iter_values(
-                (0..rows).map(|row| (2000 + row % 1000) as f64 / 100.0),
-            )),
-            Arc::new(Float64Array::from_iter_values((0..rows).map(|row| (row as f64).sin()))),
-        ],
-        rejects: Vec::new(),
-    }
-}
-
-fn request(id: &str) -> RequestRecord {
-    let errors = vec![RequestError {
-        row: 3,
-        field: "temperature".into(),
-        reason: "is no number".into(),
-    }];
-    RequestRecord {
-        id: id.into(),
-        body_hash: 99,
-        received_us: -5,
-        accepted: 10,
-        rejected: 1,
-        errors,
-    }
-}
-
-fn assert_same(left: &RowBatch, right: &RowBatch) {
-    assert_eq!(left.time_us, right.time_us);
-    assert_eq!(left.key_hash, right.key_hash);
-    assert_eq!(left.relative_offset, right.relative_offset);
-    assert_eq!(left.span, right.span);
-    assert_eq!(left.rejects, right.rejects);
-    assert_eq!(left.columns.len(), right.columns.len());
-    for (left, right) in left.columns.iter().zip(&right.columns) {
-        assert_eq!(left.data_type(), right.data_type());
-        assert_eq!(
-            left.nulls().filter(|n| n.null_count() > 0),
-            right.nulls().filter(|n| n.null_count() > 0)
-        );
-        match (
-            left.as_any().downcast_ref::<Float64Array>(),
-            right.as_any().downcast_ref::<Float64Array>(),
-        ) {
-            (Some(left), Some(right)) => {
-                for row in 0..left.len() {
-                    assert_eq!(left.value(row).to_bits(), right.value(row).to_bits(), "row {row}");
-                }
-            }
-            _ => assert_eq!(left, right),
-        }
-    }
-    match (&left.keys, &right.keys) {
-        (Keys::Column(left), Keys::Column(right)) => assert_eq!(left, right),
-        (Keys::Text(left), Keys::Text(right)) => assert_eq!(left, right),
-        (Keys::Const(left), Keys::Const(right)) => assert_eq!(left, right),
-        other => panic!("{other:?}"),
-    }
-}
-
-fn floats() -> impl Strategy<Value = Vec<Option<f64>>> {
-    prop_oneof![
-        prop::collection::vec(prop::option::weighted(0.9, any::<f64>()), 0..80),
-        prop::collection::vec(
-            prop::option::weighted(0.9, (-1_000_000i64..1_000_000).prop_map(|n| n as f64 / 100.0)),
-            0..2000
-        ),
-        prop::collection::vec((-1000i64..1000).prop_map(|n| Some(n as f64)), 0..2000),
-        Just(vec![
-            Some(-0.0),
-            Some(f64::NAN),
-            Some(f64::INFINITY),
-            None,
-            Some(1e300),
-            Some(5e-324)
-        ]),
-    ]
-}
-
-/// A null float slot holds NaN, as decoders leave it.
-fn float_array(values: &[Option<f64>]) -> Float64Array {
-    let nulls = arrow_buffer::NullBuffer::from_iter(values.iter().map(Option::is_some));
-    let values: Vec<f64> = values.iter().map(|value| value.unwrap_or(f64::NAN)).collect();
-    Float64Array::new(values.into(), Some(nulls))
-}
-
-prop_compose! {
-    fn batches()(
-        floats in floats(),
-        seed in any::<u64>(),
-        key_kind in 0..3,
-        gaps in any::<bool>(),
-        sliced in any::<bool>(),
-        rejects in prop::collection::vec(("[a-z]{0,5}", ".{0,40}"), 0..4),
-    ) -> RowBatch {
-        let rows = floats.len();
-        let mixed = |row: usize| (seed ^ row as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let text = |row: usize| "é".repeat(mixed(row) as usize % 9) + &row.to_string();
-        let strings: StringArray = (0..rows).map(|row| Some(text(row))).collect();
-        let nullable: StringArray = (0..rows).map(|row| (mixed(row) % 3 > 0).then(|| text(row + 1))).collect();
-        let ints: Int64Array = (0..rows).map(|row| (mixed(row) % 5 > 0).then(|| mixed(row) as i64)).collect();
-        let bools: BooleanArray = (0..rows).map(|row| (mixed(row) % 7 > 0).then(|| mixed(row) % 2 == 0)).collect();
-        let mut columns: Vec<ArrayRef> =
-            vec![Arc::new(float_array(&floats)), Arc::new(strings.clone()), Arc::new(nullable), Arc::new(ints), Arc::new(bools)];
-        let from = if sliced { rows.min(3) } else { 0 };
-        columns = columns.iter().map(|column| column.slice(from, rows - from)).collect();
-        let strings = strings.slice(from, rows - from);
-        let rows = rows - from;
-        let keys = match key_kind {
-            0 => Keys::Column(1),
-            1 => Keys::Text(Arc::new(strings.clone())),
-            _ => Keys::Const(Arc::from("the machine")),
-        };
-        let key = |row: usize| if key_kind == 2 { "the machine" } else { strings.value(row) };
-        let offsets: Option<Vec<u32>> = gaps.then(|| (0..rows as u32).map(|row| row * 2 + (row & 1)).collect());
-        let last = offsets.as_ref().and_then(|offsets| offsets.last().copied()).unwrap_or(rows as u32);
-        let span = u64::from(last) + 1 + rejects.len() as u64;
-        RowBatch {
-            time_us: (0..rows).map(|row| if seed % 2 == 0 { mixed(row) as i64 } else { row as i64 * 250 }).collect(),
-            key_hash: (0..rows).map(|row| hash_key(key(row).as_bytes())).collect(),
-            relative_offset: offsets,
-            span,
-            keys,
-            columns,
-            rejects: rejects.into_iter().enumerate().map(|(row, (field, text))| Reject {
-                relative_offset: last + row as u32, row: row as u32, field, reason: "wrong".into(), text,
-            }).collect(),
-        }
-    }
-}
-
-proptest! {
-    #[test]
-    fn every_batch_comes_back(batch in batches(), first_offset in any::<u64>(), named in any::<bool>()) {
-        let request = named.then(|| request("r-1"));
-        let mut frame = Vec::new();
-        encode_record(&batch, request.as_ref(), first_offset, &mut frame).unwrap();
-        let (record, used) = decode_record(&frame).unwrap();
-        prop_assert_eq!(used, frame.len());
-        prop_assert_eq!(record.first_offset, first_offset);
-        prop_assert_eq!(&record.request, &request);
-        assert_same(&batch, &record.batch);
-    }
-
-    /// Past the checksums, as a fuzzer goes: an error or a record, never a panic.
-    #[test]
-    fn damaged_payloads_are_errors(batch in batches(), at in any::<prop::sample::Index>(), bit in 0u8..8, cut in any::<bool>()) {
-        let mut frame = Vec::new();
-        encode_record(&batch, Some(&request("r")), 5, &mut frame).unwrap();
-        let mut payload = frame[FRAME_HEADER_BYTES..].to_vec();
-        let at = at.index(payload.len());
-        if cut { payload.truncate(at) } else { payload[at] ^= 1u8 << bit }
-        let _ = decode_payload(&payload, 5, batch.span);
-    }
-
-    #[test]
-    fn arbitrary_bytes_are_errors(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = decode_payload(&bytes, 0, 100);
-        prop_assert!(decode_record(&bytes).is_err());
-    }
-}
 
 /// A journal in small segments, and what was put into it.
 struct Written {
@@ -196,15 +22,8 @@ struct Written {
 
 impl Written {
     fn open(storage: Arc<SimulatedStorage>) -> Written {
-        let options = JournalOptions {
-            segment_bytes: SEGMENT_BYTES,
-            ..JournalOptions::new(INCARNATION, 42)
-        };
-        Written {
-            journal: Journal::open(storage.clone(), options).unwrap(),
-            storage,
-            records: Vec::new(),
-        }
+        let options = JournalOptions { segment_bytes: SEGMENT_BYTES, ..JournalOptions::new(INCARNATION, 42) };
+        Written { journal: Journal::open(storage.clone(), options).unwrap(), storage, records: Vec::new() }
     }
 
     fn new() -> Written {
@@ -320,10 +139,7 @@ fn a_restart_finds_everything_that_was_synced_and_deletes_it_when_told() {
     }
     written.storage.crash();
     let log = recover_one(&written.storage).unwrap();
-    assert_eq!(
-        (log.first_offset(), log.end_offset(), log.fingerprint(), log.cut_bytes()),
-        (0, 3000, 42, 0)
-    );
+    assert_eq!((log.first_offset(), log.end_offset(), log.fingerprint(), log.cut_bytes()), (0, 3000, 42, 0));
     assert_eq!(read_all(log.read(0).unwrap()).unwrap(), written.records);
     assert_eq!(log.read(3001).err().unwrap().actor(), Actor::Outside);
     log.delete().unwrap();
@@ -385,11 +201,7 @@ fn a_failed_sync_or_write_ends_the_journal_for_good() {
             true => written.storage.fail_syncs_after(Some(0)),
             false => written.storage.fail_writes_after(Some(0)),
         }
-        let error = if broken {
-            written.journal.sync().unwrap_err()
-        } else {
-            written.append(1).unwrap_err()
-        };
+        let error = if broken { written.journal.sync().unwrap_err() } else { written.append(1).unwrap_err() };
         assert!(!error.retryable(), "{error}");
         written.storage.fail_syncs_after(None);
         written.storage.fail_writes_after(None);
@@ -407,10 +219,7 @@ fn frames_with_wrong_offsets_are_refused() {
     assert_eq!(written.journal.append(&frames, 12).unwrap_err().actor(), Actor::Outside);
     assert!(RecordEncoder::new().encode(&readings(5, ""), None).is_ok());
     let nothing = RowBatch::empty(0);
-    assert_eq!(
-        RecordEncoder::new().encode(&nothing, None).unwrap_err().actor(),
-        Actor::Engine
-    );
+    assert_eq!(RecordEncoder::new().encode(&nothing, None).unwrap_err().actor(), Actor::Engine);
 }
 
 #[test]
@@ -424,10 +233,7 @@ fn damage_below_what_was_acknowledged_is_an_error_and_no_silent_cut() {
     // Within the first record; the mark before the second one proves that it had been durable.
     written.storage.damage(name, |bytes| bytes[150] ^= 4);
     let error = recover(&written.storage).err().unwrap();
-    assert!(
-        error.message().contains("is damaged") && error.message().contains("byte 64"),
-        "{error}"
-    );
+    assert!(error.message().contains("is damaged") && error.message().contains("byte 64"), "{error}");
 }
 
 #[test]
@@ -455,37 +261,17 @@ fn a_newer_format_is_refused() {
         bytes[60..64].copy_from_slice(&crc.to_le_bytes());
     });
     let error = recover(&written.storage).err().unwrap();
-    assert!(
-        error.actor() == Actor::User && error.message().contains("newer version"),
-        "{error}"
-    );
+    assert!(error.actor() == Actor::User && error.message().contains("newer version"), "{error}");
 }
 
 #[test]
 fn names_are_read_back() {
-    let segment = LogName::Segment {
-        incarnation: INCARNATION,
-        first_offset: 12,
-    };
-    assert_eq!(
-        segment.to_string(),
-        "07070707070707070707070707070707/00000000000000000012.log"
-    );
-    for name in [
-        segment,
-        LogName::Spare {
-            incarnation: INCARNATION,
-            number: 3,
-        },
-    ] {
+    let segment = LogName::Segment { incarnation: INCARNATION, first_offset: 12 };
+    assert_eq!(segment.to_string(), "07070707070707070707070707070707/00000000000000000012.log");
+    for name in [segment, LogName::Spare { incarnation: INCARNATION, number: 3 }] {
         assert_eq!(name.to_string().parse::<LogName>().unwrap(), name);
     }
-    for wrong in [
-        "x",
-        "07/1.log",
-        "07070707070707070707070707070707/12.log",
-        "07070707070707070707070707070707/.spare-x",
-    ] {
+    for wrong in ["x", "07/1.log", "07070707070707070707070707070707/12.log", "07070707070707070707070707070707/.spare-x"] {
         assert!(wrong.parse::<LogName>().is_err(), "{wrong}");
     }
 }
@@ -513,12 +299,14 @@ proptest! {
         prop_assert_eq!(log.end_offset(), records.last().map_or(0, |record| record.1));
     }
 
-    /// A crash keeps all that was synced and a prefix of the rest; a second crash right after recovery changes nothing.
+    /// A crash keeps all that was synced and a prefix of the rest, and a power failure right after recovery changes
+    /// nothing: also if the process was only killed, and found in the page cache what no sync had confirmed.
     #[test]
     fn a_crash_keeps_what_was_synced(
         seed in any::<u64>(),
         steps in prop::collection::vec((1usize..120, 0u8..10), 1..80),
         fail in prop::option::of(0u64..60),
+        killed in any::<bool>(),
     ) {
         let mut written = Written::open(Arc::new(SimulatedStorage::new(seed)));
         let mut synced = 0;
@@ -537,7 +325,10 @@ proptest! {
             LogName::Segment { first_offset, .. } => *first_offset,
             LogName::Spare { .. } => unreachable!(),
         });
-        written.storage.crash();
+        match killed {
+            true => written.storage.fail_syncs_after(None),
+            false => written.storage.crash(),
+        }
         let mut ends = Vec::new();
         for _ in 0..2 {
             let logs = recover(&written.storage).unwrap();

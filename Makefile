@@ -1,0 +1,129 @@
+# Everything a person does with this checkout. `make` alone lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+PORT ?= 8080
+FOR ?=
+CASE ?=
+DURATION ?= 30s
+
+# Compiled dependencies outlive the checkout: RocksDB alone takes a quarter of an hour.
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/streamjob
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+# The extension module must not link libpython, whoever builds it.
+export PYO3_BUILD_EXTENSION_MODULE := 1
+
+BIN := .venv/bin
+ENGINE_SOURCES := $(shell find engine -name '*.rs' -o -name '*.toml' -o -name Cargo.lock -o -name '*.pyi' 2>/dev/null | grep -v -e /tests/ -e /benches/ -e /fuzz/)
+SDK_SOURCES := $(shell find sdk/src sdk/pyproject.toml -type f -not -name '*.pyc' 2>/dev/null)
+BENCH_SOURCES := $(shell find bench -name '*.rs' -o -name Cargo.toml -o -name Cargo.lock 2>/dev/null)
+say = echo "setup: $(1)" >&2
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# ---------------------------------------------------------------------------------------------------------------- setup
+
+.PHONY: setup
+setup: .venv/.sdk .venv/.engine ## Build and install everything into .venv (first time: 20 to 30 minutes on two cores)
+
+.venv/.system: engine/tools/system.sh
+	@engine/tools/system.sh
+	@mkdir -p .venv && touch $@
+
+.venv/.tools: sdk/requirements-dev.lock
+	@$(call say,creating .venv and installing the locked Python packages (a minute or two))
+	@$(PYTHON) -c 'import sys; sys.exit("setup: Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $< >&2
+	@touch $@
+
+.venv/.sdk: .venv/.tools sdk/pyproject.toml
+	@$(call say,installing the package streamjob)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable sdk >&2
+	@touch $@
+
+.venv/.engine: .venv/.tools .venv/.system $(ENGINE_SOURCES)
+	@$(call say,building the engine in release mode; the first time RocksDB is compiled too (about 20 minutes on two cores). Compiled things are kept in $(CARGO_TARGET_DIR))
+	@rm -rf dist/engine && mkdir -p dist/engine
+	@cd engine && ../$(BIN)/maturin build --quiet --release --interpreter ../$(BIN)/python --out ../dist/engine >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall dist/engine/*.whl >&2
+	@touch $@
+
+.PHONY: wheels
+wheels: setup ## Both wheels in dist/
+	@rm -rf dist/sdk && $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist/sdk sdk >&2
+	@ls dist/*/*.whl
+
+# ------------------------------------------------------------------------------------------------------------------ run
+
+DATA := examples/telemetry/data/weather.ndjson
+
+$(DATA): examples/telemetry/prepare.py | .venv/.tools
+	@$(call say,fetching a year of hourly weather (9 MB) and preparing it)
+	@$(BIN)/python examples/telemetry/prepare.py >&2
+
+.PHONY: run
+run: setup $(DATA) ## Set up, then run the example on real data: PORT=8080 FOR=20s
+	@exec $(BIN)/streamjob run examples/telemetry/job.yaml --live --listen 127.0.0.1:$(PORT) $(if $(FOR),--for $(FOR))
+
+# ----------------------------------------------------------------------------------------------------------------- test
+
+.PHONY: test
+test: setup $(DATA) ## Set up, then every test that needs no outside server
+	cd engine && cargo test --quiet --locked -p streamjob-core -p streamjob-simulation
+	cd engine && cargo test --quiet --locked --release --workspace --exclude streamjob-core --exclude streamjob-simulation --exclude streamjob-python
+	$(BIN)/python -m pytest -q sdk engine/crates/python/tests docs/tests
+
+.PHONY: integration
+integration: setup $(DATA) .venv/.crash ## The engine as a user runs it: contracts, kills, restarts
+	$(BIN)/python -m pytest -q integration
+
+# A second engine that kills itself at named steps of a commit; only for tests.
+.venv/.crash: .venv/.engine
+	@$(call say,building the engine with crash points for the kill tests)
+	@cd engine && cargo build --quiet --locked --release --workspace --features streamjob-node/crash-points
+	@mkdir -p .venv/crash-points && cp $(CARGO_TARGET_DIR)/release/libstreamjob_engine.so .venv/crash-points/streamjob_engine.abi3.so
+	@touch $@
+
+# ----------------------------------------------------------------------------------------------------------------- lint
+
+.PHONY: lint
+lint: .venv/.sdk .venv/.system ## Linters and type checkers
+	cd engine && cargo fmt --all --check
+	cd engine && cargo clippy --quiet --locked --release --workspace --all-targets -- -D warnings
+	$(BIN)/python engine/tools/check_layers.py
+	$(BIN)/ruff check sdk engine integration bench examples docs
+	$(BIN)/ruff format --check sdk engine integration bench examples docs
+	cd sdk && ../$(BIN)/mypy
+	cd sdk && ../$(BIN)/lint-imports
+
+.PHONY: fmt
+fmt: .venv/.tools ## Format all code
+	cd engine && cargo fmt --all
+	cd bench && cargo fmt --all
+	$(BIN)/ruff format sdk engine integration bench examples docs
+
+.PHONY: lock
+lock: .venv/.tools ## Write the lock file of the Python packages anew (needs uv)
+	cd sdk && uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url requirements-dev.in -o requirements-dev.lock
+
+# ---------------------------------------------------------------------------------------------------------------- bench
+
+BENCH_TARGET := $(CACHE)/bench-target
+
+$(BENCH_TARGET)/release/streamjob-bench: $(BENCH_SOURCES)
+	@$(call say,building the load generator)
+	@cd bench && CARGO_TARGET_DIR=$(BENCH_TARGET) cargo build --quiet --locked --release
+
+.PHONY: bench
+bench: setup $(BENCH_TARGET)/release/streamjob-bench ## Measure: CASE=file DURATION=30s; JSON lines
+	@$(BIN)/python bench/run.py --tool $(BENCH_TARGET)/release/streamjob-bench --duration $(DURATION) $(if $(CASE),--case $(CASE))
+
+.PHONY: clean
+clean: ## Remove what was built here (not the cache of compiled dependencies)
+	rm -rf .venv dist .streamjob examples/*/out

@@ -1,0 +1,84 @@
+//! Files read by the workers themselves: whoever has nothing else to do takes the next chunk, decodes it, and hands the
+//! rows of other workers over. No thread of its own, no queue between decoding and work.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use streamjob_connectors::file_source::FileSplit;
+use streamjob_core::Result;
+use streamjob_core::decode::{Decoder, Positions};
+use streamjob_core::processor::Delivery;
+use streamjob_core::progress::{SplitIndex, SplitStatus};
+use streamjob_core::route::select;
+
+use crate::inbox::{Message, Parcel};
+use crate::shared::Shared;
+
+/// Bytes of a chunk: small enough for the cache, large enough that its cost spreads.
+const CHUNK_BYTES: usize = 1 << 20;
+/// Chunks under way for each worker; also what bounds the reordering.
+pub const CHUNKS_A_WORKER: usize = 3;
+
+/// One file that is replayed as fast as it goes.
+pub struct Feed {
+    split: SplitIndex,
+    file: FileSplit,
+    state: Mutex<FeedState>,
+    under_way: Arc<AtomicUsize>,
+    opened_at_us: i64,
+}
+
+struct FeedState {
+    offset: u64,
+    ended: bool,
+}
+
+/// Counts a chunk as under way until the last worker is done with it.
+struct UnderWay(Arc<AtomicUsize>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Feed {
+    pub fn new(split: SplitIndex, file: FileSplit, offset: u64, opened_at_us: i64) -> Feed {
+        let state = Mutex::new(FeedState { offset, ended: false });
+        Feed { split, file, state, under_way: Arc::new(AtomicUsize::new(0)), opened_at_us }
+    }
+
+    /// Takes one chunk, if there is one and not too many are under way. Rows of worker `mine` come back, those of others go
+    /// to their inboxes. `None`: nothing to do at the moment.
+    pub fn take(&self, shared: &Shared, mine: usize, decoder: &mut Decoder, buffer: &mut Vec<u8>) -> Result<Option<Parcel>> {
+        let offset = {
+            let mut state = self.state.lock();
+            if state.ended || self.under_way.load(Ordering::Acquire) >= CHUNKS_A_WORKER * shared.inboxes.len() {
+                return Ok(None);
+            }
+            let read = self.file.read_chunk(state.offset, CHUNK_BYTES, buffer)?;
+            if read == 0 {
+                state.ended = true;
+                for inbox in &shared.inboxes {
+                    inbox.put(Message::Status { split: self.split, at: state.offset, status: SplitStatus::Finished });
+                }
+                return Ok(None);
+            }
+            self.under_way.fetch_add(1, Ordering::AcqRel);
+            let offset = state.offset;
+            state.offset += read as u64;
+            offset
+        };
+        let under_way = Arc::new(UnderWay(self.under_way.clone()));
+        let batch = Arc::new(decoder.decode_ndjson(buffer, self.opened_at_us, Positions::Bytes));
+        shared.count_received(self.split, offset, &batch);
+        let mut kept = None;
+        for (worker, rows) in select(&batch, &shared.worker_of, shared.inboxes.len()).into_iter().enumerate() {
+            let parcel =
+                Parcel { delivery: Delivery::new(self.split, offset, batch.clone(), rows), _hold: Some(under_way.clone()) };
+            if worker == mine { kept = Some(parcel) } else { shared.inboxes[worker].put(Message::Rows(parcel)) }
+        }
+        Ok(kept)
+    }
+}

@@ -1,0 +1,322 @@
+//! `POST /ingest`: from a request's body to durable rows and an answer.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+use parking_lot::Mutex;
+use streamjob_core::batch::{RowBatch, hash_key, shard_of};
+use streamjob_core::decode::{Decoder, Positions};
+use streamjob_core::idempotency::{answer_of, answer_status, answer_text};
+use streamjob_core::journal::{EncodedRecord, MAX_REQUEST_ERRORS, RecordEncoder, RequestError, RequestRecord};
+use streamjob_core::json;
+use streamjob_core::shard::{RequestCommit, request_key};
+use streamjob_core::{Error, Result};
+
+use crate::idempotency::{Begin, Ticket};
+use crate::sequencer::{Keyed, Sequencer};
+use crate::shared::{Shared, now_us};
+
+/// An `Idempotency-Key` is at most this long.
+const MAX_KEY_BYTES: usize = 255;
+/// A body above this is decoded with the runtime told that it takes a while.
+const LONG_BODY_BYTES: usize = 1 << 20;
+/// What a client that met full queues should wait.
+const RETRY_AFTER_S: u64 = 1;
+
+/// Everything that an ingest request needs.
+pub struct Ingest {
+    pub shared: Arc<Shared>,
+    pub sequencer: Arc<Sequencer>,
+    codecs: Mutex<Vec<Codec>>,
+}
+
+/// A decoder and an encoder with what they have learnt; as many as requests ran at once.
+struct Codec {
+    decoder: Decoder,
+    encoder: RecordEncoder,
+}
+
+/// How a body is to be read.
+#[derive(Clone, Copy)]
+enum Format {
+    Json,
+    Ndjson,
+}
+
+#[derive(Clone, Copy)]
+enum Encoding {
+    Identity,
+    Gzip,
+    Zstd,
+}
+
+/// A decoded request, ready for the journal.
+struct Decoded {
+    batch: Arc<RowBatch>,
+    record: EncodedRecord,
+    /// What is kept of it; its id is empty where the client named none.
+    request: RequestRecord,
+}
+
+/// A request's id, and that it is the first to run under it.
+struct Id {
+    id: String,
+    body_hash: u64,
+    received_us: i64,
+    ticket: Ticket,
+}
+
+/// Status and body of an answer.
+#[derive(Clone)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub body: Bytes,
+    pub retry_after_s: Option<u64>,
+}
+
+impl Answer {
+    /// A problem, for a person.
+    pub fn problem(status: StatusCode, reason: &str) -> Answer {
+        let mut body = b"{\"error\":".to_vec();
+        json::write_string(&mut body, reason.as_bytes());
+        body.push(b'}');
+        Answer { status, body: body.into(), retry_after_s: None }
+    }
+
+    /// The client should send it again in a while.
+    fn wait(reason: &str) -> Answer {
+        Answer { retry_after_s: Some(RETRY_AFTER_S), ..Answer::problem(StatusCode::TOO_MANY_REQUESTS, reason) }
+    }
+
+    fn new(status: u16, body: String) -> Answer {
+        Answer { status: StatusCode::from_u16(status).unwrap_or(StatusCode::ACCEPTED), body: body.into(), retry_after_s: None }
+    }
+
+    fn first(request: &RequestRecord) -> Answer {
+        Answer::new(answer_status(request), answer_text(request))
+    }
+
+    pub fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(self.body));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
+
+impl Ingest {
+    pub fn new(shared: Arc<Shared>, sequencer: Arc<Sequencer>) -> Ingest {
+        Ingest { shared, sequencer, codecs: Mutex::new(Vec::new()) }
+    }
+
+    /// Answers one request.
+    pub async fn handle(&self, request: Request<Incoming>) -> Answer {
+        match self.take(request).await {
+            Ok(answer) | Err(answer) => answer,
+        }
+    }
+
+    async fn take(&self, request: Request<Incoming>) -> std::result::Result<Answer, Answer> {
+        if self.shared.is_stopping() {
+            return Err(Answer::problem(StatusCode::SERVICE_UNAVAILABLE, "the process is stopping; send it again later"));
+        }
+        let (format, encoding) = (format_of(request.headers())?, encoding_of(request.headers())?);
+        let key = key_of(request.headers())?;
+        let body = self.read(request.into_body(), encoding).await?;
+        match key {
+            None => self.run(format, body, None).await,
+            Some(key) => self.run_once(format, body, key).await,
+        }
+    }
+
+    async fn read(&self, body: Incoming, encoding: Encoding) -> std::result::Result<Bytes, Answer> {
+        let limit = self.shared.plan.config.ingest.max_body_bytes as usize;
+        let too_large = || {
+            Answer::problem(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                &format!("the body is above ingest.maxBody ({limit} bytes); send it in parts"),
+            )
+        };
+        if body.size_hint().lower() > limit as u64 {
+            return Err(too_large());
+        }
+        let raw = match Limited::new(body, limit).collect().await {
+            Ok(collected) => collected.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => return Err(too_large()),
+            Err(error) => return Err(Answer::problem(StatusCode::BAD_REQUEST, &format!("the body broke off: {error}"))),
+        };
+        let raw = match encoding {
+            Encoding::Identity => raw,
+            Encoding::Gzip => inflate(flate2::read::MultiGzDecoder::new(&raw[..]), limit, too_large)?,
+            Encoding::Zstd => match zstd::stream::read::Decoder::new(&raw[..]) {
+                Ok(decoder) => inflate(decoder, limit, too_large)?,
+                Err(error) => return Err(Answer::problem(StatusCode::BAD_REQUEST, &format!("not zstd: {error}"))),
+            },
+        };
+        match raw.iter().any(|byte| !byte.is_ascii_whitespace()) {
+            true => Ok(raw),
+            false => {
+                Err(Answer::problem(StatusCode::BAD_REQUEST, "the body is empty; send a JSON object, an array or lines of JSON"))
+            }
+        }
+    }
+
+    /// A request with an id: the same id and body get the first answer, whatever happened in between (I10).
+    async fn run_once(&self, format: Format, body: Bytes, id: String) -> std::result::Result<Answer, Answer> {
+        let body_hash = hash_key(&body);
+        let received_us = now_us();
+        let begin = self.shared.requests.begin(&id, body_hash, received_us, || self.stored(&id)).await;
+        match begin.map_err(|error| Answer::problem(StatusCode::SERVICE_UNAVAILABLE, error.message()))? {
+            Begin::New(ticket) => self.run(format, body, Some(Id { id, body_hash, received_us, ticket })).await,
+            Begin::Answered(answer) => Ok(Answer::new(answer.status, answer.answer.clone())),
+            Begin::Conflict => Err(Answer::problem(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "this Idempotency-Key came with another body before; use a new key",
+            )),
+            Begin::Full => {
+                Err(Answer::wait("too many requests with an Idempotency-Key wait for their commit; send it again later"))
+            }
+        }
+    }
+
+    /// What the store of the id's home shard has under it.
+    async fn stored(&self, id: &str) -> Result<Option<RequestCommit>> {
+        let home = shard_of(hash_key(id.as_bytes()), self.shared.plan.config.shards);
+        let store = self.shared.stores[usize::from(home)].clone();
+        let key = request_key(id);
+        let found = tokio::task::spawn_blocking(move || store.get(&key)).await;
+        let Some(bytes) = found.map_err(|error| Error::engine(error.to_string()))?? else { return Ok(None) };
+        let stored = serde_json::from_slice(&bytes);
+        stored.map(Some).map_err(|error| Error::damaged(format!("a stored answer is damaged: {error}")))
+    }
+
+    async fn run(&self, format: Format, body: Bytes, id: Option<Id>) -> std::result::Result<Answer, Answer> {
+        let (record, ticket) = match id {
+            Some(Id { id, body_hash, received_us, ticket }) => (new_record(id, body_hash, received_us), Some(ticket)),
+            None => (new_record(String::new(), 0, now_us()), None),
+        };
+        let decoded = if body.len() > LONG_BODY_BYTES {
+            tokio::task::block_in_place(|| self.decode(format, &body, record))
+        } else {
+            self.decode(format, &body, record)
+        }?;
+        drop(body);
+        let request = decoded.request;
+        let split = &self.shared.splits[usize::from(self.sequencer.split())].id;
+        if decoded.batch.span == 0 {
+            return Ok(Answer::first(&request));
+        }
+        let max_wait = Duration::from_micros(self.shared.plan.config.ingest.max_wait_us.max(0) as u64);
+        let credits = self.shared.credits.take(decoded.batch.rows(), decoded.batch.memory_bytes());
+        let Ok(credits) = tokio::time::timeout(max_wait, credits).await else {
+            return Err(Answer::wait("the queues are full; send it again later"));
+        };
+        let commit = |first_offset| answer_of(&request, split, first_offset);
+        let keyed = ticket.map(|ticket| Keyed { ticket, commit: &commit });
+        let place = self
+            .sequencer
+            .append(decoded.record, decoded.batch, credits, keyed)
+            .map_err(|error| Answer::problem(StatusCode::SERVICE_UNAVAILABLE, error.message()))?;
+        if let Some(durable) = place.durable {
+            durable.await.map_err(|_| {
+                Answer::problem(StatusCode::SERVICE_UNAVAILABLE, "the journal failed; whether the rows were kept is not known")
+            })?;
+        }
+        Ok(Answer::first(&request))
+    }
+
+    fn decode(&self, format: Format, body: &[u8], mut request: RequestRecord) -> std::result::Result<Decoded, Answer> {
+        let mut codec = self.codec().map_err(|error| Answer::problem(StatusCode::INTERNAL_SERVER_ERROR, error.message()))?;
+        let batch = match format {
+            Format::Ndjson => codec.decoder.decode_ndjson(body, request.received_us, Positions::Ordinal),
+            Format::Json => codec.decoder.decode_json(body, request.received_us).map_err(|error| {
+                Answer::problem(
+                    StatusCode::BAD_REQUEST,
+                    &format!("the body is not JSON: {error}; lines of JSON need Content-Type: application/x-ndjson"),
+                )
+            })?,
+        };
+        request.accepted = batch.rows() as u32;
+        request.rejected = batch.rejects.len() as u32;
+        request.errors = batch
+            .rejects
+            .iter()
+            .take(MAX_REQUEST_ERRORS)
+            .map(|reject| RequestError { row: reject.row, field: reject.field.clone(), reason: reject.reason.clone() })
+            .collect();
+        let named = Some(&request).filter(|request| !request.id.is_empty());
+        let record = codec
+            .encoder
+            .encode(&batch, named)
+            .map_err(|error| Answer::problem(StatusCode::PAYLOAD_TOO_LARGE, error.message()))?;
+        self.codecs.lock().push(codec);
+        Ok(Decoded { batch: Arc::new(batch), record, request })
+    }
+
+    fn codec(&self) -> Result<Codec> {
+        if let Some(codec) = self.codecs.lock().pop() {
+            return Ok(codec);
+        }
+        let config = &self.shared.plan.config;
+        let decoder = Decoder::new(&config.schema, config.shards, config.time.max_ahead_us)?;
+        Ok(Codec { decoder, encoder: RecordEncoder::new() })
+    }
+}
+
+fn new_record(id: String, body_hash: u64, received_us: i64) -> RequestRecord {
+    RequestRecord { id, body_hash, received_us, accepted: 0, rejected: 0, errors: Vec::new() }
+}
+
+fn format_of(headers: &HeaderMap) -> std::result::Result<Format, Answer> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Format::Json) };
+    let text = value.to_str().unwrap_or_default();
+    match text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+        "application/json" => Ok(Format::Json),
+        "application/x-ndjson" => Ok(Format::Ndjson),
+        _ => Err(Answer::problem(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            &format!("Content-Type {text} is not read; send application/json or application/x-ndjson"),
+        )),
+    }
+}
+
+fn encoding_of(headers: &HeaderMap) -> std::result::Result<Encoding, Answer> {
+    let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(Encoding::Identity) };
+    match value.to_str().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+        "identity" | "" => Ok(Encoding::Identity),
+        "gzip" | "x-gzip" => Ok(Encoding::Gzip),
+        "zstd" => Ok(Encoding::Zstd),
+        other => Err(Answer::problem(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            &format!("Content-Encoding {other} is not read; send gzip, zstd or none"),
+        )),
+    }
+}
+
+fn key_of(headers: &HeaderMap) -> std::result::Result<Option<String>, Answer> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    match value.to_str() {
+        Ok(key) if !key.is_empty() && key.len() <= MAX_KEY_BYTES => Ok(Some(key.to_owned())),
+        _ => Err(Answer::problem(
+            StatusCode::BAD_REQUEST,
+            &format!("an Idempotency-Key has 1 to {MAX_KEY_BYTES} visible ASCII characters"),
+        )),
+    }
+}
+
+fn inflate(decoder: impl Read, limit: usize, too_large: impl Fn() -> Answer) -> std::result::Result<Bytes, Answer> {
+    let mut body = Vec::new();
+    match decoder.take(limit as u64 + 1).read_to_end(&mut body) {
+        Ok(_) if body.len() > limit => Err(too_large()),
+        Ok(_) => Ok(body.into()),
+        Err(error) => Err(Answer::problem(StatusCode::BAD_REQUEST, &format!("the compressed body is damaged: {error}"))),
+    }
+}

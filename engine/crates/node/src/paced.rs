@@ -1,0 +1,116 @@
+//! Files replayed in event time: a thread that lets rows out when their time has come.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use streamjob_connectors::file_source::FileSplit;
+use streamjob_core::Result;
+use streamjob_core::batch::RowBatch;
+use streamjob_core::decode::{Decoder, Positions};
+use streamjob_core::processor::Delivery;
+use streamjob_core::progress::{SplitIndex, SplitStatus};
+use streamjob_core::route::select;
+
+use crate::inbox::{Hold, Message, Parcel};
+use crate::shared::Shared;
+
+/// Bytes read at once: rows wait in here until they are due.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Rows that are due within this time of each other go together.
+const SLICE: Duration = Duration::from_millis(10);
+/// Waiting for a row ends this often to see whether the process stops.
+const LOOK: Duration = Duration::from_millis(50);
+/// Full queues are looked at again after this long.
+const FULL_LOOK: Duration = Duration::from_millis(1);
+
+/// One file, its place, and its speed: event time over wall time.
+pub struct Paced {
+    pub shared: Arc<Shared>,
+    pub split: SplitIndex,
+    pub file: FileSplit,
+    pub offset: u64,
+    pub speed: f64,
+    pub opened_at_us: i64,
+}
+
+impl Paced {
+    /// Replays to the end of the file, or until the process stops.
+    pub fn run(mut self) {
+        if let Err(error) = self.replay() {
+            self.shared.fail(error.context(format!("replaying {}", self.file.path().display())));
+        }
+    }
+
+    fn replay(&mut self) -> Result<()> {
+        let config = &self.shared.plan.config;
+        let mut decoder = Decoder::new(&config.schema, config.shards, config.time.max_ahead_us)?;
+        let mut buffer = Vec::new();
+        let mut start: Option<(Instant, i64)> = None;
+        while self.file.read_chunk(self.offset, CHUNK_BYTES, &mut buffer)? > 0 {
+            let times = decoder.decode_ndjson(&buffer, self.opened_at_us, Positions::Bytes);
+            let mut row = 0;
+            let mut from = 0usize;
+            while from < buffer.len() {
+                if row < times.rows() {
+                    let (began, first_us) = *start.get_or_insert((Instant::now(), times.time_us[row]));
+                    if !self.wait_until(began + self.wall(times.time_us[row].saturating_sub(first_us))) {
+                        return Ok(());
+                    }
+                    row = self.due(&times, row, began, first_us);
+                }
+                let to = if row < times.rows() { times.relative_offset(row) as usize } else { buffer.len() };
+                let batch = decoder.decode_ndjson(&buffer[from..to], self.opened_at_us, Positions::Bytes);
+                self.send(self.offset + from as u64, batch);
+                from = to;
+            }
+            self.offset += buffer.len() as u64;
+        }
+        for inbox in &self.shared.inboxes {
+            inbox.put(Message::Status { split: self.split, at: self.offset, status: SplitStatus::Finished });
+        }
+        Ok(())
+    }
+
+    fn wall(&self, event_us: i64) -> Duration {
+        Duration::from_secs_f64((event_us.max(0) as f64 / 1e6 / self.speed).min(1e9))
+    }
+
+    /// The first row behind `row` that is not due with it.
+    fn due(&self, times: &RowBatch, row: usize, began: Instant, first_us: i64) -> usize {
+        let until = Instant::now() + SLICE;
+        let is_due = |at: &usize| began + self.wall(times.time_us[*at].saturating_sub(first_us)) <= until;
+        (row + 1..times.rows()).find(|at| !is_due(at)).unwrap_or(times.rows())
+    }
+
+    /// False if the process stops first.
+    fn wait_until(&self, due: Instant) -> bool {
+        loop {
+            if self.shared.is_stopping() {
+                return false;
+            }
+            let left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            std::thread::sleep(left.min(LOOK));
+        }
+    }
+
+    fn send(&self, offset: u64, batch: RowBatch) {
+        self.shared.count_received(self.split, offset, &batch);
+        let batch = Arc::new(batch);
+        let credits: Arc<dyn Hold> = loop {
+            if let Some(credits) = self.shared.credits.try_take(batch.rows(), batch.memory_bytes()) {
+                break Arc::new(credits);
+            }
+            if self.shared.is_stopping() {
+                return;
+            }
+            std::thread::sleep(FULL_LOOK);
+        };
+        for (worker, rows) in select(&batch, &self.shared.worker_of, self.shared.inboxes.len()).into_iter().enumerate() {
+            let delivery = Delivery::new(self.split, offset, batch.clone(), rows);
+            self.shared.inboxes[worker].put(Message::Rows(Parcel { delivery, _hold: Some(credits.clone()) }));
+        }
+    }
+}

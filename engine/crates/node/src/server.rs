@@ -1,0 +1,102 @@
+//! The one listener: `/ingest` straight on the connection, all else through the router.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use streamjob_core::{Error, Result};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_service::Service;
+
+use crate::ingest::Ingest;
+
+/// Requests under way have this long to end when the process stops.
+const DRAIN: Duration = Duration::from_secs(10);
+/// A client has this long to send a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+type AnyBody = Either<Full<Bytes>, axum::body::Body>;
+
+/// Binds the address; a busy port is the user's to mend.
+pub async fn bind(address: &str) -> Result<(TcpListener, SocketAddr)> {
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            Error::user(format!("{address} is in use by another process; stop it, or listen elsewhere with --listen HOST:PORT"))
+        }
+        _ => Error::user(format!("can't listen on {address}: {error}; choose another address with --listen HOST:PORT")),
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// Serves until `shutdown`, then lets requests under way end.
+pub async fn serve(listener: TcpListener, ingest: Option<Arc<Ingest>>, router: axum::Router, shutdown: CancellationToken) {
+    let connections = TaskTracker::new();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(stream, ingest.clone(), router.clone(), shutdown.clone()));
+                }
+                Err(error) => {
+                    // Out of file descriptors, most likely: others will end.
+                    tracing::warn!("can't accept a connection: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    connections.close();
+    let _ = tokio::time::timeout(DRAIN, connections.wait()).await;
+}
+
+async fn connection(stream: TcpStream, ingest: Option<Arc<Ingest>>, router: axum::Router, shutdown: CancellationToken) {
+    // Answers are small and clients wait for them.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| respond(request, ingest.clone(), router.clone()));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .pipeline_flush(true)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
+
+async fn respond(
+    request: Request<Incoming>,
+    ingest: Option<Arc<Ingest>>,
+    mut router: axum::Router,
+) -> std::result::Result<Response<AnyBody>, Infallible> {
+    if request.uri().path() == "/ingest" {
+        let answer = match ingest {
+            None => {
+                crate::ingest::Answer::problem(StatusCode::NOT_FOUND, "this job has no http source; add one under spec.sources")
+            }
+            Some(_) if request.method() != Method::POST => {
+                crate::ingest::Answer::problem(StatusCode::METHOD_NOT_ALLOWED, "rows are sent with POST")
+            }
+            Some(ingest) => ingest.handle(request).await,
+        };
+        return Ok(answer.into_response().map(Either::Left));
+    }
+    let response = router.call(request.map(axum::body::Body::new)).await;
+    response.map(|response| response.map(Either::Right))
+}

@@ -1,0 +1,438 @@
+//! From a state directory and a job to threads that run: the same way after a crash as after a clean stop (I7).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use streamjob_connectors::file_sink::SegmentDirectory;
+use streamjob_connectors::file_source::FileSplit;
+use streamjob_connectors::stdout::StdoutSink;
+use streamjob_core::journal::{Journal, JournalOptions, RecoveredLog, recover};
+use streamjob_core::ledger::Ledger;
+use streamjob_core::plan::{Plan, SinkFrom, SinkMode};
+use streamjob_core::processor::Processor;
+use streamjob_core::progress::SplitIndex;
+use streamjob_core::shard::{Shard, SplitInfo};
+use streamjob_core::trim::Trim;
+use streamjob_core::{Error, Result};
+use streamjob_state::{FileLogStorage, JobIdentity, RocksShardStore, SharedResources, StateDir, StoreOptions, open_all};
+
+use crate::committer;
+use crate::feed::Feed;
+use crate::inbox::{Inbox, Message};
+use crate::options::UdfFactory;
+use crate::paced::Paced;
+use crate::port::{Output, Port};
+use crate::sequencer::Sequencer;
+use crate::shared::Shared;
+use crate::worker::Worker;
+
+/// A part of `state.memory` for RocksDB's cache and memtables; the rest is for hot keys.
+const STORE_MEMORY_SHARE: u64 = 4;
+/// Background threads of all stores.
+const STORE_THREADS: u16 = 2;
+
+/// An opened state directory with all that it holds.
+pub struct Opened {
+    pub plan: Arc<Plan>,
+    pub state: StateDir,
+    pub rocks: Vec<Arc<RocksShardStore>>,
+    storage: Arc<FileLogStorage>,
+    logs: Vec<RecoveredLog<FileLogStorage>>,
+    files: Vec<(SplitIndex, FileSplit, f64)>,
+    splits: Vec<SplitInfo>,
+    /// The split of this start's journal, where the job has a push source.
+    journal_split: Option<SplitIndex>,
+    journal: Option<Arc<Journal<FileLogStorage>>>,
+}
+
+/// What a worker's shards say once they are open.
+struct Report {
+    worker: usize,
+    /// By split, by shard.
+    positions: Vec<Vec<(u16, u64)>>,
+    /// Sink, shard, number of the first segment that is not committed.
+    segments: Vec<(usize, u16, u64)>,
+    ledger: Ledger,
+    committed: Vec<(u16, std::collections::HashMap<String, u64>)>,
+}
+
+/// What a worker needs once all have reported.
+struct Go {
+    outputs: Vec<Output>,
+    feeds: Vec<Arc<Feed>>,
+    starts: Vec<u64>,
+}
+
+/// Threads and what they share.
+pub struct Running {
+    pub shared: Arc<Shared>,
+    pub sequencer: Option<Arc<Sequencer>>,
+    pub resumed: bool,
+    /// By split id.
+    logs: Vec<(Arc<str>, RecoveredLog<FileLogStorage>)>,
+    workers: Vec<JoinHandle<()>>,
+    paced: Vec<JoinHandle<()>>,
+    committer: JoinHandle<()>,
+    journal: Option<JoinHandle<()>>,
+    _state: StateDir,
+}
+
+impl Opened {
+    /// Opens the state, the stores, the journal and the files. Refuses what does not fit, with the reason.
+    pub fn open(plan: Arc<Plan>, path: &Path) -> Result<Opened> {
+        let identity = JobIdentity::of(&plan.config);
+        let mut state = StateDir::open(path, &identity)?;
+        let shared = SharedResources::new(StoreOptions {
+            memory_bytes: (plan.config.state.memory_bytes / STORE_MEMORY_SHARE).max(16 << 20),
+            background_threads: STORE_THREADS,
+            ..StoreOptions::default()
+        })?;
+        let rocks = open_all(&state.shards_path(), plan.config.shards, &shared, !state.shards_created())?;
+        state.set_shards_created()?;
+        let storage = Arc::new(FileLogStorage::open(&state.journal_path())?);
+        let logs = recover(&storage)?;
+        let mut opened = Opened {
+            plan,
+            state,
+            rocks,
+            storage,
+            logs,
+            files: Vec::new(),
+            splits: Vec::new(),
+            journal_split: None,
+            journal: None,
+        };
+        opened.open_journal(&identity)?;
+        opened.open_files()?;
+        Ok(opened)
+    }
+
+    fn open_journal(&mut self, identity: &JobIdentity) -> Result<()> {
+        let http = self.plan.config.sources.iter().find(|source| source.http.is_some());
+        let name: Arc<str> = http.map_or("http", |source| source.name.as_str()).into();
+        for log in &self.logs {
+            if log.fingerprint() != identity.schema_fingerprint {
+                return Err(Error::user(
+                    "spec.schema.fields: the journal holds rows of other fields that no commit has yet; run the old job once more \
+                     until it stops by itself (--exit-at-end), or start with another --state-dir",
+                ));
+            }
+            self.splits.push(SplitInfo { id: format!("{name}@{}", log.incarnation()).into(), source: name.clone() });
+        }
+        if http.is_some() {
+            let incarnation = StateDir::new_incarnation();
+            let options = JournalOptions::new(incarnation, identity.schema_fingerprint);
+            self.journal = Some(Arc::new(Journal::open(self.storage.clone(), options)?));
+            self.journal_split = Some(self.splits.len() as SplitIndex);
+            self.splits.push(SplitInfo { id: format!("{name}@{incarnation}").into(), source: name });
+        }
+        Ok(())
+    }
+
+    fn open_files(&mut self) -> Result<()> {
+        for source in &self.plan.config.sources {
+            let Some(file) = &source.file else { continue };
+            let split = FileSplit::open(&source.name, Path::new(&file.path))?;
+            self.splits.push(SplitInfo { id: split.id().into(), source: source.name.as_str().into() });
+            self.files.push(((self.splits.len() - 1) as SplitIndex, split, file.speed));
+        }
+        Ok(())
+    }
+
+    fn worker_count(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let wanted = match self.plan.config.engine.worker_threads {
+            0 => cores,
+            threads => usize::from(threads),
+        };
+        wanted.clamp(1, usize::from(self.plan.config.shards))
+    }
+
+    /// Opens the shards on their workers, replays what the journal holds beyond their commits, and lets all threads go.
+    pub fn start(
+        self,
+        udfs: &Arc<dyn UdfFactory>,
+        sinks: impl FnOnce(&Arc<Shared>, &StateDir) -> Result<Vec<Output>>,
+    ) -> Result<Running> {
+        let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..self.worker_count()).map(|_| Inbox::new()).unzip();
+        let shared = Arc::new(Shared::new(
+            self.plan.clone(),
+            self.state.state_id().to_owned(),
+            inboxes,
+            self.rocks.clone(),
+            self.splits.clone(),
+        ));
+        let (commits, commit_receiver) = committer::channel(self.worker_count());
+        let (workers, reports) = spawn_workers(&shared, receivers, &commits, udfs)?;
+        drop(commits);
+        let starts = self.take_reports(&shared, &reports)?;
+        let outputs = sinks(&shared, &self.state)?;
+        recover_segments(&shared, &outputs, &reports)?;
+        let (feeds, paced) = self.open_feeds(&shared, &starts)?;
+        let resumed = shared.received.load(Ordering::Relaxed) > 0 || starts.iter().any(|start| *start > 0);
+        let sequencer = match (&self.journal, self.journal_split) {
+            (Some(journal), Some(split)) => Some(Arc::new(Sequencer::new(shared.clone(), journal.clone(), split))),
+            _ => None,
+        };
+        let mut handles = Vec::new();
+        for (worker, (handle, go)) in workers.into_iter().enumerate() {
+            let message = Go { outputs: outputs.clone(), feeds: feeds.clone(), starts: starts.clone() };
+            go.send(message).map_err(|_| Error::engine(format!("worker {worker} has ended before its start")))?;
+            handles.push(handle);
+        }
+        let committer = {
+            let (shared, sequencer) = (shared.clone(), sequencer.clone());
+            spawn("committer", move || committer::run(&shared, sequencer.as_deref(), &commit_receiver))?
+        };
+        let journal = match sequencer.clone() {
+            Some(sequencer) => Some(spawn("journal", move || sequencer.run())?),
+            None => None,
+        };
+        for (split, log) in std::iter::zip(&self.splits, &self.logs) {
+            shared.trimmer.lock().ended_log(&*split.id, log.end_offset());
+        }
+        if let Some(split) = self.journal_split {
+            shared.trimmer.lock().open_log(&*self.splits[usize::from(split)].id);
+        }
+        crate::replay::replay(&shared, &self.logs, &starts)?;
+        let paced = paced.into_iter().map(|paced| spawn("replay", move || paced.run())).collect::<Result<_>>()?;
+        Ok(Running {
+            shared,
+            sequencer,
+            resumed,
+            logs: std::iter::zip(self.splits.iter().map(|split| split.id.clone()), self.logs).collect(),
+            workers: handles,
+            paced,
+            committer,
+            journal,
+            _state: self.state,
+        })
+    }
+
+    /// By split: the lowest position of all shards, where reading starts.
+    fn take_reports(&self, shared: &Shared, reports: &[Report]) -> Result<Vec<u64>> {
+        let mut by_shard = vec![vec![0u64; usize::from(self.plan.config.shards)]; self.splits.len()];
+        let mut ledger = Ledger::default();
+        for report in reports {
+            debug_assert!(report.worker < shared.inboxes.len());
+            ledger.add(&report.ledger);
+            for (split, positions) in report.positions.iter().enumerate() {
+                for (shard, position) in positions {
+                    by_shard[split][usize::from(*shard)] = *position;
+                }
+            }
+            for (shard, positions) in &report.committed {
+                shared.trimmer.lock().committed(*shard, positions.iter().map(|(split, position)| (split.as_str(), *position)));
+            }
+        }
+        shared.received.store(ledger.taken(), Ordering::Relaxed);
+        let starts: Vec<u64> = by_shard.iter().map(|positions| positions.iter().copied().min().unwrap_or(0)).collect();
+        for (split, file, _) in &self.files {
+            file.check_resume(file.id(), starts[usize::from(*split)])?;
+        }
+        shared.start_positions.set(by_shard).map_err(|_| Error::engine("a process starts once"))?;
+        Ok(starts)
+    }
+
+    fn open_feeds(&self, shared: &Arc<Shared>, starts: &[u64]) -> Result<(Vec<Arc<Feed>>, Vec<Paced>)> {
+        let (mut feeds, mut paced) = (Vec::new(), Vec::new());
+        for (split, file, speed) in &self.files {
+            let offset = starts[usize::from(*split)];
+            // A row's fate must not depend on when it is read again, so the clock for "too far ahead" is the state's birth.
+            let opened_at_us = self.state.created_us();
+            let file = FileSplit::open(&self.splits[usize::from(*split)].source, file.path())?;
+            if *speed > 0.0 {
+                paced.push(Paced { shared: shared.clone(), split: *split, file, offset, speed: *speed, opened_at_us });
+            } else {
+                feeds.push(Arc::new(Feed::new(*split, file, offset, opened_at_us)));
+            }
+        }
+        Ok((feeds, paced))
+    }
+}
+
+type WorkerHandle = (JoinHandle<()>, Sender<Go>);
+
+fn spawn_workers(
+    shared: &Arc<Shared>,
+    receivers: Vec<Receiver<Message>>,
+    commits: &Sender<committer::Commit>,
+    udfs: &Arc<dyn UdfFactory>,
+) -> Result<(Vec<WorkerHandle>, Vec<Report>)> {
+    let (report_sender, reports) = bounded(receivers.len());
+    let mut workers = Vec::new();
+    for (worker, receiver) in receivers.into_iter().enumerate() {
+        let (go_sender, go) = bounded(1);
+        let (shared, commits, udfs, report_sender) = (shared.clone(), commits.clone(), udfs.clone(), report_sender.clone());
+        let handle = spawn(&format!("worker-{worker}"), move || {
+            pin(&shared, worker);
+            let opened = open_shards(&shared, worker, &*udfs);
+            let (report, processor) = match opened {
+                Ok((report, processor)) => (Ok(report), Some(processor)),
+                Err(error) => (Err(error), None),
+            };
+            let _ = report_sender.send(report);
+            let (Some(processor), Ok(go)) = (processor, go.recv()) else { return };
+            let Go { outputs, feeds, starts } = go;
+            let port = Port::new(shared.clone(), outputs);
+            match Worker::new(worker, shared.clone(), receiver, commits, processor, port, feeds, &starts) {
+                Ok(worker) => worker.run(),
+                Err(error) => shared.fail(error),
+            }
+        })?;
+        workers.push((handle, go_sender));
+    }
+    let reports = workers.iter().map(|_| reports.recv().map_err(|_| Error::engine("a worker has ended before its start"))?);
+    let reports = reports.collect::<Result<Vec<Report>>>()?;
+    Ok((workers, reports))
+}
+
+fn open_shards(shared: &Arc<Shared>, worker: usize, udfs: &dyn UdfFactory) -> Result<(Report, Processor)> {
+    let host = udfs.host(worker)?;
+    let mut shards = Vec::new();
+    for shard in (0..shared.plan.config.shards).filter(|shard| usize::from(shared.worker_of[usize::from(*shard)]) == worker) {
+        shards.push(Shard::open(shard, shared.plan.clone(), shared.stores[usize::from(shard)].clone(), &shared.splits)?);
+    }
+    let mut ledger = Ledger::default();
+    shards.iter().for_each(|shard| ledger.add(&shard.ledger));
+    let report = Report {
+        worker,
+        positions: (0..shared.splits.len())
+            .map(|split| shards.iter().map(|shard| (shard.id, shard.progress(split as SplitIndex).position)).collect())
+            .collect(),
+        segments: shards.iter().flat_map(|shard| shard.open_segments().map(|(sink, number)| (sink, shard.id, number))).collect(),
+        ledger,
+        committed: shards.iter().map(|shard| (shard.id, shard.positions())).collect(),
+    };
+    let processor = Processor::new(shared.plan.clone(), shared.splits.clone(), shards, host);
+    Ok((report, processor))
+}
+
+/// Publishes committed segments that a crash left under their temporary names, and deletes the others.
+fn recover_segments(shared: &Shared, outputs: &[Output], reports: &[Report]) -> Result<()> {
+    for (sink, shard, number) in reports.iter().flat_map(|report| &report.segments) {
+        let Output::Segments(directory) = &outputs[*sink] else { continue };
+        let recovered = directory.recover(*shard, *number..*number)?;
+        if recovered.next_incarnation.is_some() {
+            return Err(Error::user(format!(
+                "sink {}: {} holds output that this state does not know of: the state is older than the output (was it restored \
+                 from a backup?); move the output away, or start with another --state-dir",
+                shared.plan.sinks[*sink].name,
+                directory.path().display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn pin(shared: &Shared, worker: usize) {
+    if shared.plan.config.engine.pin_cores {
+        let mut set = rustix::thread::CpuSet::new();
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        set.set(worker % cores);
+        if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+            tracing::warn!("worker {worker} can't be pinned to a core: {error}");
+        }
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|error| Error::outside(format!("can't start the thread {name}: {error}")))
+}
+
+/// Opens the directories and streams of all sinks; webhooks are added by whoever has the runtime.
+pub fn open_outputs(
+    plan: &Plan,
+    state: &StateDir,
+    mut webhook: impl FnMut(usize, &streamjob_core::config::HttpSinkConfig) -> Result<Output>,
+) -> Result<Vec<Output>> {
+    let mut outputs = Vec::new();
+    for (index, sink) in plan.sinks.iter().enumerate() {
+        let segments = |path: PathBuf| Ok(Output::Segments(SegmentDirectory::open(&path, state.state_id(), 0)?));
+        if sink.from == SinkFrom::DeadLetters {
+            let path = plan.config.dead_letters.as_ref().map(|letters| PathBuf::from(&letters.file.path));
+            outputs.push(segments(path.unwrap_or_else(|| state.path().join("dead-letters")))?);
+            continue;
+        }
+        let config = &plan.config.sinks[index];
+        outputs.push(match (sink.mode, &config.file, &config.http) {
+            (SinkMode::Segments, Some(file), _) => segments(PathBuf::from(&file.path))?,
+            (SinkMode::Messages, _, Some(http)) => webhook(index, http)?,
+            _ => Output::Stdout(Arc::new(StdoutSink::start()?)),
+        });
+    }
+    Ok(outputs)
+}
+
+impl Running {
+    /// Whether every split but the push source's journal is read to its end.
+    pub fn replayed(&self) -> bool {
+        let journal = self.sequencer.as_ref().map(|sequencer| usize::from(sequencer.split()));
+        self.finished_but(journal)
+    }
+
+    /// Whether every split is read to its end.
+    pub fn finished(&self) -> bool {
+        self.finished_but(None)
+    }
+
+    fn finished_but(&self, except: Option<usize>) -> bool {
+        (0..self.shared.splits.len())
+            .filter(|split| Some(*split) != except)
+            .all(|split| self.shared.figures.iter().all(|figures| figures.lock().finished.get(split).copied().unwrap_or(false)))
+    }
+
+    /// Nothing is left to do: no rows, no closing windows, no commits, no unconfirmed messages.
+    pub fn is_quiet(&self) -> bool {
+        self.shared.figures.iter().all(|figures| {
+            let figures = figures.lock();
+            figures.quiet && figures.pending_rows.iter().all(|rows| *rows == 0)
+        })
+    }
+
+    /// Deletes from the journals what every shard has committed (I3). What can't be deleted now is at the next start.
+    pub fn trim(&mut self) {
+        let trims = self.shared.trimmer.lock().decide();
+        for trim in trims {
+            if let Err(error) = self.trim_one(&trim) {
+                tracing::warn!("trimming the journal: {error}");
+            }
+        }
+    }
+
+    fn trim_one(&mut self, trim: &Trim) -> Result<()> {
+        let (Trim::Below { split, .. } | Trim::Delete { split }) = trim;
+        let log = self.logs.iter().position(|(id, _)| **id == **split);
+        match (trim, log) {
+            (Trim::Below { offset, .. }, Some(log)) => self.logs[log].1.trim(*offset),
+            (Trim::Below { offset, .. }, None) => self.sequencer.as_ref().map_or(Ok(()), |sequencer| sequencer.trim(*offset)),
+            (Trim::Delete { .. }, Some(log)) => self.logs.swap_remove(log).1.delete(),
+            (Trim::Delete { .. }, None) => Ok(()),
+        }
+    }
+
+    /// Commits everything and ends all threads, in the order of who needs whom.
+    pub fn stop(self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        for paced in self.paced {
+            let _ = paced.join();
+        }
+        self.shared.inboxes.iter().for_each(|inbox| inbox.put(Message::Stop));
+        for worker in self.workers {
+            let _ = worker.join();
+        }
+        let _ = self.committer.join();
+        if let Some(sequencer) = &self.sequencer {
+            sequencer.close();
+        }
+        if let Some(journal) = self.journal {
+            let _ = journal.join();
+        }
+    }
+}

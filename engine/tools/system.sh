@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Looks for what the build needs from the system, installs what apt can give, and names the rest.
+set -u
+
+missing=()
+find_libclang() {
+    [ -n "${LIBCLANG_PATH:-}" ] && return 0
+    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || compgen -G '/usr/lib/*/libclang*.so*' >/dev/null \
+        || compgen -G '/usr/lib64/libclang*.so*' >/dev/null || compgen -G '/usr/local/lib/libclang*.so*' >/dev/null
+}
+command -v c++ >/dev/null || missing+=(g++)
+find_libclang || missing+=(libclang-dev)
+[ "${1:-}" = --lint ] && ! command -v valgrind >/dev/null && missing+=(valgrind)
+
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "setup: the build needs ${missing[*]} from the system" >&2
+    as_root=()
+    [ "$(id -u)" = 0 ] || as_root=(sudo -n)
+    if command -v apt-get >/dev/null && "${as_root[@]}" true 2>/dev/null; then
+        echo "setup: installing ${missing[*]} with apt (a minute)" >&2
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >&2 2>&1 \
+            || { "${as_root[@]}" apt-get update -qq >&2 && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >&2; } \
+            || { echo "setup: apt could not install ${missing[*]}; install them and run make again" >&2; exit 1; }
+    else
+        echo "setup: please install ${missing[*]} (Debian's package names) and run make again" >&2
+        exit 1
+    fi
+fi
+if ! command -v cargo >/dev/null; then
+    echo "setup: there is no Rust toolchain (cargo); install Rust 1.90 or newer and run make again" >&2
+    exit 1
+fi
