@@ -10,7 +10,7 @@ use streamjob_connectors::file_sink::{SealedSegment, SegmentDirectory, SegmentWr
 use streamjob_connectors::stdout::StdoutSink;
 use streamjob_connectors::webhook::WebhookBatch;
 use streamjob_core::Result;
-use streamjob_core::outbox::Batch;
+use streamjob_core::outbox::{Batch, idempotency_key};
 use streamjob_core::plan::SinkMode;
 use streamjob_core::processor::SinkPort;
 use tokio::sync::mpsc;
@@ -66,10 +66,6 @@ impl Port {
         }
         false
     }
-
-    fn idempotency_key(&self, sink: &str, shard: u16, number: u64) -> String {
-        format!("{}-{sink}-{shard}-{number}", self.shared.state_id)
-    }
 }
 
 impl SinkPort for Port {
@@ -100,7 +96,14 @@ impl SinkPort for Port {
             batch: WebhookBatch {
                 body: Bytes::from_owner(batch.body.clone()),
                 rows: batch.rows,
-                idempotency_key: self.idempotency_key(name, shard, batch.number),
+                idempotency_key: idempotency_key(
+                    self.shared.plan.sinks[sink].delivery,
+                    &self.shared.state_id,
+                    &self.shared.run_id,
+                    name,
+                    shard,
+                    batch.number,
+                ),
                 traceparent: None,
             },
         };

@@ -12,6 +12,7 @@ use streamjob_core::progress::SplitIndex;
 use streamjob_core::shard::SplitInfo;
 use streamjob_core::store::ShardStore;
 use streamjob_core::trim::Trimmer;
+use streamjob_state::StateDir;
 use tokio::sync::Notify;
 
 use crate::idempotency::Requests;
@@ -50,6 +51,8 @@ pub struct CommitFigures {
 pub struct Shared {
     pub plan: Arc<Plan>,
     pub state_id: String,
+    /// Another one at each start.
+    pub run_id: String,
     pub inboxes: Vec<Inbox>,
     /// By shard: its worker.
     pub worker_of: Arc<[u16]>,
@@ -85,6 +88,7 @@ impl Shared {
         let workers = inboxes.len();
         Shared {
             state_id,
+            run_id: StateDir::new_incarnation().to_string(),
             worker_of: (0..plan.config.shards).map(|shard| shard % workers as u16).collect(),
             stores: rocks.iter().map(|store| store.clone() as Arc<dyn ShardStore>).collect(),
             rocks,
