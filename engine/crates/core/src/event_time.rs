@@ -11,10 +11,13 @@ use crate::{Error, Result};
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const SECONDS_PER_DAY: i64 = 86_400;
 const MICROS_PER_DAY: i64 = SECONDS_PER_DAY * MICROS_PER_SECOND;
-/// 2^63: the first float that no `i64` holds.
-const I64_LIMIT: f64 = 9_223_372_036_854_775_808.0;
 /// More fractional digits are below a microsecond and cut off.
 const FRACTION_DIGITS: usize = 6;
+
+/// The earliest and the latest event time: those that RFC 3339 can write, years 0000 to 9999. Others are refused, so that no
+/// row has a time that means something else ([`NO_TIME`](crate::progress::NO_TIME)), and no difference of two times overflows.
+pub const EARLIEST_US: i64 = -62_167_219_200_000_000;
+pub const LATEST_US: i64 = 253_402_300_799_999_999;
 
 /// Why a value is no event time: a reason for a person.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,19 +92,25 @@ impl TimeParser {
             Rule::Rfc3339 => parse_rfc3339(text),
             Rule::Strftime { items, zone, .. } => parse_strftime(text, items, *zone),
         };
-        parsed.ok_or_else(|| TimeError(format!("expected {}", self.expected())))
+        parsed.and_then(in_range).ok_or_else(|| TimeError(format!("expected {}", self.expected())))
     }
+}
+
+#[inline]
+fn in_range(micros: i64) -> Option<i64> {
+    (EARLIEST_US..=LATEST_US).contains(&micros).then_some(micros)
 }
 
 /// Microseconds of an integer time, exactly; nanoseconds are floored to whole microseconds. `None` if out of range.
 #[inline]
 pub fn from_integer(value: i64, unit: TimeUnit) -> Option<i64> {
-    match unit {
-        TimeUnit::S => value.checked_mul(MICROS_PER_SECOND),
-        TimeUnit::Ms => value.checked_mul(1_000),
-        TimeUnit::Us => Some(value),
-        TimeUnit::Ns => Some(value.div_euclid(1_000)),
-    }
+    let micros = match unit {
+        TimeUnit::S => value.checked_mul(MICROS_PER_SECOND)?,
+        TimeUnit::Ms => value.checked_mul(1_000)?,
+        TimeUnit::Us => value,
+        TimeUnit::Ns => value.div_euclid(1_000),
+    };
+    in_range(micros)
 }
 
 /// Microseconds of a float time, rounded to the nearest (ties away from zero). `None` if out of range or not finite.
@@ -114,7 +123,8 @@ pub fn from_float(value: f64, unit: TimeUnit) -> Option<i64> {
         TimeUnit::Ns => value / 1e3,
     }
     .round();
-    (-I64_LIMIT..I64_LIMIT).contains(&micros).then_some(micros as i64)
+    // the cast saturates, and NaN becomes a time: it is asked for first
+    if micros.is_nan() { None } else { in_range(micros as i64) }
 }
 
 /// Microseconds of an RFC 3339 time; digits below a microsecond are cut off. `None` if it is none.
@@ -299,7 +309,8 @@ mod tests {
         assert_eq!(from_integer(-1, TimeUnit::S), Some(-1_000_000));
         assert_eq!(from_integer(-1, TimeUnit::Ns), Some(-1));
         assert_eq!(from_integer(1_999, TimeUnit::Ns), Some(1));
-        assert_eq!(from_integer(i64::MAX, TimeUnit::Us), Some(i64::MAX));
+        assert_eq!(from_integer(i64::MAX, TimeUnit::Ns), Some(i64::MAX / 1000));
+        assert_eq!(from_integer(i64::MAX, TimeUnit::Us), None);
         assert_eq!(from_integer(i64::MAX, TimeUnit::Ms), None);
         assert_eq!(from_integer(i64::MIN / 1000, TimeUnit::S), None);
     }
@@ -312,8 +323,27 @@ mod tests {
         assert_eq!(from_float(1.4, TimeUnit::Us), Some(1));
         assert_eq!(from_float(1e300, TimeUnit::S), None);
         assert_eq!(from_float(f64::NAN, TimeUnit::S), None);
-        assert_eq!(from_float(I64_LIMIT, TimeUnit::Us), None);
-        assert_eq!(from_float(-I64_LIMIT, TimeUnit::Us), Some(i64::MIN));
+        assert_eq!(from_float(f64::INFINITY, TimeUnit::Us), None);
+        assert_eq!(from_float(i64::MIN as f64, TimeUnit::Us), None);
+    }
+
+    #[test]
+    fn times_that_rfc3339_cannot_write_are_refused() {
+        assert_eq!(
+            (written(EARLIEST_US).as_str(), written(LATEST_US).as_str()),
+            ("0000-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z")
+        );
+        for inside in [EARLIEST_US, LATEST_US] {
+            assert_eq!(from_integer(inside, TimeUnit::Us), Some(inside));
+        }
+        for outside in [EARLIEST_US - 1, LATEST_US + 1, i64::MIN, i64::MAX] {
+            assert_eq!(from_integer(outside, TimeUnit::Us), None);
+            assert_eq!(from_float(outside as f64 * 2.0, TimeUnit::Us), None);
+        }
+        let parser = parser(None, Some("rfc3339"), "UTC").unwrap();
+        assert!(parser.parse_text("0000-01-01T00:00:00+00:01").is_err());
+        assert!(parser.parse_text("0000-01-01T00:00:00Z").is_ok());
+        assert_eq!(strftime("%s", "UTC", "-9223372036854"), None);
     }
 
     #[test]

@@ -16,6 +16,12 @@ pub const DEAD_LETTERS: &str = "dead-letters";
 pub const WINDOW_COLUMNS: [(&str, FieldType); 3] =
     [("key", FieldType::String), ("window_start", FieldType::Int64), ("window_end", FieldType::Int64)];
 
+/// Largest window: a time less the start of a window must not overflow.
+const MAX_WINDOW_US: i64 = crate::event_time::LATEST_US;
+
+/// Most aggregates of a window: each has up to ten words of its pane, which are numbered by `u16`.
+const MAX_AGGREGATES: usize = 4096;
+
 /// A job ready to run. Event columns are numbered: the schema's fields, the time, outputs of `on: event` UDFs.
 #[derive(Debug)]
 pub struct Plan {
@@ -76,9 +82,11 @@ pub struct WindowPlan {
     /// Stable id of the window's records in the store.
     pub id: u32,
     pub size_us: i64,
-    /// State word of the pane's start; its accumulators follow.
+    /// State word of the first pane's start; its accumulators follow, then those of the second.
     pub pane_at: usize,
     pub pane_words: usize,
+    /// Panes that a slot has room for: with disorder the windows before and behind a boundary are open side by side.
+    pub panes: usize,
     pub groups: Vec<(Argument, Group)>,
     pub results: Vec<ResultPlan>,
     pub udfs: Vec<WindowUdfPlan>,
@@ -86,6 +94,20 @@ pub struct WindowPlan {
     pub columns: Vec<FieldConfig>,
     /// Sinks that take this window's rows.
     pub sinks: Vec<usize>,
+}
+
+impl WindowPlan {
+    /// State word of the pane that a start belongs to.
+    #[inline]
+    pub fn pane_of(&self, start_us: i64) -> usize {
+        let turn = start_us.div_euclid(self.size_us).rem_euclid(self.panes as i64) as usize;
+        self.pane_at + turn * (1 + self.pane_words)
+    }
+
+    /// State words of all panes that a slot has room for.
+    pub fn pane_places(&self) -> impl Iterator<Item = usize> {
+        (0..self.panes).map(|pane| self.pane_at + pane * (1 + self.pane_words))
+    }
 }
 
 /// What a group of accumulators reads.
@@ -217,6 +239,11 @@ impl Plan {
         self.sinks.len() - 1
     }
 
+    /// State words before the panes: the row count and the statistics.
+    pub fn base_words(&self) -> usize {
+        1 + self.numeric.len() * STAT_WORDS
+    }
+
     /// State words of the statistics of the n-th numeric column.
     #[inline]
     pub fn statistics_at(&self, numeric: usize) -> usize {
@@ -286,6 +313,13 @@ fn compile_window(
     if window.tumbling.size_us <= 0 {
         return Err(Error::user(format!("window {}: its size must be above zero", window.name)));
     }
+    if window.tumbling.size_us > MAX_WINDOW_US {
+        return Err(Error::user(format!("window {}: its size must be at most {MAX_WINDOW_US} microseconds", window.name)));
+    }
+    if window.aggregates.len() > MAX_AGGREGATES {
+        let got = window.aggregates.len();
+        return Err(Error::user(format!("window {}: at most {MAX_AGGREGATES} aggregates (got {got})", window.name)));
+    }
     // Arguments in the order of their first use, with the words that all functions over them need together.
     let mut arguments: Vec<(&Option<Expr>, u8)> = Vec::new();
     let mut result_groups = Vec::new();
@@ -324,7 +358,8 @@ fn compile_window(
         })
         .collect();
     let pane_at = *state_words;
-    *state_words += 1 + usize::from(next);
+    let panes = if config.time.max_out_of_orderness_us > 0 { 2 } else { 1 };
+    *state_words += panes * (1 + usize::from(next));
     let (columns, udfs) = compile_window_udfs(config, window, &results)?;
     Ok(WindowPlan {
         name: window.name.clone(),
@@ -332,6 +367,7 @@ fn compile_window(
         size_us: window.tumbling.size_us,
         pane_at,
         pane_words: usize::from(next),
+        panes,
         groups,
         results,
         udfs,
@@ -474,4 +510,34 @@ fn layout_fingerprint(config: &JobConfig, windows: &[WindowPlan]) -> u64 {
         }
     }
     crate::batch::hash_key(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{AggregateConfig, TumblingConfig};
+
+    fn minimal(change: impl FnOnce(&mut JobConfig)) -> Result<Arc<Plan>> {
+        let mut config = JobConfig::from_json(include_str!("../../../testdata/normalised/minimal.json")).expect("a valid job");
+        change(&mut config);
+        Plan::compile(config)
+    }
+
+    #[test]
+    fn windows_beyond_what_a_pane_can_hold_are_refused() {
+        let window = |size_us: i64, count: usize| {
+            let one = |number: usize| AggregateConfig {
+                name: format!("a{number}"),
+                function: AggregateFunction::Last,
+                argument: Some(Expr::Literal { value: number.into() }),
+            };
+            let tumbling = TumblingConfig { size_us };
+            vec![WindowConfig { name: "w".to_owned(), tumbling, aggregates: (0..count).map(one).collect() }]
+        };
+        let compile = |size_us, count| minimal(|job| (job.sinks.clear(), job.windows = window(size_us, count)).1);
+        assert!(compile(MAX_WINDOW_US, MAX_AGGREGATES).is_ok());
+        assert!(compile(1, MAX_AGGREGATES + 1).expect_err("too many").message().contains("at most 4096 aggregates"));
+        assert!(compile(MAX_WINDOW_US + 1, 1).expect_err("too long").message().contains("its size must be at most"));
+        assert!(compile(0, 1).expect_err("too short").message().contains("above zero"));
+    }
 }

@@ -262,6 +262,19 @@ fn rejected_rows_are_counted_once_and_kept_as_dead_letters() {
     assert_eq!(letter["row"], "not json");
 }
 
+/// I6: such a row would have opened a window whose start says that there is none.
+#[test]
+fn a_time_before_all_windows_is_rejected_and_not_lost() {
+    let mut harness = Harness::new();
+    let mut decoder = Decoder::new(&harness.plan.config.schema, SHARDS, 1_000_000).expect("a decodable schema");
+    let body = format!("{}{}", line(&(1, i64::MIN, 5)), line(&(1, 5, 5)));
+    harness.deliver(0, decoder.decode_ndjson(body.as_bytes(), 0, Positions::Ordinal));
+    assert_eq!(harness.ledger().of(Outcome::Rejected), 1);
+    harness.processor.shards_mut().iter_mut().for_each(|shard| shard.set_watermark(END_OF_TIME));
+    while harness.processor.close_windows(5, &mut harness.port).expect("windows close") {}
+    assert_eq!(harness.ledger().windows, harness.ledger().of(Outcome::Applied));
+}
+
 #[test]
 fn a_key_belongs_to_the_shard_of_its_hash() {
     assert_eq!(u64::from(shard_of(hash_key(b"a"), 7)), hash_key(b"a") % 7);

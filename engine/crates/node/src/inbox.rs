@@ -11,7 +11,7 @@ use streamjob_core::reorder::Covers;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Rows that may wait in all inboxes of the process, as units of [`Credits`].
-pub const MAX_QUEUED_UNITS: usize = 1 << 20;
+pub const MAX_QUEUED_UNITS: usize = 1 << 18;
 /// Bytes that one unit stands for: a queue is bounded in rows and in bytes.
 const UNIT_BYTES: usize = 256;
 

@@ -79,6 +79,12 @@ impl Decoder {
         Ok(Decoder { layout: Layout::new(schema)?, template: Template::default(), max_ahead_us, shape, use_template: true })
     }
 
+    /// From now on every row is read by the general parser: to compare it with the fast path.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn use_general_parser_only(&mut self) {
+        self.use_template = false;
+    }
+
     /// Decodes one JSON object a line; lines of whitespace are no rows. A line that is no valid row becomes a reject.
     ///
     /// `now_us`: the wall clock, microseconds.

@@ -289,7 +289,7 @@ impl Shard {
         }
         let Some(value) = self.store.get(&keys::key_record(hash, key))? else { return Ok(None) };
         let mut words = vec![0; self.plan.state_words];
-        freeze::decode_slot(&value, &mut words)?;
+        freeze::decode_slot(&value, &mut words[..self.plan.base_words()], &mut |_, _, _| {})?;
         Ok(Some(words))
     }
 
@@ -401,7 +401,7 @@ impl Shard {
 
     fn has_inline_pane(&self, slot: Slot) -> bool {
         let state = self.table.state(slot);
-        self.plan.windows.iter().any(|window| state[window.pane_at] != 0)
+        self.plan.windows.iter().any(|window| window.pane_places().any(|place| state[place] != 0))
     }
 
     fn overflowing_slots(&self) -> HashSet<Slot> {
@@ -422,4 +422,4 @@ pub const MIN_HOT_KEYS: usize = 256;
 /// Slots that one call of [`Shard::evict`] looks at.
 const MAX_EVICTION_LOOKS: usize = 4096;
 /// Closed rows of this many bytes in one shard ask for a commit before its time.
-pub const MAX_PENDING_HISTORY_BYTES: usize = 8 << 20;
+pub const MAX_PENDING_HISTORY_BYTES: usize = 4 << 20;
