@@ -1,4 +1,4 @@
-"""Holds the import directions between the engine's crates, and keeps foreign libraries in the one crate that may know them.
+"""Holds the import directions between the engine's crates; foreign libraries stay in the crate that may know them.
 
 python -> {node, connectors, state} -> core; simulation -> core.
 """
@@ -22,7 +22,6 @@ MAY_USE = {
 ONLY_IN = {
     "rocksdb": {"streamjob-state"},
     "pyo3": {"streamjob-python"},
-    "numpy": {"streamjob-python"},
     "axum": {"streamjob-node"},
     "tonic": {"streamjob-node"},
     "rustix": {"streamjob-state", "streamjob-connectors", "streamjob-node"},

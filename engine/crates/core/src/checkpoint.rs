@@ -56,6 +56,15 @@ struct Turn {
     staged_since_us: Option<i64>,
 }
 
+impl Turn {
+    fn wake_us(&self) -> i64 {
+        match self.staged_since_us {
+            Some(since_us) => self.due_us.min(since_us.saturating_add(MAX_MESSAGE_WAIT_US)),
+            None => self.due_us,
+        }
+    }
+}
+
 impl CheckpointScheduler {
     /// Spreads the first turns of the shards over the interval that begins now.
     pub fn new(shards: &[u16], interval_us: i64, now_us: i64) -> CheckpointScheduler {
@@ -103,11 +112,13 @@ impl CheckpointScheduler {
 
     /// When to look again at the latest, if nothing else happens: the earliest time at which a shard is due.
     pub fn wake_at_us(&self) -> Option<i64> {
-        let due = |turn: &Turn| match turn.staged_since_us {
-            Some(since_us) => turn.due_us.min(since_us.saturating_add(MAX_MESSAGE_WAIT_US)),
-            None => turn.due_us,
-        };
-        self.turns.iter().map(due).min()
+        self.turns.iter().map(Turn::wake_us).min()
+    }
+
+    /// As [`CheckpointScheduler::wake_at_us`] for who has asked [`CheckpointScheduler::next`] at `now_us`: a shard whose time
+    /// had come by then and that did not commit waits for something else than time.
+    pub fn wake_after_us(&self, now_us: i64) -> Option<i64> {
+        self.turns.iter().map(Turn::wake_us).filter(|wake_us| *wake_us > now_us).min()
     }
 
     fn place(&self, shard: u16) -> Option<usize> {
@@ -189,6 +200,7 @@ mod tests {
         });
         assert_eq!(commits, [(400, 1),], "100 ms after the first, and a new wait for those behind");
         assert_eq!(scheduler.wake_at_us(), Some(5 * SECOND));
+        assert_eq!(scheduler.wake_after_us(5 * SECOND), Some(10 * SECOND), "the first shard's time has come");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::guards::{self, Guard};
 use crate::journal::RequestRecord;
+use crate::json;
 use crate::shard::RequestCommit;
 
 /// Requests that run or wait for their commit, at most; above it new ones with an id must wait (I6).
@@ -58,13 +59,14 @@ impl Idempotency {
     }
 
     /// What is known of a request without its shard's store; `None`: look there, then call [`Idempotency::begin`].
-    pub fn look_up(&self, id: &str, body_hash: u64) -> Option<Decision> {
+    pub fn look_up(&self, id: &str, body_hash: u64, now_us: i64) -> Option<Decision> {
         if guards::off(Guard::Idempotency) {
             return None;
         }
         Some(match self.entries.get(id)? {
             Entry::Running { body_hash: first, .. } if *first != body_hash => Decision::Conflict,
             Entry::Running { .. } => Decision::WaitFor,
+            Entry::Answered(answer) if self.has_expired(answer, now_us) => return None,
             Entry::Answered(answer) => repeat(answer, body_hash),
         })
     }
@@ -75,7 +77,7 @@ impl Idempotency {
     /// The store must have been read before this call and [`Idempotency::committed`] be called only after a commit can be
     /// read: then no request falls between the two.
     pub fn begin(&mut self, id: &str, body_hash: u64, now_us: i64, stored: Option<RequestCommit>) -> Decision {
-        if let Some(decision) = self.look_up(id, body_hash) {
+        if let Some(decision) = self.look_up(id, body_hash, now_us) {
             return decision;
         }
         let stored = stored.filter(|stored| !self.has_expired(stored, now_us) && !guards::off(Guard::Idempotency));
@@ -93,12 +95,13 @@ impl Idempotency {
         stored.received_us.saturating_add(self.retention_us) <= now_us
     }
 
-    /// The request is durable and this is its answer; also for those that a start finds in the journal.
+    /// The request is durable and this is its answer; also for those that a start finds in the journal, in any order.
     pub fn answered(&mut self, answer: Arc<RequestCommit>) {
         match self.entries.get(&answer.id) {
             Some(Entry::Running { received_us, committed: true, .. }) if *received_us == answer.received_us => {
                 self.entries.remove(&answer.id);
             }
+            Some(Entry::Answered(younger)) if younger.received_us > answer.received_us => {}
             _ => {
                 self.entries.insert(answer.id.clone(), Entry::Answered(answer));
             }
@@ -140,17 +143,41 @@ fn repeat(answer: &Arc<RequestCommit>, body_hash: u64) -> Decision {
 
 /// A request's answer, made from what the journal keeps of it: the same at first and at every repeat.
 pub fn answer_of(request: &RequestRecord, split: &str, first_offset: u64) -> RequestCommit {
-    let answer = serde_json::json!({"accepted": request.accepted, "rejected": request.rejected, "errors": request.errors});
-    let nothing_fits = request.accepted == 0 && request.rejected > 0;
     RequestCommit {
         id: request.id.clone(),
         body_hash: request.body_hash,
         split: split.to_owned(),
         first_offset,
         received_us: request.received_us,
-        status: if nothing_fits { 400 } else { 202 },
-        answer: answer.to_string(),
+        status: answer_status(request),
+        answer: answer_text(request),
     }
+}
+
+/// Status of a request's answer: 202 if a row was accepted or none came.
+pub fn answer_status(request: &RequestRecord) -> u16 {
+    if request.accepted == 0 && request.rejected > 0 { 400 } else { 202 }
+}
+
+/// Body of a request's answer.
+pub fn answer_text(request: &RequestRecord) -> String {
+    let mut text = Vec::with_capacity(48);
+    text.extend_from_slice(b"{\"accepted\":");
+    json::write_u64(&mut text, u64::from(request.accepted));
+    text.extend_from_slice(b",\"rejected\":");
+    json::write_u64(&mut text, u64::from(request.rejected));
+    text.extend_from_slice(b",\"errors\":[");
+    for (number, error) in request.errors.iter().enumerate() {
+        text.extend_from_slice(if number == 0 { b"{\"row\":" } else { b",{\"row\":" });
+        json::write_u64(&mut text, u64::from(error.row));
+        text.extend_from_slice(b",\"field\":");
+        json::write_string(&mut text, error.field.as_bytes());
+        text.extend_from_slice(b",\"reason\":");
+        json::write_string(&mut text, error.reason.as_bytes());
+        text.push(b'}');
+    }
+    text.extend_from_slice(b"]}");
+    String::from_utf8(text).expect("JSON of strings and numbers is UTF-8")
 }
 
 #[cfg(test)]

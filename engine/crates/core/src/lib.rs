@@ -26,6 +26,7 @@ pub mod progress;
 pub mod reorder;
 pub mod route;
 pub mod shard;
+pub mod stats_json;
 pub mod store;
 pub mod table;
 pub mod trim;

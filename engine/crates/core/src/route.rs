@@ -43,22 +43,41 @@ impl Router {
 
     /// Deliveries of the next batch, by worker.
     pub fn route(&mut self, batch: &Arc<RowBatch>, request: Option<&Arc<RequestCommit>>) -> Vec<(usize, Delivery)> {
+        let selection = Selection::of(batch, &self.worker_of, self.told.len());
+        self.route_selected(batch, selection, request)
+    }
+
+    /// As [`Router::route`], with the rows already selected: that needs no router, so that it can be done by whoever brings
+    /// the batch, before its place in the split is known.
+    pub fn route_selected(
+        &mut self,
+        batch: &Arc<RowBatch>,
+        selection: Selection,
+        request: Option<&Arc<RequestCommit>>,
+    ) -> Vec<(usize, Delivery)> {
         let first_offset = self.next_offset;
         self.next_offset += batch.span;
-        let max_time_us = batch.max_time_us();
+        let Selection { rows, max_time_us } = selection;
         let for_all = !batch.rejects.is_empty() || request.is_some();
-        let mut deliveries = Vec::new();
-        for (worker, rows) in select(batch, &self.worker_of, self.told.len()).into_iter().enumerate() {
+        let mut deliveries = Vec::with_capacity(rows.len());
+        for (worker, rows) in rows.into_iter().enumerate() {
             let told = &mut self.told[worker];
             if rows.is_empty() && !for_all {
                 told.left_out_max_us = told.left_out_max_us.max(max_time_us);
                 continue;
             }
             let before = std::mem::replace(told, Told { offset: self.next_offset, left_out_max_us: NO_TIME });
-            let mut delivery = Delivery::new(self.split, first_offset, batch.clone(), rows);
-            delivery.covers_from = before.offset;
-            delivery.prior_max_us = before.left_out_max_us;
-            delivery.request = request.cloned();
+            let delivery = Delivery {
+                split: self.split,
+                first_offset,
+                covers_from: before.offset,
+                prior_max_us: before.left_out_max_us,
+                batch: batch.clone(),
+                rows,
+                max_time_us,
+                request: request.cloned(),
+                only: None,
+            };
             deliveries.push((worker, delivery));
         }
         deliveries
@@ -76,6 +95,19 @@ impl Router {
             deliveries.push((worker, delivery));
         }
         deliveries
+    }
+}
+
+/// A batch's rows, selected for each worker.
+#[derive(Debug)]
+pub struct Selection {
+    rows: Vec<Vec<u32>>,
+    max_time_us: i64,
+}
+
+impl Selection {
+    pub fn of(batch: &RowBatch, worker_of: &[u16], workers: usize) -> Selection {
+        Selection { rows: select(batch, worker_of, workers), max_time_us: batch.max_time_us() }
     }
 }
 

@@ -198,9 +198,20 @@ impl KeyTable {
         self.entries[at] = Self::tag(hash) | u64::from(slot + 1);
     }
 
+    /// Makes the index large enough for so many keys at once.
+    pub fn reserve(&mut self, keys: usize) {
+        let entries = (keys * 3 / 2).next_power_of_two();
+        if entries > self.entries.len() {
+            self.resize(entries);
+        }
+    }
+
     fn grow(&mut self) {
-        let old = std::mem::take(&mut self.entries);
-        self.entries = vec![0; old.len() * 2];
+        self.resize(self.entries.len() * 2);
+    }
+
+    fn resize(&mut self, entries: usize) {
+        let old = std::mem::replace(&mut self.entries, vec![0; entries]);
         for entry in old.into_iter().filter(|entry| *entry != 0) {
             let slot = (entry as u32) - 1;
             self.index(self.words(slot)[0], slot);

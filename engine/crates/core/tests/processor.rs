@@ -11,7 +11,7 @@ use streamjob_core::ledger::{Ledger, Outcome};
 use streamjob_core::outbox::Batch;
 use streamjob_core::plan::Plan;
 use streamjob_core::processor::{Delivery, Processor, SinkPort};
-use streamjob_core::progress::END_OF_TIME;
+use streamjob_core::progress::{END_OF_TIME, SplitStatus};
 use streamjob_core::shard::{RequestCommit, Shard, SplitInfo, request_key};
 use streamjob_core::store::{MemoryStore, ShardStore};
 use streamjob_core::udf::NoUdfs;
@@ -88,7 +88,11 @@ fn open(plan: &Arc<Plan>, stores: &[Arc<dyn ShardStore>]) -> Processor {
 
 impl Harness {
     fn new() -> Harness {
-        let plan = Plan::compile(job()).expect("the job compiles");
+        Harness::with(job())
+    }
+
+    fn with(config: JobConfig) -> Harness {
+        let plan = Plan::compile(config).expect("the job compiles");
         let stores: Vec<Arc<dyn ShardStore>> = (0..SHARDS).map(|_| Arc::new(MemoryStore::new()) as Arc<dyn ShardStore>).collect();
         Harness { processor: open(&plan, &stores), plan, stores, port: Collected::default() }
     }
@@ -129,9 +133,12 @@ fn line(event: &Event) -> String {
     format!("{{\"device_id\":\"key-{}\",\"timestamp\":{},\"temperature\":{}}}\n", event.0, event.1, event.2)
 }
 
-/// Windows by (key, start): count and sum; and how many rows were late.
-fn model(events: &[Event]) -> (BTreeMap<(String, i64), (i64, f64)>, u64) {
-    let mut windows: BTreeMap<(String, i64), (i64, f64)> = BTreeMap::new();
+/// Count and sum by key and start.
+type Windows = BTreeMap<(String, i64), (i64, f64)>;
+
+/// What must come out, and how many rows were late.
+fn model(events: &[Event]) -> (Windows, u64) {
+    let mut windows = Windows::new();
     let (mut max, mut late) = (i64::MIN, 0);
     for (key, time, value) in events {
         let start = time.div_euclid(10) * 10;
@@ -295,4 +302,18 @@ fn an_id_that_is_used_again_outlives_its_first_use() {
         let stored: RequestCommit = serde_json::from_slice(&stored).expect("a request");
         assert_eq!(stored.received_us, newest, "round {round}");
     }
+}
+
+#[test]
+fn close_when_idle_closes_the_window_of_the_newest_row() {
+    let mut config = job();
+    config.time.close_when_idle = true;
+    let mut harness = Harness::with(config);
+    let mut decoder = Decoder::new(&harness.plan.config.schema, SHARDS, 1_000_000).expect("a decodable schema");
+    harness.deliver(0, decoder.decode_ndjson(line(&(1, 5, 5)).as_bytes(), 0, Positions::Ordinal));
+    for shard in harness.processor.shards_mut() {
+        shard.set_status(0, SplitStatus::Idle);
+    }
+    while harness.processor.close_windows(5, &mut harness.port).expect("windows close") {}
+    assert_eq!(parse(&harness.port.rows[&0]), [(("key-1".to_owned(), 0), (1, 5.0))]);
 }

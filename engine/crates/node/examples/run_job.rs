@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamjob_node::{NoUdfFactory, Options, run};
+use streamjob_node::{NoUdfFactory, Options, StopHandle, run};
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -19,6 +19,8 @@ fn main() {
         on_ready: Some(Box::new(|url| println!("READY {url}"))),
         on_progress: flag("--progress").map(|_| Box::new(|text: &str| eprintln!("{text}")) as Box<dyn FnMut(&str) + Send>),
         progress_interval: Duration::from_secs(1),
+        stop: StopHandle::default(),
+        handle_signals: true,
     });
     match totals {
         Ok(totals) => println!("{totals:?}"),

@@ -10,9 +10,9 @@ use streamjob_core::Result;
 use streamjob_core::decode::{Decoder, Positions};
 use streamjob_core::processor::Delivery;
 use streamjob_core::progress::{SplitIndex, SplitStatus};
+use streamjob_core::route::select;
 
 use crate::inbox::{Message, Parcel};
-use crate::sequencer::select;
 use crate::shared::Shared;
 
 /// Bytes of a chunk: small enough for the cache, large enough that its cost spreads.
@@ -74,7 +74,7 @@ impl Feed {
         let batch = Arc::new(decoder.decode_ndjson(buffer, self.opened_at_us, Positions::Bytes));
         shared.count_received(self.split, offset, &batch);
         let mut kept = None;
-        for (worker, rows) in select(&batch, shared).into_iter().enumerate() {
+        for (worker, rows) in select(&batch, &shared.worker_of, shared.inboxes.len()).into_iter().enumerate() {
             let parcel =
                 Parcel { delivery: Delivery::new(self.split, offset, batch.clone(), rows), _hold: Some(under_way.clone()) };
             if worker == mine { kept = Some(parcel) } else { shared.inboxes[worker].put(Message::Rows(parcel)) }

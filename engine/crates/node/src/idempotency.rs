@@ -1,86 +1,185 @@
-//! Requests with an id: running, answered but not committed, or in the store of their home shard (I10).
+//! Requests with an id, as connections see them: the decisions of [`Idempotency`], and waiting for a first that still runs.
 
-use std::collections::HashMap;
+use std::future::Future;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use streamjob_core::Result;
+use streamjob_core::idempotency::{Decision, Idempotency};
 use streamjob_core::shard::RequestCommit;
 use tokio::sync::watch;
 
 /// Requests that no commit has taken yet.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Requests {
-    entries: Arc<Mutex<HashMap<String, Entry>>>,
+    shared: Arc<Inner>,
 }
 
-enum Entry {
-    Running { body_hash: u64, done: watch::Receiver<()> },
-    Answered(Arc<RequestCommit>),
+struct Inner {
+    decisions: Mutex<Idempotency>,
+    /// Changes whenever a request has ended, so that those who wait for one decide again.
+    ended: watch::Sender<()>,
 }
 
 /// What to do with a request that has an id.
 pub enum Begin {
-    /// Nobody has it: run it, then call [`Ticket::answer`], or drop the ticket if it failed.
+    /// Nobody has it: run it.
     New(Ticket),
     /// The first answer.
     Answered(Arc<RequestCommit>),
-    /// The first is running; look again when it is done.
-    Wait(watch::Receiver<()>),
     /// The same id came with another body.
     Conflict,
+    /// Too many requests wait for their commit.
+    Full,
 }
 
-/// The right to run a request. Dropped without an answer, the next one with the id runs.
+/// The right to run a request. Dropped without an answer, nothing of it was taken and the next one with the id runs.
 pub struct Ticket {
     id: String,
     requests: Requests,
-    _done: watch::Sender<()>,
-    answered: bool,
+    /// Set once the request's rows are in the journal: from then on only its answer ends it.
+    kept: bool,
 }
 
 impl Requests {
-    /// Decides about a request whose id is in no store.
-    pub fn begin(&self, id: &str, body_hash: u64) -> Begin {
-        let mut entries = self.entries.lock();
-        match entries.get(id) {
-            Some(Entry::Running { body_hash: first, .. }) if *first != body_hash => Begin::Conflict,
-            Some(Entry::Running { done, .. }) => Begin::Wait(done.clone()),
-            Some(Entry::Answered(answer)) if answer.body_hash != body_hash => Begin::Conflict,
-            Some(Entry::Answered(answer)) => Begin::Answered(answer.clone()),
-            None => {
-                let (sender, receiver) = watch::channel(());
-                entries.insert(id.to_owned(), Entry::Running { body_hash, done: receiver });
-                Begin::New(Ticket { id: id.to_owned(), requests: self.clone(), _done: sender, answered: false })
-            }
+    pub fn new(retention_us: i64) -> Requests {
+        let inner = Inner { decisions: Mutex::new(Idempotency::new(retention_us)), ended: watch::channel(()).0 };
+        Requests { shared: Arc::new(inner) }
+    }
+
+    /// Decides about a request, and waits for a first one with its id. `stored` reads the store of the id's home shard.
+    ///
+    /// The id is taken before the store is read. So a first request either still has its entry here, or its commit was
+    /// readable before its entry went, and is found in the store: no repeat falls between the two.
+    pub async fn begin<F>(&self, id: &str, body_hash: u64, now_us: i64, stored: impl Fn() -> F) -> Result<Begin>
+    where
+        F: Future<Output = Result<Option<RequestCommit>>>,
+    {
+        loop {
+            let mut ended = self.shared.ended.subscribe();
+            // Bound first: in the scrutinee the lock would be held over all arms.
+            let decision = self.shared.decisions.lock().begin(id, body_hash, now_us, None);
+            let ticket = match decision {
+                Decision::New => Ticket { id: id.to_owned(), requests: self.clone(), kept: false },
+                Decision::WaitFor => {
+                    let _ = ended.changed().await;
+                    continue;
+                }
+                Decision::RepeatOf(answer) => return Ok(Begin::Answered(answer)),
+                Decision::Conflict => return Ok(Begin::Conflict),
+                Decision::Full => return Ok(Begin::Full),
+            };
+            let Some(stored) = stored().await? else { return Ok(Begin::New(ticket)) };
+            // Under one lock: nobody else can take the id in between.
+            let decision = {
+                let mut decisions = self.shared.decisions.lock();
+                decisions.failed(id);
+                decisions.begin(id, body_hash, now_us, Some(stored))
+            };
+            let begin = match decision {
+                // What the store has is too old to count.
+                Decision::New => return Ok(Begin::New(ticket)),
+                Decision::RepeatOf(answer) => Begin::Answered(answer),
+                Decision::Conflict => Begin::Conflict,
+                Decision::WaitFor | Decision::Full => Begin::Full,
+            };
+            // The id was given back already.
+            ticket.keep();
+            self.shared.ended.send_replace(());
+            return Ok(begin);
         }
     }
 
-    /// Keeps the answer of a request that is in the journal.
+    /// The request is durable and this is its answer; also for those that a start finds in the journal.
     pub fn answered(&self, answer: Arc<RequestCommit>) {
-        self.entries.lock().insert(answer.id.clone(), Entry::Answered(answer));
+        self.shared.decisions.lock().answered(answer);
+        self.shared.ended.send_replace(());
     }
 
-    /// A commit has these: from now on they are found in the store.
-    pub fn committed<'a>(&self, ids: impl Iterator<Item = &'a str>) {
-        let mut entries = self.entries.lock();
-        for id in ids {
-            entries.remove(id);
+    /// A commit that can be read has these: from now on they are found in the store.
+    pub fn committed(&self, requests: &[RequestCommit]) {
+        if requests.is_empty() {
+            return;
         }
+        let mut decisions = self.shared.decisions.lock();
+        requests.iter().for_each(|request| decisions.committed(request));
+    }
+
+    /// Requests that run or wait for their commit.
+    pub fn len(&self) -> usize {
+        self.shared.decisions.lock().len()
     }
 }
 
 impl Ticket {
-    /// The request is durable and this is its answer.
-    pub fn answer(mut self, answer: Arc<RequestCommit>) {
-        self.answered = true;
-        self.requests.answered(answer);
+    /// The request's rows are in the journal: whoever makes them durable answers, also where the client has gone.
+    pub fn keep(mut self) {
+        self.kept = true;
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if !self.answered {
-            self.requests.entries.lock().remove(&self.id);
+        if !self.kept {
+            self.requests.shared.decisions.lock().failed(&self.id);
+            self.requests.shared.ended.send_replace(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR_US: i64 = 3_600_000_000;
+
+    fn answer(id: &str, body_hash: u64) -> RequestCommit {
+        RequestCommit {
+            id: id.to_owned(),
+            body_hash,
+            split: "http@1".to_owned(),
+            first_offset: 0,
+            received_us: 1,
+            status: 202,
+            answer: "{}".to_owned(),
+        }
+    }
+
+    async fn begin(requests: &Requests, body_hash: u64, stored: Option<RequestCommit>) -> Begin {
+        requests.begin("a", body_hash, 1, || std::future::ready(Ok(stored.clone()))).await.expect("memory")
+    }
+
+    #[tokio::test]
+    async fn a_repeat_waits_for_the_first_and_gets_its_answer() {
+        let requests = Requests::new(HOUR_US);
+        let Begin::New(ticket) = begin(&requests, 7, None).await else { panic!("it is new") };
+        let repeat = tokio::spawn({
+            let requests = requests.clone();
+            async move { begin(&requests, 7, None).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(matches!(begin(&requests, 8, None).await, Begin::Conflict));
+        ticket.keep();
+        requests.answered(Arc::new(answer("a", 7)));
+        assert!(matches!(repeat.await.expect("no panic"), Begin::Answered(_)));
+    }
+
+    #[tokio::test]
+    async fn a_first_that_failed_leaves_its_place() {
+        let requests = Requests::new(HOUR_US);
+        let Begin::New(ticket) = begin(&requests, 7, None).await else { panic!("it is new") };
+        drop(ticket);
+        assert!(matches!(begin(&requests, 8, None).await, Begin::New(_)));
+        assert_eq!(requests.len(), 0, "the second was dropped as well");
+    }
+
+    #[tokio::test]
+    async fn a_committed_request_is_answered_from_the_store() {
+        let requests = Requests::new(HOUR_US);
+        assert!(matches!(begin(&requests, 7, Some(answer("a", 7))).await, Begin::Answered(_)));
+        assert!(matches!(begin(&requests, 8, Some(answer("a", 7))).await, Begin::Conflict));
+        let old = RequestCommit { received_us: 1 - HOUR_US, ..answer("a", 7) };
+        assert!(matches!(begin(&requests, 8, Some(old)).await, Begin::New(_)));
+        assert_eq!(requests.len(), 0);
     }
 }

@@ -7,10 +7,11 @@ use streamjob_connectors::deliveries::DeliveryReport;
 use streamjob_core::outbox::Batch;
 use streamjob_core::processor::{Delivery, Processor};
 use streamjob_core::progress::{SplitIndex, SplitStatus};
+use streamjob_core::reorder::Covers;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Rows that may wait in all inboxes of the process, as units of [`Credits`].
-pub const MAX_QUEUED_UNITS: usize = 1 << 20;
+pub const MAX_QUEUED_UNITS: usize = 1 << 18;
 /// Bytes that one unit stands for: a queue is bounded in rows and in bytes.
 const UNIT_BYTES: usize = 256;
 
@@ -57,6 +58,24 @@ pub struct Parcel {
     pub _hold: Option<Arc<dyn Hold>>,
 }
 
+impl Covers for Parcel {
+    fn split(&self) -> SplitIndex {
+        self.delivery.split
+    }
+
+    fn covers_from(&self) -> u64 {
+        self.delivery.covers_from
+    }
+
+    fn covers_to(&self) -> u64 {
+        self.delivery.to()
+    }
+
+    fn rows(&self) -> usize {
+        self.delivery.rows.len()
+    }
+}
+
 /// What a worker is told.
 pub enum Message {
     Rows(Parcel),
@@ -66,8 +85,6 @@ pub enum Message {
         at: u64,
         status: SplitStatus,
     },
-    /// Start checkpoint with this number.
-    Checkpoint,
     Committed {
         shard: u16,
         epoch: u64,

@@ -11,17 +11,16 @@ use hyper::body::{Body, Incoming};
 use parking_lot::Mutex;
 use streamjob_core::batch::{RowBatch, hash_key, shard_of};
 use streamjob_core::decode::{Decoder, Positions};
-use streamjob_core::journal::{EncodedRecord, RecordEncoder, RequestError, RequestRecord};
+use streamjob_core::idempotency::{answer_of, answer_status, answer_text};
+use streamjob_core::journal::{EncodedRecord, MAX_REQUEST_ERRORS, RecordEncoder, RequestError, RequestRecord};
 use streamjob_core::json;
 use streamjob_core::shard::{RequestCommit, request_key};
 use streamjob_core::{Error, Result};
 
 use crate::idempotency::{Begin, Ticket};
-use crate::sequencer::Sequencer;
+use crate::sequencer::{Keyed, Sequencer};
 use crate::shared::{Shared, now_us};
 
-/// Errors that an answer lists.
-const MAX_LISTED_ERRORS: usize = 100;
 /// An `Idempotency-Key` is at most this long.
 const MAX_KEY_BYTES: usize = 255;
 /// A body above this is decoded with the runtime told that it takes a while.
@@ -60,8 +59,16 @@ enum Encoding {
 struct Decoded {
     batch: Arc<RowBatch>,
     record: EncodedRecord,
-    request: Option<RequestRecord>,
-    answer: Answer,
+    /// What is kept of it; its id is empty where the client named none.
+    request: RequestRecord,
+}
+
+/// A request's id, and that it is the first to run under it.
+struct Id {
+    id: String,
+    body_hash: u64,
+    received_us: i64,
+    ticket: Ticket,
 }
 
 /// Status and body of an answer.
@@ -79,6 +86,19 @@ impl Answer {
         json::write_string(&mut body, reason.as_bytes());
         body.push(b'}');
         Answer { status, body: body.into(), retry_after_s: None }
+    }
+
+    /// The client should send it again in a while.
+    fn wait(reason: &str) -> Answer {
+        Answer { retry_after_s: Some(RETRY_AFTER_S), ..Answer::problem(StatusCode::TOO_MANY_REQUESTS, reason) }
+    }
+
+    fn new(status: u16, body: String) -> Answer {
+        Answer { status: StatusCode::from_u16(status).unwrap_or(StatusCode::ACCEPTED), body: body.into(), retry_after_s: None }
+    }
+
+    fn first(request: &RequestRecord) -> Answer {
+        Answer::new(answer_status(request), answer_text(request))
     }
 
     pub fn into_response(self) -> Response<Full<Bytes>> {
@@ -150,116 +170,95 @@ impl Ingest {
     }
 
     /// A request with an id: the same id and body get the first answer, whatever happened in between (I10).
-    async fn run_once(&self, format: Format, body: Bytes, key: String) -> std::result::Result<Answer, Answer> {
+    async fn run_once(&self, format: Format, body: Bytes, id: String) -> std::result::Result<Answer, Answer> {
         let body_hash = hash_key(&body);
-        loop {
-            if let Some(stored) = self.stored(&key).await? {
-                return replay(&stored, body_hash);
-            }
-            match self.shared.requests.begin(&key, body_hash) {
-                Begin::New(ticket) => return self.run(format, body, Some((key, body_hash, ticket))).await,
-                Begin::Answered(answer) => return replay(&answer, body_hash),
-                Begin::Wait(mut done) => {
-                    // An error is the end of the first: it has answered, or failed and left its place.
-                    let _ = done.changed().await;
-                }
-                Begin::Conflict => return Err(conflict()),
+        let received_us = now_us();
+        let begin = self.shared.requests.begin(&id, body_hash, received_us, || self.stored(&id)).await;
+        match begin.map_err(|error| Answer::problem(StatusCode::SERVICE_UNAVAILABLE, error.message()))? {
+            Begin::New(ticket) => self.run(format, body, Some(Id { id, body_hash, received_us, ticket })).await,
+            Begin::Answered(answer) => Ok(Answer::new(answer.status, answer.answer.clone())),
+            Begin::Conflict => Err(Answer::problem(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "this Idempotency-Key came with another body before; use a new key",
+            )),
+            Begin::Full => {
+                Err(Answer::wait("too many requests with an Idempotency-Key wait for their commit; send it again later"))
             }
         }
     }
 
-    async fn stored(&self, key: &str) -> std::result::Result<Option<RequestCommit>, Answer> {
-        let home = shard_of(hash_key(key.as_bytes()), self.shared.plan.config.shards);
+    /// What the store of the id's home shard has under it.
+    async fn stored(&self, id: &str) -> Result<Option<RequestCommit>> {
+        let home = shard_of(hash_key(id.as_bytes()), self.shared.plan.config.shards);
         let store = self.shared.stores[usize::from(home)].clone();
-        let key = request_key(key);
+        let key = request_key(id);
         let found = tokio::task::spawn_blocking(move || store.get(&key)).await;
-        let found = found.map_err(|error| Error::engine(error.to_string())).and_then(|found| found);
-        let found = found.map_err(|error| Answer::problem(StatusCode::SERVICE_UNAVAILABLE, error.message()))?;
-        let Some(bytes) = found else { return Ok(None) };
-        let retention_us = self.shared.plan.config.idempotency.retention_us;
-        let stored: RequestCommit = serde_json::from_slice(&bytes).map_err(|error| {
-            Answer::problem(StatusCode::INTERNAL_SERVER_ERROR, &format!("a stored answer is damaged: {error}"))
-        })?;
-        Ok(Some(stored).filter(|stored| stored.received_us.saturating_add(retention_us) > now_us()))
+        let Some(bytes) = found.map_err(|error| Error::engine(error.to_string()))?? else { return Ok(None) };
+        let stored = serde_json::from_slice(&bytes);
+        stored.map(Some).map_err(|error| Error::damaged(format!("a stored answer is damaged: {error}")))
     }
 
-    async fn run(
-        &self,
-        format: Format,
-        body: Bytes,
-        keyed: Option<(String, u64, Ticket)>,
-    ) -> std::result::Result<Answer, Answer> {
-        let (request, ticket) = match keyed {
-            Some((id, body_hash, ticket)) => (Some((id, body_hash)), Some(ticket)),
-            None => (None, None),
+    async fn run(&self, format: Format, body: Bytes, id: Option<Id>) -> std::result::Result<Answer, Answer> {
+        let (record, ticket) = match id {
+            Some(Id { id, body_hash, received_us, ticket }) => (new_record(id, body_hash, received_us), Some(ticket)),
+            None => (new_record(String::new(), 0, now_us()), None),
         };
         let decoded = if body.len() > LONG_BODY_BYTES {
-            tokio::task::block_in_place(|| self.decode(format, &body, request))
+            tokio::task::block_in_place(|| self.decode(format, &body, record))
         } else {
-            self.decode(format, &body, request)
+            self.decode(format, &body, record)
         }?;
         drop(body);
+        let request = decoded.request;
+        let split = &self.shared.splits[usize::from(self.sequencer.split())].id;
         if decoded.batch.span == 0 {
-            return Ok(decoded.answer);
+            return Ok(Answer::first(&request));
         }
         let max_wait = Duration::from_micros(self.shared.plan.config.ingest.max_wait_us.max(0) as u64);
         let credits = self.shared.credits.take(decoded.batch.rows(), decoded.batch.memory_bytes());
         let Ok(credits) = tokio::time::timeout(max_wait, credits).await else {
-            let mut answer = Answer::problem(StatusCode::TOO_MANY_REQUESTS, "the queues are full; send it again later");
-            answer.retry_after_s = Some(RETRY_AFTER_S);
-            return Err(answer);
+            return Err(Answer::wait("the queues are full; send it again later"));
         };
-        let mut commit = None;
+        let commit = |first_offset| answer_of(&request, split, first_offset);
+        let keyed = ticket.map(|ticket| Keyed { ticket, commit: &commit });
         let place = self
             .sequencer
-            .append(decoded.record, decoded.batch, credits, |first_offset| {
-                commit = decoded.request.map(|request| Arc::new(self.commit_of(&request, &decoded.answer, first_offset)));
-                commit.clone()
-            })
-            .map_err(|full| Answer::problem(StatusCode::SERVICE_UNAVAILABLE, full.error.message()))?;
+            .append(decoded.record, decoded.batch, credits, keyed)
+            .map_err(|error| Answer::problem(StatusCode::SERVICE_UNAVAILABLE, error.message()))?;
         if let Some(durable) = place.durable {
             durable.await.map_err(|_| {
                 Answer::problem(StatusCode::SERVICE_UNAVAILABLE, "the journal failed; whether the rows were kept is not known")
             })?;
         }
-        if let (Some(ticket), Some(commit)) = (ticket, commit) {
-            ticket.answer(commit);
-        }
-        Ok(decoded.answer)
+        Ok(Answer::first(&request))
     }
 
-    fn commit_of(&self, request: &RequestRecord, answer: &Answer, first_offset: u64) -> RequestCommit {
-        request_commit(request, &self.shared.splits[usize::from(self.sequencer.split())].id, first_offset, answer)
-    }
-
-    fn decode(&self, format: Format, body: &[u8], request: Option<(String, u64)>) -> std::result::Result<Decoded, Answer> {
+    fn decode(&self, format: Format, body: &[u8], mut request: RequestRecord) -> std::result::Result<Decoded, Answer> {
         let mut codec = self.codec().map_err(|error| Answer::problem(StatusCode::INTERNAL_SERVER_ERROR, error.message()))?;
-        let now_us = now_us();
         let batch = match format {
-            Format::Ndjson => codec.decoder.decode_ndjson(body, now_us, Positions::Ordinal),
-            Format::Json => codec.decoder.decode_json(body, now_us).map_err(|error| {
+            Format::Ndjson => codec.decoder.decode_ndjson(body, request.received_us, Positions::Ordinal),
+            Format::Json => codec.decoder.decode_json(body, request.received_us).map_err(|error| {
                 Answer::problem(
                     StatusCode::BAD_REQUEST,
                     &format!("the body is not JSON: {error}; lines of JSON need Content-Type: application/x-ndjson"),
                 )
             })?,
         };
-        let (accepted, rejected) = (batch.rows() as u32, batch.rejects.len() as u32);
-        let errors: Vec<RequestError> = batch
+        request.accepted = batch.rows() as u32;
+        request.rejected = batch.rejects.len() as u32;
+        request.errors = batch
             .rejects
             .iter()
-            .take(MAX_LISTED_ERRORS)
+            .take(MAX_REQUEST_ERRORS)
             .map(|reject| RequestError { row: reject.row, field: reject.field.clone(), reason: reject.reason.clone() })
             .collect();
-        let answer = answer_of(accepted, rejected, &errors);
-        let request =
-            request.map(|(id, body_hash)| RequestRecord { id, body_hash, received_us: now_us, accepted, rejected, errors });
+        let named = Some(&request).filter(|request| !request.id.is_empty());
         let record = codec
             .encoder
-            .encode(&batch, request.as_ref())
+            .encode(&batch, named)
             .map_err(|error| Answer::problem(StatusCode::PAYLOAD_TOO_LARGE, error.message()))?;
         self.codecs.lock().push(codec);
-        Ok(Decoded { batch: Arc::new(batch), record, request, answer })
+        Ok(Decoded { batch: Arc::new(batch), record, request })
     }
 
     fn codec(&self) -> Result<Codec> {
@@ -272,51 +271,8 @@ impl Ingest {
     }
 }
 
-/// The answer to a request: 202 if a row was accepted or none came, else 400.
-pub fn answer_of(accepted: u32, rejected: u32, errors: &[RequestError]) -> Answer {
-    let mut body = Vec::with_capacity(48);
-    body.extend_from_slice(b"{\"accepted\":");
-    json::write_u64(&mut body, u64::from(accepted));
-    body.extend_from_slice(b",\"rejected\":");
-    json::write_u64(&mut body, u64::from(rejected));
-    body.extend_from_slice(b",\"errors\":[");
-    for (number, error) in errors.iter().enumerate() {
-        body.extend_from_slice(if number == 0 { b"{\"row\":" } else { b",{\"row\":" });
-        json::write_u64(&mut body, u64::from(error.row));
-        body.extend_from_slice(b",\"field\":");
-        json::write_string(&mut body, error.field.as_bytes());
-        body.extend_from_slice(b",\"reason\":");
-        json::write_string(&mut body, error.reason.as_bytes());
-        body.push(b'}');
-    }
-    body.extend_from_slice(b"]}");
-    let status = if accepted == 0 && rejected > 0 { StatusCode::BAD_REQUEST } else { StatusCode::ACCEPTED };
-    Answer { status, body: body.into(), retry_after_s: None }
-}
-
-/// What is committed of a request with an id.
-pub fn request_commit(request: &RequestRecord, split: &str, first_offset: u64, answer: &Answer) -> RequestCommit {
-    RequestCommit {
-        id: request.id.clone(),
-        body_hash: request.body_hash,
-        split: split.to_owned(),
-        first_offset,
-        received_us: request.received_us,
-        status: answer.status.as_u16(),
-        answer: String::from_utf8_lossy(&answer.body).into_owned(),
-    }
-}
-
-fn replay(stored: &RequestCommit, body_hash: u64) -> std::result::Result<Answer, Answer> {
-    if stored.body_hash != body_hash {
-        return Err(conflict());
-    }
-    let status = StatusCode::from_u16(stored.status).unwrap_or(StatusCode::ACCEPTED);
-    Ok(Answer { status, body: Bytes::from(stored.answer.clone()), retry_after_s: None })
-}
-
-fn conflict() -> Answer {
-    Answer::problem(StatusCode::UNPROCESSABLE_ENTITY, "this Idempotency-Key came with another body before; use a new key")
+fn new_record(id: String, body_hash: u64, received_us: i64) -> RequestRecord {
+    RequestRecord { id, body_hash, received_us, accepted: 0, rejected: 0, errors: Vec::new() }
 }
 
 fn format_of(headers: &HeaderMap) -> std::result::Result<Format, Answer> {

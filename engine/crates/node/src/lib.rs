@@ -12,7 +12,6 @@ mod options;
 mod paced;
 mod port;
 mod progress_json;
-mod reorder;
 mod replay;
 mod rest;
 mod run;
@@ -22,5 +21,5 @@ mod shared;
 mod start;
 mod worker;
 
-pub use options::{NoUdfFactory, OnProgress, OnReady, Options, Totals, UdfFactory};
+pub use options::{NoUdfFactory, OnProgress, OnReady, Options, StopHandle, Totals, UdfFactory};
 pub use run::run;

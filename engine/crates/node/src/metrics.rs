@@ -52,6 +52,7 @@ fn describe() {
     describe_gauge!("streamjob_ingest_rate_events_per_second", "Rows received per second, over the last interval.");
     describe_gauge!("streamjob_queue_rows", "Rows received and not processed yet.");
     describe_gauge!("streamjob_queue_units", "Part of the queues' bound that is in use, in rows or 256 bytes.");
+    describe_gauge!("streamjob_uncommitted_request_ids", "Requests with an Idempotency-Key that no commit has yet.");
     describe_gauge!("streamjob_event_time_lag_seconds", "Wall-clock time less the watermark.");
     describe_gauge!("streamjob_watermark_timestamp_seconds", "The lowest watermark of all shards.");
     describe_histogram!("streamjob_commit_duration_seconds", "Time of one shard's commit, fsync included.");
@@ -85,6 +86,7 @@ fn update(shared: &Shared) {
     counter!("streamjob_anomalies_total").absolute(ledger.anomalies);
     gauge!("streamjob_queue_rows").set((received - ledger.taken()) as f64);
     gauge!("streamjob_queue_units").set(shared.credits.taken() as f64);
+    gauge!("streamjob_uncommitted_request_ids").set(shared.requests.len() as f64);
     gauge!("streamjob_ingest_rate_events_per_second").set(shared.rate.lock().per_second(received, shared.uptime_us()));
     if let Some(watermark_us) = shared.watermark_us().filter(|watermark_us| *watermark_us != i64::MAX) {
         gauge!("streamjob_watermark_timestamp_seconds").set(watermark_us as f64 / 1e6);

@@ -28,6 +28,19 @@ pub type OnReady = Box<dyn FnOnce(&str) + Send>;
 /// Called in regular intervals with a JSON object of progress.
 pub type OnProgress = Box<dyn FnMut(&str) + Send>;
 
+/// Ends a run from another thread, as SIGTERM would.
+#[derive(Clone, Default)]
+pub struct StopHandle {
+    pub(crate) token: tokio_util::sync::CancellationToken,
+}
+
+impl StopHandle {
+    /// Asks the run to commit everything and end. More than once is the same as once.
+    pub fn stop(&self) {
+        self.token.cancel();
+    }
+}
+
 /// One run of a job.
 pub struct Options {
     pub config: JobConfig,
@@ -41,6 +54,9 @@ pub struct Options {
     pub on_ready: Option<OnReady>,
     pub on_progress: Option<OnProgress>,
     pub progress_interval: Duration,
+    pub stop: StopHandle,
+    /// Whether SIGINT and SIGTERM end the run. Off where the host process has handlers of its own.
+    pub handle_signals: bool,
 }
 
 /// What a run leaves behind: counts since the state was created.

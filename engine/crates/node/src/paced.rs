@@ -9,9 +9,9 @@ use streamjob_core::batch::RowBatch;
 use streamjob_core::decode::{Decoder, Positions};
 use streamjob_core::processor::Delivery;
 use streamjob_core::progress::{SplitIndex, SplitStatus};
+use streamjob_core::route::select;
 
 use crate::inbox::{Hold, Message, Parcel};
-use crate::sequencer::select;
 use crate::shared::Shared;
 
 /// Bytes read at once: rows wait in here until they are due.
@@ -108,7 +108,7 @@ impl Paced {
             }
             std::thread::sleep(FULL_LOOK);
         };
-        for (worker, rows) in select(&batch, &self.shared).into_iter().enumerate() {
+        for (worker, rows) in select(&batch, &self.shared.worker_of, self.shared.inboxes.len()).into_iter().enumerate() {
             let delivery = Delivery::new(self.split, offset, batch.clone(), rows);
             self.shared.inboxes[worker].put(Message::Rows(Parcel { delivery, _hold: Some(credits.clone()) }));
         }

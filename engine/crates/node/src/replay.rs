@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamjob_core::Result;
+use streamjob_core::idempotency::answer_of;
 use streamjob_core::journal::RecoveredLog;
 use streamjob_core::processor::Delivery;
 use streamjob_core::progress::{SplitIndex, SplitStatus};
+use streamjob_core::route::select;
 use streamjob_state::FileLogStorage;
 
 use crate::inbox::{Hold, Message, Parcel};
-use crate::ingest::{answer_of, request_commit};
-use crate::sequencer::select;
 use crate::shared::Shared;
 
 /// Full queues are looked at again after this long.
@@ -29,14 +29,12 @@ pub fn replay(shared: &Arc<Shared>, logs: &[RecoveredLog<FileLogStorage>], start
             rows += record.batch.rows();
             let Some(hold) = wait_for_credits(shared, record.batch.rows(), record.batch.memory_bytes()) else { return Ok(()) };
             shared.count_received(split, record.first_offset, &record.batch);
-            let request = record.request.map(|request| {
-                let answer = answer_of(request.accepted, request.rejected, &request.errors);
-                Arc::new(request_commit(&request, &shared.splits[usize::from(split)].id, record.first_offset, &answer))
-            });
+            let id = &shared.splits[usize::from(split)].id;
+            let request = record.request.map(|request| Arc::new(answer_of(&request, id, record.first_offset)));
             if let Some(request) = &request {
                 shared.requests.answered(request.clone());
             }
-            for (worker, rows) in select(&record.batch, shared).into_iter().enumerate() {
+            for (worker, rows) in select(&record.batch, &shared.worker_of, shared.inboxes.len()).into_iter().enumerate() {
                 let mut delivery = Delivery::new(split, record.first_offset, record.batch.clone(), rows);
                 delivery.request.clone_from(&request);
                 shared.inboxes[worker].put(Message::Rows(Parcel { delivery, _hold: Some(hold.clone()) }));

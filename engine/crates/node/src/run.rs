@@ -10,7 +10,7 @@ use streamjob_core::config::HttpSinkConfig;
 use streamjob_core::plan::Plan;
 use streamjob_core::progress::{SplitIndex, SplitStatus};
 use streamjob_core::{Error, Result};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::inbox::Message;
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
-use crate::options::{Options, Totals};
+use crate::options::{Options, StopHandle, Totals};
 use crate::port::Output;
 use crate::rest::Rest;
 use crate::shared::Shared;
@@ -59,7 +59,7 @@ struct Tasks {
 
 async fn run_async(plan: Arc<Plan>, mut options: Options) -> Result<Totals> {
     let metrics = Metrics::install()?;
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::new(&options)?;
     let listener = match &options.listen {
         Some(address) => Some(server::bind(address).await?),
         None => None,
@@ -120,25 +120,30 @@ fn start_webhook(tasks: &Tasks, shared: &Arc<Shared>, sink: usize, config: &Http
     Ok(Output::Webhook { name: shared.plan.sinks[sink].name.as_str().into(), sender })
 }
 
-/// SIGINT and SIGTERM.
+/// Whatever asks the run to end: SIGINT, SIGTERM, the host process.
 struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
+    unix: Option<(Signal, Signal)>,
+    stop: StopHandle,
 }
 
 impl Signals {
-    fn new() -> Result<Signals> {
+    fn new(options: &Options) -> Result<Signals> {
         let failed = |error: std::io::Error| Error::outside(format!("can't listen to signals: {error}"));
-        Ok(Signals {
-            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
-            terminate: signal(SignalKind::terminate()).map_err(failed)?,
-        })
+        let unix = match options.handle_signals {
+            true => Some((signal(SignalKind::interrupt()).map_err(failed)?, signal(SignalKind::terminate()).map_err(failed)?)),
+            false => None,
+        };
+        Ok(Signals { unix, stop: options.stop.clone() })
     }
 
     async fn any(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+        match &mut self.unix {
+            None => self.stop.token.cancelled().await,
+            Some((interrupt, terminate)) => tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                () = self.stop.token.cancelled() => {}
+            },
         }
     }
 }
@@ -201,8 +206,7 @@ impl Watch {
             tokio::select! {
                 () = signals.any() => return Ok(()),
                 _ = self.checkpoint.tick() => {
-                    self.shared.inboxes.iter().for_each(|inbox| inbox.put(Message::Checkpoint));
-                    tokio::task::block_in_place(|| running.trim())?;
+                    tokio::task::block_in_place(|| running.trim());
                 }
                 _ = self.progress.tick() => self.tell(options),
                 _ = self.look.tick() => {
@@ -254,7 +258,6 @@ impl Watch {
             }
             Ending::Closed if running.finished() => {
                 self.shared.inboxes.iter().for_each(|inbox| inbox.put(Message::EndOfTime));
-                self.shared.inboxes.iter().for_each(|inbox| inbox.put(Message::Checkpoint));
                 self.ending = Ending::Announced { looks: 0 };
             }
             Ending::Announced { looks } => {

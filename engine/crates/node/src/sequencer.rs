@@ -9,21 +9,26 @@
 //! Rows reach the workers before their fsync; only answers and commits wait for it (I4).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Condvar, Mutex};
-use streamjob_core::batch::{RowBatch, shard_of};
+use streamjob_core::acknowledge::Acknowledgements;
+use streamjob_core::batch::RowBatch;
 use streamjob_core::config::Durability;
-use streamjob_core::journal::{EncodedRecord, Full, Journal};
+use streamjob_core::journal::{EncodedRecord, Journal};
 use streamjob_core::processor::Delivery;
-use streamjob_core::progress::{NO_TIME, SplitIndex};
+use streamjob_core::progress::SplitIndex;
+use streamjob_core::route::{Router, Selection};
 use streamjob_core::shard::RequestCommit;
 use streamjob_core::{Error, Result};
 use streamjob_state::FileLogStorage;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::idempotency::Ticket;
 use crate::inbox::{Hold, Message, Parcel};
 use crate::shared::Shared;
+
+/// The buffer between connections and the journal thread is given back to the system where it has grown beyond this.
+const KEPT_BUFFER_BYTES: usize = 16 << 20;
 
 /// The journal of this start.
 pub struct Sequencer {
@@ -36,45 +41,57 @@ pub struct Sequencer {
     work: Condvar,
     durable: Mutex<Durable>,
     synced: Condvar,
-    stopping: AtomicBool,
 }
 
 struct State {
-    next_offset: u64,
+    router: Router,
+    /// Sealed frames that the journal thread has not taken yet.
     buffer: Vec<u8>,
     /// Credits of what is in the buffer: rows count as queued until they are on disk.
     held: Vec<Arc<dyn Hold>>,
-    /// By worker: up to where it has been told, and the latest time of what was left out.
-    told: Vec<(u64, i64)>,
+    /// Nothing is taken any more; what is in the buffer is still written.
+    closed: bool,
 }
 
 #[derive(Default)]
 struct Durable {
     offset: u64,
-    waiting: Vec<(u64, oneshot::Sender<()>)>,
+    waiting: Acknowledgements<Answering>,
     failed: Option<Error>,
+}
+
+/// Who is told once a request is durable.
+struct Answering {
+    client: oneshot::Sender<()>,
+    request: Option<Arc<RequestCommit>>,
 }
 
 /// A request that is in the journal.
 pub struct Place {
-    /// Resolves when it is durable; an error if the journal failed.
+    /// Resolves when it is durable; an error if the journal failed. `None`: nobody needs to wait.
     pub durable: Option<oneshot::Receiver<()>>,
+}
+
+/// A request's id on its way into the journal.
+pub struct Keyed<'a> {
+    pub ticket: Ticket,
+    /// Makes what is kept of the request, given its first offset.
+    pub commit: &'a dyn Fn(u64) -> RequestCommit,
 }
 
 impl Sequencer {
     pub fn new(shared: Arc<Shared>, journal: Arc<Journal<FileLogStorage>>, split: SplitIndex) -> Sequencer {
-        let workers = shared.inboxes.len();
+        let router = Router::new(split, shared.worker_of.clone(), shared.inboxes.len(), 0);
         Sequencer {
             split_id: shared.splits[usize::from(split)].id.clone(),
             durability: shared.plan.config.ingest.durability,
             shared,
             journal,
             split,
-            state: Mutex::new(State { next_offset: 0, buffer: Vec::new(), held: Vec::new(), told: vec![(0, NO_TIME); workers] }),
+            state: Mutex::new(State { router, buffer: Vec::new(), held: Vec::new(), closed: false }),
             work: Condvar::new(),
             durable: Mutex::new(Durable::default()),
             synced: Condvar::new(),
-            stopping: AtomicBool::new(false),
         }
     }
 
@@ -84,61 +101,58 @@ impl Sequencer {
 
     /// The offset that the next request gets.
     pub fn end_offset(&self) -> u64 {
-        self.state.lock().next_offset
+        self.state.lock().router.next_offset()
     }
 
-    /// Gives a request its offset and its rows to the workers. An error means that the disk is full: nothing was taken.
+    /// Gives a request its offset and its rows to the workers. An error means that nothing was taken: the disk is full, or the
+    /// process stops.
     pub fn append(
         &self,
         mut record: EncodedRecord,
         batch: Arc<RowBatch>,
         credits: OwnedSemaphorePermit,
-        request: impl FnOnce(u64) -> Option<Arc<RequestCommit>>,
-    ) -> Result<Place, Full> {
-        let selections = select(&batch, &self.shared);
-        let max_time_us = batch.max_time_us();
+        keyed: Option<Keyed<'_>>,
+    ) -> Result<Place> {
+        let selection = Selection::of(&batch, &self.shared.worker_of, self.shared.inboxes.len());
         let credits: Arc<dyn Hold> = Arc::new(credits);
         let place = {
             let mut state = self.state.lock();
-            self.journal.reserve(record.len())?;
-            let first_offset = state.next_offset;
-            state.next_offset += batch.span;
-            let request = request(first_offset);
+            if state.closed {
+                return Err(Error::outside("the process takes no more rows: it is stopping; send them again later"));
+            }
+            self.journal.reserve(record.len()).map_err(|full| full.error)?;
+            let first_offset = state.router.next_offset();
+            // From here on the rows are taken, whatever becomes of the connection.
+            let request = keyed.map(|keyed| {
+                keyed.ticket.keep();
+                Arc::new((keyed.commit)(first_offset))
+            });
             state.buffer.extend_from_slice(record.seal(first_offset));
             state.held.push(credits.clone());
-            for (worker, rows) in selections.into_iter().enumerate() {
-                let (told, prior_max_us) = state.told[worker];
-                if rows.is_empty() && batch.rejects.is_empty() && request.is_none() {
-                    state.told[worker] = (told, prior_max_us.max(max_time_us));
-                    continue;
-                }
-                state.told[worker] = (state.next_offset, NO_TIME);
-                let delivery = Delivery {
-                    split: self.split,
-                    first_offset,
-                    covers_from: told,
-                    prior_max_us,
-                    batch: batch.clone(),
-                    rows,
-                    max_time_us,
-                    request: request.clone(),
-                    only: None,
-                };
-                self.shared.inboxes[worker].put(Message::Rows(Parcel { delivery, _hold: Some(credits.clone()) }));
-            }
+            let deliveries = state.router.route_selected(&batch, selection, request.as_ref());
+            self.hand_out(deliveries, Some(&credits));
             self.shared.count_received(self.split, first_offset, &batch);
-            Place { durable: self.wait(first_offset + batch.span) }
+            Place { durable: self.wait(first_offset + batch.span, request) }
         };
         self.work.notify_one();
         Ok(place)
     }
 
-    fn wait(&self, offset: u64) -> Option<oneshot::Receiver<()>> {
-        if self.durability == Durability::Buffered {
-            return None;
+    fn hand_out(&self, deliveries: Vec<(usize, Delivery)>, hold: Option<&Arc<dyn Hold>>) {
+        for (worker, delivery) in deliveries {
+            self.shared.inboxes[worker].put(Message::Rows(Parcel { delivery, _hold: hold.cloned() }));
         }
-        let (sender, receiver) = oneshot::channel();
-        self.durable.lock().waiting.push((offset, sender));
+    }
+
+    fn wait(&self, end: u64, request: Option<Arc<RequestCommit>>) -> Option<oneshot::Receiver<()>> {
+        let (client, receiver) = match self.durability {
+            Durability::Fsync => oneshot::channel(),
+            Durability::Buffered => {
+                request.into_iter().for_each(|request| self.shared.requests.answered(request));
+                return None;
+            }
+        };
+        self.durable.lock().waiting.push(end, Answering { client, request });
         Some(receiver)
     }
 
@@ -157,26 +171,29 @@ impl Sequencer {
         Ok(())
     }
 
-    /// Deletes what every shard has committed (I3).
-    pub fn trim(&self) -> Result<()> {
-        self.journal.trim(self.shared.lowest_committed(&self.split_id))
+    /// Deletes rows below an offset.
+    pub fn trim(&self, below: u64) -> Result<()> {
+        self.journal.trim(below)
     }
 
-    /// The journal thread: writes and syncs what has come, in one go, until [`Sequencer::stop`].
+    /// The journal thread: writes and syncs what has come, in one go, until [`Sequencer::close`].
     pub fn run(&self) {
         let mut frames = Vec::new();
+        let mut warned = false;
         loop {
             let (end, held) = {
                 let mut state = self.state.lock();
-                while state.buffer.is_empty() && !self.stopping.load(Ordering::Acquire) {
+                while state.buffer.is_empty() && !state.closed {
                     self.work.wait(&mut state);
                 }
                 if state.buffer.is_empty() {
                     return;
                 }
                 std::mem::swap(&mut frames, &mut state.buffer);
-                self.tell(&mut state);
-                (state.next_offset, std::mem::take(&mut state.held))
+                // Workers that had no rows in what is written now: their positions and watermarks move too.
+                let deliveries = state.router.tell();
+                self.hand_out(deliveries, None);
+                (state.router.next_offset(), std::mem::take(&mut state.held))
             };
             if let Err(error) = self.write(&frames, end) {
                 self.fail(error);
@@ -184,70 +201,51 @@ impl Sequencer {
             }
             drop(held);
             frames.clear();
-            if let Err(full) = self.journal.prepare_ahead() {
-                tracing::warn!("the journal can't prepare its next segment: {}", full.error);
+            if frames.capacity() > KEPT_BUFFER_BYTES {
+                frames.shrink_to(KEPT_BUFFER_BYTES);
             }
+            let prepared = self.journal.prepare_ahead();
+            if let (Err(full), false) = (&prepared, warned) {
+                tracing::warn!(
+                    "the journal can't prepare its next segment; requests are refused once this one is full: {}",
+                    full.error
+                );
+            }
+            warned = prepared.is_err();
         }
     }
 
     fn write(&self, frames: &[u8], end: u64) -> Result<()> {
         self.journal.append(frames, end)?;
-        let durable = self.journal.sync()?;
-        let mut state = self.durable.lock();
-        state.offset = durable.max(end);
-        let waiting = std::mem::take(&mut state.waiting);
-        for (offset, sender) in waiting {
-            if offset <= durable {
-                let _ = sender.send(());
-            } else {
-                state.waiting.push((offset, sender));
+        let offset = self.journal.sync()?;
+        let mut durable = self.durable.lock();
+        durable.offset = offset;
+        for answering in durable.waiting.take(offset) {
+            if let Some(request) = answering.request {
+                self.shared.requests.answered(request);
             }
+            let _ = answering.client.send(());
         }
         self.synced.notify_all();
         Ok(())
-    }
-
-    /// Tells workers about batches that had no rows for them, so that their positions and watermarks move.
-    fn tell(&self, state: &mut State) {
-        let end = state.next_offset;
-        for (worker, told) in state.told.iter_mut().enumerate().filter(|(_, told)| told.0 < end) {
-            let (covers_from, prior_max_us) = std::mem::replace(told, (end, NO_TIME));
-            let mut delivery = Delivery::new(self.split, end, Arc::new(RowBatch::empty(0)), Vec::new());
-            delivery.covers_from = covers_from;
-            delivery.prior_max_us = prior_max_us;
-            self.shared.inboxes[worker].put(Message::Rows(Parcel { delivery, _hold: None }));
-        }
     }
 
     /// What was not made durable never will be: nobody may be answered, the process must end.
     fn fail(&self, error: Error) {
         let mut durable = self.durable.lock();
         durable.failed = Some(error.clone());
-        durable.waiting.clear();
+        durable.waiting.fail().for_each(drop);
         self.synced.notify_all();
         drop(durable);
+        self.state.lock().closed = true;
         self.shared.fail(error.context("writing the journal"));
     }
 
-    /// Ends the journal thread once its buffer is written.
-    pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
-        let _state = self.state.lock();
+    /// Takes nothing any more, and ends the journal thread once its buffer is written. Returns the journal's final end.
+    pub fn close(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.closed = true;
         self.work.notify_all();
+        state.router.next_offset()
     }
-}
-
-/// By worker: the rows of a batch that its shards own.
-pub fn select(batch: &RowBatch, shared: &Shared) -> Vec<Vec<u32>> {
-    let shards = shared.plan.config.shards;
-    let workers = shared.inboxes.len();
-    if workers == 1 {
-        return vec![(0..batch.rows() as u32).collect()];
-    }
-    let mut selections: Vec<Vec<u32>> = (0..workers).map(|_| Vec::with_capacity(batch.rows() / workers + 16)).collect();
-    for (row, hash) in batch.key_hash.iter().enumerate() {
-        let worker = shared.worker_of[usize::from(shard_of(*hash, shards))];
-        selections[usize::from(worker)].push(row as u32);
-    }
-    selections
 }

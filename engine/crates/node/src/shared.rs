@@ -1,6 +1,5 @@
 //! What the threads of one process share: the plan, the inboxes, figures, and the first failure.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -12,6 +11,7 @@ use streamjob_core::plan::Plan;
 use streamjob_core::progress::SplitIndex;
 use streamjob_core::shard::SplitInfo;
 use streamjob_core::store::ShardStore;
+use streamjob_core::trim::Trimmer;
 use tokio::sync::Notify;
 
 use crate::idempotency::Requests;
@@ -52,15 +52,15 @@ pub struct Shared {
     pub state_id: String,
     pub inboxes: Vec<Inbox>,
     /// By shard: its worker.
-    pub worker_of: Vec<u16>,
+    pub worker_of: Arc<[u16]>,
     pub stores: Vec<Arc<dyn ShardStore>>,
     pub rocks: Vec<Arc<streamjob_state::RocksShardStore>>,
     pub splits: Vec<SplitInfo>,
     pub credits: Credits,
     pub figures: Vec<Mutex<WorkerFigures>>,
     pub commit_figures: CommitFigures,
-    /// By shard: split positions of its newest commit.
-    pub committed: Vec<Mutex<HashMap<String, u64>>>,
+    /// What the newest commits allow to be deleted of the journals (I3).
+    pub trimmer: Mutex<Trimmer>,
     pub requests: Requests,
     /// Rows that came in since the process started, applied or not, plus those that older commits count.
     pub received: AtomicU64,
@@ -91,8 +91,8 @@ impl Shared {
             credits: Credits::new(),
             figures: inboxes.iter().map(|_| Mutex::new(WorkerFigures::default())).collect(),
             commit_figures: CommitFigures::default(),
-            committed: (0..plan.config.shards).map(|_| Mutex::new(HashMap::new())).collect(),
-            requests: Requests::default(),
+            trimmer: Mutex::new(Trimmer::new(0..plan.config.shards)),
+            requests: Requests::new(plan.config.idempotency.retention_us),
             received: AtomicU64::new(0),
             start_positions: OnceLock::new(),
             sent_rows: plan.sinks.iter().map(|_| AtomicU64::new(0)).collect(),
@@ -145,11 +145,6 @@ impl Shared {
         let mut sum = Ledger::default();
         self.figures.iter().for_each(|figures| sum.add(&figures.lock().ledger));
         sum
-    }
-
-    /// The lowest committed position of all shards in a split (I3).
-    pub fn lowest_committed(&self, split: &str) -> u64 {
-        self.committed.iter().map(|positions| positions.lock().get(split).copied().unwrap_or(0)).min().unwrap_or(0)
     }
 
     /// Microseconds since the process started.

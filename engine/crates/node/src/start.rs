@@ -15,6 +15,7 @@ use streamjob_core::plan::{Plan, SinkFrom, SinkMode};
 use streamjob_core::processor::Processor;
 use streamjob_core::progress::SplitIndex;
 use streamjob_core::shard::{Shard, SplitInfo};
+use streamjob_core::trim::Trim;
 use streamjob_core::{Error, Result};
 use streamjob_state::{FileLogStorage, JobIdentity, RocksShardStore, SharedResources, StateDir, StoreOptions, open_all};
 
@@ -70,7 +71,8 @@ pub struct Running {
     pub shared: Arc<Shared>,
     pub sequencer: Option<Arc<Sequencer>>,
     pub resumed: bool,
-    logs: Vec<RecoveredLog<FileLogStorage>>,
+    /// By split id.
+    logs: Vec<(Arc<str>, RecoveredLog<FileLogStorage>)>,
     workers: Vec<JoinHandle<()>>,
     paced: Vec<JoinHandle<()>>,
     committer: JoinHandle<()>,
@@ -163,7 +165,7 @@ impl Opened {
             self.rocks.clone(),
             self.splits.clone(),
         ));
-        let (commits, commit_receiver) = committer::channel();
+        let (commits, commit_receiver) = committer::channel(self.worker_count());
         let (workers, reports) = spawn_workers(&shared, receivers, &commits, udfs)?;
         drop(commits);
         let starts = self.take_reports(&shared, &reports)?;
@@ -189,13 +191,19 @@ impl Opened {
             Some(sequencer) => Some(spawn("journal", move || sequencer.run())?),
             None => None,
         };
+        for (split, log) in std::iter::zip(&self.splits, &self.logs) {
+            shared.trimmer.lock().ended_log(&*split.id, log.end_offset());
+        }
+        if let Some(split) = self.journal_split {
+            shared.trimmer.lock().open_log(&*self.splits[usize::from(split)].id);
+        }
         crate::replay::replay(&shared, &self.logs, &starts)?;
         let paced = paced.into_iter().map(|paced| spawn("replay", move || paced.run())).collect::<Result<_>>()?;
         Ok(Running {
             shared,
             sequencer,
             resumed,
-            logs: self.logs,
+            logs: std::iter::zip(self.splits.iter().map(|split| split.id.clone()), self.logs).collect(),
             workers: handles,
             paced,
             committer,
@@ -217,7 +225,7 @@ impl Opened {
                 }
             }
             for (shard, positions) in &report.committed {
-                shared.committed[usize::from(*shard)].lock().clone_from(positions);
+                shared.trimmer.lock().committed(*shard, positions.iter().map(|(split, position)| (split.as_str(), *position)));
             }
         }
         shared.received.store(ledger.taken(), Ordering::Relaxed);
@@ -388,24 +396,25 @@ impl Running {
         })
     }
 
-    /// Deletes from the journals what every shard has committed (I3).
-    pub fn trim(&mut self) -> Result<()> {
-        if let Some(sequencer) = &self.sequencer {
-            sequencer.trim()?;
-        }
-        let shared = self.shared.clone();
-        for log in std::mem::take(&mut self.logs) {
-            let suffix = format!("@{}", log.incarnation());
-            let split = shared.splits.iter().find(|split| split.id.ends_with(&suffix));
-            let committed = split.map_or(0, |split| shared.lowest_committed(&split.id));
-            if committed >= log.end_offset() {
-                log.delete()?;
-            } else {
-                log.trim(committed)?;
-                self.logs.push(log);
+    /// Deletes from the journals what every shard has committed (I3). What can't be deleted now is at the next start.
+    pub fn trim(&mut self) {
+        let trims = self.shared.trimmer.lock().decide();
+        for trim in trims {
+            if let Err(error) = self.trim_one(&trim) {
+                tracing::warn!("trimming the journal: {error}");
             }
         }
-        Ok(())
+    }
+
+    fn trim_one(&mut self, trim: &Trim) -> Result<()> {
+        let (Trim::Below { split, .. } | Trim::Delete { split }) = trim;
+        let log = self.logs.iter().position(|(id, _)| **id == **split);
+        match (trim, log) {
+            (Trim::Below { offset, .. }, Some(log)) => self.logs[log].1.trim(*offset),
+            (Trim::Below { offset, .. }, None) => self.sequencer.as_ref().map_or(Ok(()), |sequencer| sequencer.trim(*offset)),
+            (Trim::Delete { .. }, Some(log)) => self.logs.swap_remove(log).1.delete(),
+            (Trim::Delete { .. }, None) => Ok(()),
+        }
     }
 
     /// Commits everything and ends all threads, in the order of who needs whom.
@@ -420,7 +429,7 @@ impl Running {
         }
         let _ = self.committer.join();
         if let Some(sequencer) = &self.sequencer {
-            sequencer.stop();
+            sequencer.close();
         }
         if let Some(journal) = self.journal {
             let _ = journal.join();

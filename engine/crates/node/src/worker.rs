@@ -6,16 +6,17 @@
 //!    └── nothing to do: take a chunk of a file, else sleep ◀───────────┘
 //! ```
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use streamjob_core::checkpoint::{CheckpointScheduler, ShardWish};
 use streamjob_core::decode::Decoder;
 use streamjob_core::plan::SinkMode;
 use streamjob_core::processor::{Delivery, Processor};
 use streamjob_core::progress::{END_OF_TIME, NO_TIME, SplitStatus};
+use streamjob_core::reorder::Reorder;
 use streamjob_core::shard::Shard;
 use streamjob_core::{Error, Result};
 
@@ -23,17 +24,14 @@ use crate::committer::Commit;
 use crate::feed::Feed;
 use crate::inbox::{Message, Parcel};
 use crate::port::Port;
-use crate::reorder::Reorder;
 use crate::shared::{Shared, WorkerFigures};
 
 /// Slots that one slice of closing windows looks at while rows wait.
 const CLOSE_SLICE: usize = 2048;
 /// A slice doubles while closing falls behind, up to this.
 const MAX_CLOSE_SLICE: usize = 1 << 16;
-/// Exactly-once messages are committed this long after the first of them was staged.
-const MESSAGE_COMMIT_DELAY: Duration = Duration::from_millis(100);
-/// Commits of one worker that may be under way.
-const MAX_COMMITS_IN_FLIGHT: usize = 4;
+/// Whether a commit is due is looked at this often.
+const COMMIT_LOOK: Duration = Duration::from_millis(1);
 /// A worker without work looks around after this long.
 const IDLE_LOOK: Duration = Duration::from_millis(100);
 /// With fewer rows than this a worker lingers for more, up to `engine.batchLinger`.
@@ -52,22 +50,13 @@ pub struct Worker {
     feeds: Vec<Arc<Feed>>,
     decoder: Decoder,
     buffer: Vec<u8>,
-    reorder: Reorder,
+    reorder: Reorder<Parcel>,
     ready: Vec<Parcel>,
-    schedule: Schedule,
+    scheduler: CheckpointScheduler,
+    commits_looked_at: Instant,
     close_slice: usize,
     figures_at: Instant,
     stop: bool,
-}
-
-/// Which shard commits when: those of a checkpoint spread over its interval, those with messages soon.
-struct Schedule {
-    /// Shards of the running checkpoint, and when each is due.
-    due: VecDeque<(Instant, u16)>,
-    messages_since: Option<Instant>,
-    in_flight: usize,
-    /// A commit that found the committer's queue full.
-    held: Option<Commit>,
 }
 
 impl Worker {
@@ -84,12 +73,16 @@ impl Worker {
     ) -> Result<Worker> {
         let config = &shared.plan.config;
         let decoder = Decoder::new(&config.schema, config.shards, config.time.max_ahead_us)?;
+        let shards: Vec<u16> = processor.shards().iter().map(|shard| shard.id).collect();
+        let scheduler = CheckpointScheduler::new(&shards, config.checkpoint.interval_us, shared.uptime_us() as i64);
         Ok(Worker {
-            reorder: Reorder::new(starts),
+            // Bounded by the credits and by the chunks under way, without which nothing reaches a worker.
+            reorder: Reorder::with_bound(starts, usize::MAX),
+            scheduler,
+            commits_looked_at: Instant::now(),
             decoder,
             buffer: Vec::new(),
             ready: Vec::new(),
-            schedule: Schedule { due: VecDeque::new(), messages_since: None, in_flight: 0, held: None },
             close_slice: CLOSE_SLICE,
             figures_at: Instant::now(),
             stop: false,
@@ -177,19 +170,21 @@ impl Worker {
 
     fn take(&mut self, message: Message) -> Result<()> {
         match message {
-            Message::Rows(parcel) => self.reorder.put(parcel),
+            Message::Rows(parcel) => self.put(parcel)?,
             Message::Status { split, at, status } => self.reorder.put_status(split, at, status),
-            Message::Checkpoint => self.begin_checkpoint(),
             Message::Committed { shard, epoch, sends } => {
-                self.schedule.in_flight -= 1;
                 self.processor.committed(shard, epoch, &sends, &mut self.port)?;
             }
             Message::Report { sink, report } => self.take_report(sink, report)?,
             Message::Ask(question) => question(&self.processor),
             Message::EndOfTime => {
                 self.processor.shards_mut().iter_mut().for_each(|shard| shard.set_watermark(END_OF_TIME));
+                self.scheduler.rush();
             }
-            Message::Stop => self.stop = true,
+            Message::Stop => {
+                self.stop = true;
+                self.scheduler.rush();
+            }
         }
         Ok(())
     }
@@ -210,81 +205,20 @@ impl Worker {
         }
     }
 
-    /// Spreads the shards' commits over the interval, so that the disk and the caches see a steady load.
-    fn begin_checkpoint(&mut self) {
-        let shards: Vec<u16> = self.processor.shards().iter().map(|shard| shard.id).collect();
-        let interval = Duration::from_micros(self.shared.plan.config.checkpoint.interval_us.max(0) as u64);
-        let step = interval.mul_f64(0.8) / shards.len().max(1) as u32;
-        let now = Instant::now();
-        let late: Vec<u16> = self.schedule.due.drain(..).map(|(_, shard)| shard).collect();
-        self.schedule.due.extend(late.iter().map(|shard| (now, *shard)));
-        let fresh = shards.into_iter().filter(|shard| !late.contains(shard));
-        self.schedule.due.extend(fresh.enumerate().map(|(number, shard)| (now + step * number as u32, shard)));
-    }
-
     /// Starts the commits whose time has come.
     fn commit_due(&mut self) -> Result<()> {
-        if let Some(commit) = self.schedule.held.take()
-            && !self.hand_to_committer(commit)?
-        {
+        if self.commits_looked_at.elapsed() < COMMIT_LOOK {
             return Ok(());
         }
-        let now = Instant::now();
-        if self.stop {
-            let changed: Vec<u16> =
-                self.processor.shards().iter().filter(|shard| shard.has_changes()).map(|shard| shard.id).collect();
-            for shard in changed {
-                self.start_commit(shard)?;
-            }
-            return Ok(());
-        }
-        while let Some((due, shard)) = self.schedule.due.front().copied()
-            && due <= now
-            && self.has_room()
-        {
-            self.schedule.due.pop_front();
+        self.commits_looked_at = Instant::now();
+        let now_us = self.shared.uptime_us() as i64;
+        while let Some(shard) = self.scheduler.next(now_us, self.processor.shards().iter().map(ShardWish::from)) {
             self.start_commit(shard)?;
-        }
-        self.commit_early(now)
-    }
-
-    fn has_room(&self) -> bool {
-        self.schedule.in_flight < MAX_COMMITS_IN_FLIGHT && self.schedule.held.is_none()
-    }
-
-    /// Commits before their checkpoint: exactly-once messages that wait, and shards with much history.
-    fn commit_early(&mut self, now: Instant) -> Result<()> {
-        let staged = self.processor.shards().iter().any(Shard::has_staged_messages);
-        let due = match (staged, self.schedule.messages_since) {
-            (false, _) => {
-                self.schedule.messages_since = None;
-                false
-            }
-            (true, None) => {
-                self.schedule.messages_since = Some(now);
-                false
-            }
-            (true, Some(since)) => now.duration_since(since) >= MESSAGE_COMMIT_DELAY,
-        };
-        let wanting: Vec<u16> = self
-            .processor
-            .shards()
-            .iter()
-            .filter(|shard| shard.wants_early_commit() || (due && shard.has_staged_messages()))
-            .map(|shard| shard.id)
-            .collect();
-        for shard in wanting {
-            if self.has_room() {
-                self.start_commit(shard)?;
-            }
         }
         Ok(())
     }
 
     fn start_commit(&mut self, shard: u16) -> Result<()> {
-        if !self.has_room() && !self.stop {
-            return Ok(());
-        }
         let Some(frozen) = self.processor.freeze(shard) else { return Ok(()) };
         let mut segments = Vec::with_capacity(frozen.segments.len());
         for segment in &frozen.segments {
@@ -292,34 +226,19 @@ impl Worker {
             let directory = self.port.directory(segment.sink).expect("a sealed segment has a directory").clone();
             segments.push((directory, sealed));
         }
-        self.schedule.in_flight += 1;
-        self.hand_to_committer(Commit { frozen, segments }).map(|_| ())
+        self.commits.send(Commit { frozen, segments }).map_err(|_| Error::engine("the committer has ended"))
     }
 
-    /// False if the committer's queue was full: the commit is kept for the next look.
-    fn hand_to_committer(&mut self, commit: Commit) -> Result<bool> {
-        if self.stop {
-            // The end waits for every commit anyway.
-            return match self.commits.send(commit) {
-                Ok(()) => Ok(true),
-                Err(_) => Err(Error::engine("the committer has ended")),
-            };
-        }
-        match self.commits.try_send(commit) {
-            Ok(()) => Ok(true),
-            Err(TrySendError::Full(commit)) => {
-                self.schedule.held = Some(commit);
-                Ok(false)
-            }
-            Err(TrySendError::Disconnected(_)) => Err(Error::engine("the committer has ended")),
-        }
+    fn put(&mut self, parcel: Parcel) -> Result<()> {
+        self.reorder.put(parcel).map_err(|_| Error::engine("rows came that have no place to wait"))
+    }
+
+    fn has_commit_in_flight(&self) -> bool {
+        self.processor.shards().iter().any(Shard::commit_in_flight)
     }
 
     fn is_done(&self) -> bool {
-        self.schedule.in_flight == 0
-            && self.schedule.held.is_none()
-            && self.ready.is_empty()
-            && !self.processor.shards().iter().any(Shard::has_changes)
+        self.ready.is_empty() && !self.has_commit_in_flight() && !self.processor.shards().iter().any(Shard::has_changes)
     }
 
     /// Takes a chunk of a file, if there is one; its rows for this worker go to the reordering.
@@ -329,7 +248,7 @@ impl Worker {
         }
         for feed in &self.feeds {
             if let Some(parcel) = feed.take(&self.shared, self.number, &mut self.decoder, &mut self.buffer)? {
-                self.reorder.put(parcel);
+                self.put(parcel)?;
                 return Ok(true);
             }
         }
@@ -340,13 +259,11 @@ impl Worker {
     fn sleep(&mut self, webhook_is_full: bool) -> Result<()> {
         let now = Instant::now();
         let mut until = now + IDLE_LOOK;
-        if let Some((due, _)) = self.schedule.due.front() {
-            until = until.min((*due).max(now));
+        let now_us = self.shared.uptime_us() as i64;
+        if let Some(wake_us) = self.scheduler.wake_after_us(now_us) {
+            until = until.min(now + Duration::from_micros((wake_us - now_us) as u64));
         }
-        if let Some(since) = self.schedule.messages_since {
-            until = until.min(since + MESSAGE_COMMIT_DELAY);
-        }
-        if webhook_is_full || self.schedule.held.is_some() || self.stop {
+        if webhook_is_full || self.stop {
             until = now + Duration::from_millis(1);
         }
         match self.receiver.recv_timeout(until.saturating_duration_since(now)) {
@@ -375,7 +292,7 @@ impl Worker {
             quiet: self.receiver.is_empty()
                 && self.reorder.is_empty()
                 && self.ready.is_empty()
-                && self.schedule.in_flight == 0
+                && !self.has_commit_in_flight()
                 && !self.processor.has_closable(),
             ..WorkerFigures::default()
         };

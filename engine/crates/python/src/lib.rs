@@ -1,1 +1,34 @@
-//! x
+//! The extension module `streamjob_engine`: runs jobs, and takes batches of rows into Python and back.
+//!
+//! ```text
+//!  streamjob (Python) ──▶ run ──────▶ streamjob_node::run ──▶ workers ─┐
+//!                    └──▶ Session ──▶ Pipeline (core's Processor) ─────┤ UdfHost::call
+//!  streamjob.udf_host ◀── PythonUdfHost ◀──────────────────────────────┘
+//! ```
+//!
+//! The only crate that knows Python. Whoever holds the interpreter's lock here waits for nothing of the engine: locks,
+//! queues and files are touched without it.
+
+mod attached;
+mod convert;
+mod errors;
+mod probe;
+mod run;
+mod session;
+mod udf_host;
+
+use pyo3::prelude::*;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// StreamJob's engine: runs normalised jobs. Use it through the package `streamjob`.
+#[pymodule]
+fn streamjob_engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("EngineError", errors::engine_error_type(module.py())?)?;
+    module.add_class::<session::Session>()?;
+    module.add_function(wrap_pyfunction!(run::run, module)?)?;
+    module.add_function(wrap_pyfunction!(probe::_probe, module)?)?;
+    Ok(())
+}

@@ -1,1 +1,33 @@
-//! x
+//! One whole process of the engine, run from one seed: the core's own state machines under faults, on one thread, with a
+//! simulated clock, disk, network and outside world.
+//!
+//! ```text
+//!  clients ─▶ journal (simulated disk) ─┬─▶ router ─▶ reorder ─▶ workers ─▶ commits ─▶ stores, segments
+//!  file ─▶ decoders, out of order ──────┘                          └─▶ webhooks ─▶ receivers
+//!                              ▲ crashes, full disk, failed syncs, lost and late messages ▲
+//! ```
+//!
+//! What is checked, all the time and at the end, is in [`check`](mod@check) and where things happen; the [`model`] says what must
+//! come out. A run with the same seed takes the same course to the last event.
+
+mod check;
+mod clients;
+mod commits;
+mod disk;
+mod events;
+mod feeds;
+mod ingest;
+mod job;
+mod model;
+mod node;
+mod random;
+mod receiver;
+mod rows;
+mod start;
+mod truth;
+mod udf;
+mod webhooks;
+mod workers;
+mod world;
+
+pub use world::{Failure, Report, run, run_traced};

@@ -88,3 +88,10 @@ fn a_newer_format_and_a_damaged_manifest_are_refused() {
 fn incarnations_differ() {
     assert_ne!(StateDir::new_incarnation(), StateDir::new_incarnation());
 }
+
+#[test]
+fn a_later_start_has_a_later_incarnation() {
+    let first = StateDir::new_incarnation();
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    assert!(first < StateDir::new_incarnation());
+}

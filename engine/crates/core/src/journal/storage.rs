@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use crate::{Error, Result};
 
-/// Which run of the process wrote a segment: 16 random bytes, new at each start, written as 32 hexadecimal digits.
+/// Which run of the process wrote a segment: 16 bytes, new at each start, written as 32 hexadecimal digits. Those of later
+/// starts sort behind those of earlier ones, and journals are recovered in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(pub [u8; 16]);
 

@@ -200,7 +200,6 @@ impl Processor {
         Ok(())
     }
 
-    #[expect(clippy::type_complexity, reason = "reasons by row, where any failed")]
     fn call_window_udfs(
         &mut self,
         definition: &WindowPlan,

@@ -1,0 +1,1 @@
+"""What the benchmark's cases have in common: starting processes, measuring, checking, reporting."""

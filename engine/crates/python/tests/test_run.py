@@ -1,0 +1,172 @@
+"""A whole engine process, started in one of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import streamjob_engine
+
+from support import above, job, row, sink, udf
+
+RUNNER = """
+import json, sys
+import streamjob_engine
+
+def ready(url):
+    print("READY", url, flush=True)
+    if options.get("bad_callbacks"):
+        raise RuntimeError("ready")
+
+def progress(text):
+    json.loads(text)
+    if options.get("bad_callbacks"):
+        raise RuntimeError("progress")
+
+options = json.loads(sys.argv[2])
+totals = streamjob_engine.run(
+    open(sys.argv[1]).read(), state_dir=options["state"], listen=options.get("listen"),
+    exit_at_end=options.get("exit_at_end", False), for_us=options.get("for_us"),
+    on_ready=ready, on_progress=progress, progress_interval_us=10_000,
+)
+print(totals, flush=True)
+"""
+
+
+def start(tmp_path: Path, job: dict, **options) -> subprocess.Popen[str]:
+    """Runs a job in another process."""
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(job))
+    options.setdefault("state", str(tmp_path / "state"))
+    command = [sys.executable, "-c", RUNNER, str(path), json.dumps(options)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"LANG": "C"}
+    )
+
+
+def get(url: str) -> str:
+    """A page's text."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read().decode()
+
+
+def lines_of(directory: Path) -> list[dict]:
+    """All rows of a file sink."""
+    files = sorted(path for path in directory.iterdir() if path.name.startswith("part-"))
+    return [json.loads(line) for path in files for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def replay(tmp_path):
+    """A job that reads a file, scores its rows and writes windows and alerts."""
+    data = tmp_path / "data.ndjson"
+    events = [row(second / 10, float(second % 10), f"d{second % 3}") for second in range(3000)]
+    events[1500]["temperature"] = 1000.0
+    data.write_text("".join(json.dumps(event) + "\n" for event in events))
+    score = udf(
+        """
+        def f(x, mean, deviation):
+            if (x == 7).all():
+                raise ValueError("seven")
+            return (x - mean) / deviation
+        """,
+        ["temperature", "stats.temperature.mean", "stats.temperature.stddev"],
+        {"score": "float64"},
+    )
+    windows = sink("windows", "per_10s", kind="file") | {"file": {"path": str(tmp_path / "out"), "format": "ndjson"}}
+    alerts = sink("alerts", "events", above("score", 10.0), kind="file")
+    alerts |= {"file": {"path": str(tmp_path / "alerts"), "format": "ndjson"}}
+    source = {"name": "replay", "http": None, "file": {"path": str(data), "format": "ndjson", "speed": 0.0}}
+    return job(sources=[source], udfs=[score], sinks=[windows, alerts], engine=job()["engine"] | {"worker_threads": 2})
+
+
+def test_a_replay_to_its_end(tmp_path, replay):
+    process = start(tmp_path, replay, exit_at_end=True, bad_callbacks=True)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    totals = json.loads(out.splitlines()[-1])
+    assert totals == {
+        "received": 3000,
+        "applied": 3000,
+        "late": 0,
+        "rejected": 0,
+        "windows": 90,
+        "anomalies": 1,
+        "resumed": False,
+    }
+    assert sum(window["n"] for window in lines_of(tmp_path / "out")) == 3000
+    assert [alert["temperature"] for alert in lines_of(tmp_path / "alerts")] == [1000.0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_http_until_a_signal(tmp_path, number):
+    double = udf("def f(x):\n    return 2 * x", ["temperature"], {"y": "float64"})
+    process = start(tmp_path, job(udfs=[double]), listen="127.0.0.1:0")
+    url = process.stdout.readline().split()[1]
+    body = json.dumps([row(0, 1.0), row(1, 2.0)]).encode()
+    request = urllib.request.Request(url + "/ingest", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert json.load(answer) == {"accepted": 2, "rejected": 0, "errors": []}
+    deadline = time.monotonic() + 10
+    while 'udf_latency_seconds_count{udf="u"} 1' not in get(url + "/metrics"):
+        assert time.monotonic() < deadline
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert json.loads(out.splitlines()[-1])["applied"] == 2
+
+
+IN_PROCESS = """
+import os, signal, sys
+import streamjob_engine
+
+def run(number):
+    return streamjob_engine.run(
+        open(sys.argv[1]).read(), state_dir=sys.argv[2], listen="127.0.0.1:0", exit_at_end=False, for_us=20_000_000,
+        on_ready=lambda url: os.kill(os.getpid(), number), on_progress=None, progress_interval_us=1_000_000,
+    )
+
+signal.signal(signal.SIGTERM, lambda *_: print("terminated", flush=True))
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+    run(number)
+os.kill(os.getpid(), signal.SIGTERM)
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    while True: pass
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_signals_end_each_run_and_are_pythons_again_after_it(tmp_path):
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(job()))
+    command = [sys.executable, "-c", IN_PROCESS, str(path), str(tmp_path / "state")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=15, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["terminated", "interrupted"]
+
+
+def test_a_job_of_another_layout_is_refused(tmp_path):
+    run = lambda job: streamjob_engine.run(  # noqa: E731
+        json.dumps(job),
+        state_dir=tmp_path / "state",
+        listen=None,
+        exit_at_end=False,
+        for_us=50_000,
+        on_ready=None,
+        on_progress=None,
+        progress_interval_us=1_000_000,
+    )
+    run(job())
+    with pytest.raises(streamjob_engine.EngineError) as caught:
+        run(job(shards=8))
+    assert caught.value.actor == "user"
+    assert not caught.value.retryable

@@ -1,0 +1,214 @@
+//! Workers: deliveries in, rows through the processor, commits out.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use streamjob_core::checkpoint::ShardWish;
+use streamjob_core::commit;
+use streamjob_core::processor::{Delivery, Processor};
+use streamjob_core::progress::{END_OF_TIME, SplitIndex, SplitStatus};
+
+use crate::events::NodeEvent;
+use crate::node::{Commit, Node, Port};
+use crate::rows::MS;
+use crate::truth::Step;
+use crate::world::{Done, Stop, World, violation};
+
+/// A worker that misses something waits so long before it asks for it.
+const GAP_PATIENCE_US: i64 = 250 * MS;
+/// A row takes at most so many bytes in an outbox: by so much one batch of rows may exceed its bound.
+const MAX_ROW_BYTES: usize = 600;
+
+/// Splits a node into one worker's processor and its way out.
+fn parts<'a>(node: &'a mut Node, segments: &'a mut crate::disk::SegmentDisk, worker: usize) -> (&'a mut Processor, Port<'a>) {
+    let Node { workers, lanes, begun, .. } = node;
+    (&mut workers[worker].processor, Port { segments, lanes, begun })
+}
+
+impl World {
+    /// One worker's processor with its port.
+    pub fn with_processor<T>(
+        &mut self,
+        worker: usize,
+        run: impl FnOnce(&mut Processor, &mut Port<'_>) -> streamjob_core::Result<T>,
+    ) -> Done<T> {
+        let node = self.node.as_mut().expect("only a living process works");
+        let (processor, mut port) = parts(node, &mut self.segments, worker);
+        run(processor, &mut port).map_err(|error| Stop::Violation(error.to_string()))
+    }
+
+    /// A delivery reaches its worker.
+    pub fn deliver(&mut self, worker: usize, delivery: Delivery) -> Done {
+        let max_held = self.setup.max_held;
+        let target = &mut self.node().workers[worker];
+        let split = delivery.split;
+        if let Err(delivery) = target.reorder.put(delivery) {
+            target.parked.push_back(delivery);
+        }
+        // One above: the delivery that the others wait for.
+        if target.reorder.gap(split).is_some() && target.reorder.held(split) > max_held + 1 {
+            return violation(format!("I6: worker {worker} holds {} deliveries of split {split}", target.reorder.held(split)));
+        }
+        Ok(())
+    }
+
+    /// One turn of a worker's loop.
+    pub fn work(&mut self, worker: usize) -> Done {
+        self.unpark(worker);
+        if !self.node().workers[worker].processor.is_blocked() {
+            self.process(worker)?;
+            self.take_statuses(worker);
+            let budget = self.random.between(1, 60) as usize;
+            self.with_processor(worker, |processor, port| processor.close_windows(budget, port))?;
+        }
+        self.check_bounds(worker)?;
+        self.reach_end(worker);
+        self.start_commits(worker)?;
+        self.look_for_gaps(worker)?;
+        self.pump_lanes();
+        let wait_us = if self.random.once_in(30) { self.random.between(MS, 200 * MS) } else { self.random.between(100, 15 * MS) };
+        self.node_after(wait_us, NodeEvent::Work(worker));
+        Ok(())
+    }
+
+    fn unpark(&mut self, worker: usize) {
+        let worker = &mut self.node().workers[worker];
+        for delivery in std::mem::take(&mut worker.parked) {
+            if let Err(delivery) = worker.reorder.put(delivery) {
+                worker.parked.push_back(delivery);
+            }
+        }
+    }
+
+    fn process(&mut self, worker: usize) -> Done {
+        let max_rows = self.random.between(1, 40) as usize;
+        let mut deliveries = Vec::new();
+        let node = self.node();
+        node.workers[worker].reorder.take(max_rows, &mut deliveries);
+        node.outstanding = node.outstanding.saturating_sub(deliveries.len());
+        if deliveries.is_empty() {
+            return Ok(());
+        }
+        let steps = self.expect_steps(worker, &deliveries);
+        for delivery in &deliveries {
+            self.note(|| {
+                format!("worker {worker} takes [{}, {}) of split {}", delivery.covers_from, delivery.to(), delivery.split)
+            });
+        }
+        let refusals = self.with_processor(worker, |processor, port| processor.process(&deliveries, port))?;
+        if let Some(refusal) = refusals.first() {
+            return violation(format!("I2: a delivery in order is refused: {refusal:?}"));
+        }
+        self.report.rows += deliveries.iter().map(|delivery| delivery.rows.len() as u64).sum::<u64>();
+        for (shard, step) in steps {
+            self.truth.logs[usize::from(shard)].steps.push(step);
+        }
+        Ok(())
+    }
+
+    /// What each shard must take of these deliveries: what begins at or before its position and ends behind it (I2).
+    fn expect_steps(&mut self, worker: usize, deliveries: &[Delivery]) -> Vec<(u16, Step)> {
+        let node = self.node.as_ref().expect("only a living process works");
+        let mut steps = Vec::new();
+        for shard in node.workers[worker].processor.shards() {
+            let mut positions: BTreeMap<SplitIndex, u64> = BTreeMap::new();
+            for delivery in deliveries {
+                let position = positions.entry(delivery.split).or_insert_with(|| shard.progress(delivery.split).position);
+                if delivery.covers_from <= *position && *position < delivery.to() {
+                    let split = node.splits[usize::from(delivery.split)].clone();
+                    steps.push((shard.id, Step::Rows { split, from: *position, to: delivery.to() }));
+                    *position = delivery.to();
+                }
+            }
+        }
+        steps
+    }
+
+    fn take_statuses(&mut self, worker: usize) {
+        while let Some((split, status)) = self.node().workers[worker].reorder.take_status() {
+            self.set_status(worker, split, status);
+        }
+    }
+
+    fn set_status(&mut self, worker: usize, split: SplitIndex, status: SplitStatus) {
+        self.note(|| format!("worker {worker} sees split {split} {status:?}"));
+        let node = self.node.as_mut().expect("only a living process works");
+        let id = node.splits[usize::from(split)].clone();
+        for shard in node.workers[worker].processor.shards_mut() {
+            shard.set_status(split, status);
+            self.truth.logs[usize::from(shard.id)].steps.push(Step::Status(id.clone(), status));
+        }
+    }
+
+    /// Queues are bounded (I6): by their bound and what one slice of rows adds.
+    fn check_bounds(&mut self, worker: usize) -> Done {
+        let limit = self.setup.plan.limits.outbox_bytes + MAX_SLICE_ROWS * MAX_ROW_BYTES;
+        let node = self.node.as_ref().expect("only a living process works");
+        for shard in node.workers[worker].processor.shards() {
+            for sink in 0..self.setup.plan.sinks.len() {
+                let held = shard.outbox(sink).map_or(0, streamjob_core::outbox::Outbox::bytes);
+                if held > limit {
+                    return violation(format!("I6: the outbox of shard {} and sink {sink} holds {held} bytes", shard.id));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// When every split has ended, time ends too.
+    fn reach_end(&mut self, worker: usize) {
+        let node = self.node.as_mut().expect("only a living process works");
+        let target = &mut node.workers[worker];
+        if !node.closing || target.at_end || !target.processor.shards().iter().all(streamjob_core::shard::Shard::all_finished) {
+            return;
+        }
+        target.at_end = true;
+        target.scheduler.rush();
+        for shard in target.processor.shards_mut() {
+            shard.set_watermark(END_OF_TIME);
+            self.truth.logs[usize::from(shard.id)].steps.push(Step::Watermark(END_OF_TIME));
+        }
+        self.note(|| format!("worker {worker} is at the end of time"));
+    }
+
+    fn start_commits(&mut self, worker: usize) -> Done {
+        loop {
+            let now_us = self.now_us;
+            let target = &mut self.node().workers[worker];
+            let wishes: Vec<ShardWish> = target.processor.shards().iter().map(ShardWish::from).collect();
+            let Some(shard) = target.scheduler.next(now_us, wishes) else { return Ok(()) };
+            let Some(frozen) = target.processor.freeze(shard) else { continue };
+            let steps = self.truth.logs[usize::from(shard)].steps.len();
+            let (keys, rows) = frozen.sizes();
+            self.note(|| format!("shard {shard} freezes epoch {} with {keys} keys and {rows} closed rows", frozen.epoch));
+            let node = self.node();
+            let number = node.next_commit;
+            node.next_commit += 1;
+            let todo: VecDeque<_> = commit::steps().collect();
+            node.commits.insert(number, Commit { frozen, worker, todo, writing: false, steps });
+            let wait_us = self.random.between(10, 5 * MS);
+            self.node_after(wait_us, NodeEvent::Commit(number));
+        }
+    }
+
+    /// A worker that waits for something for long asks for it.
+    fn look_for_gaps(&mut self, worker: usize) -> Done {
+        let now_us = self.now_us;
+        let target = &mut self.node().workers[worker];
+        let mut missing = Vec::new();
+        for (split, since_us) in target.gap_since_us.iter_mut().enumerate() {
+            let split = split as SplitIndex;
+            match target.reorder.gap(split) {
+                None => *since_us = None,
+                Some(from) if now_us - *since_us.get_or_insert(now_us) > GAP_PATIENCE_US => {
+                    *since_us = None;
+                    missing.push((split, from));
+                }
+                Some(_) => {}
+            }
+        }
+        missing.into_iter().try_for_each(|(split, from)| self.read_again(worker, split, from))
+    }
+}
+
+/// Rows that may reach an outbox before its bound is looked at again.
+const MAX_SLICE_ROWS: usize = 120;

@@ -1,0 +1,91 @@
+"""Fixtures: where the tests' data are, the build of the engine that can be killed at named steps, folders that stay."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import harness
+import kills
+import pytest
+from harness import Job
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Notes on the test whether it failed, for the fixtures that end with it."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.when == "call":
+        item.stash[_FAILED] = report.failed
+
+
+_SEED = kills.seed()
+_FAILED = pytest.StashKey[bool]()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder for the test; it is kept, and named, if the test fails."""
+    yield tmp_path
+    harness.end_all(tmp_path)
+    if request.node.stash.get(_FAILED, True):
+        print(f"kept for looking at: {tmp_path}", file=sys.stderr)
+    else:
+        shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+@pytest.fixture
+def make_job(folder: Path) -> Callable[..., Job]:
+    """Makes a job from YAML text."""
+
+    def make(text: str, name: str = "job", **options: object) -> Job:
+        return Job(folder / name, text, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def seed() -> int:
+    """The seed of this run; a failing test shows it."""
+    return _SEED
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest, seed: int) -> Iterator[kills.Report]:
+    """Counts and names kills."""
+    report = kills.Report(request.node.name, seed)
+    yield report
+    report.done()
+
+
+def skip_or_fail(reason: str) -> None:
+    """Skips the test, unless STREAMJOB_NO_SKIPS says that nothing may be left out (as on a build server)."""
+    if os.environ.get("STREAMJOB_NO_SKIPS") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def crash_engine() -> Path:
+    """The folder with the build of the engine that has crash points."""
+    root = Path(__file__).parents[1]
+    target = Path(os.environ.get("CARGO_TARGET_DIR", root / "engine" / "target"))
+    folder = Path(os.environ.get("STREAMJOB_CRASH_ENGINE", target / "crash-engine"))
+    if not (folder / "streamjob_engine.abi3.so").exists():
+        skip_or_fail(
+            f"there is no engine with crash points in {folder}; build it with integration/build-crash-engine.sh"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder with real, labelled data."""
+    text = os.environ.get("STREAMJOB_TEST_DATA")
+    if not text:
+        skip_or_fail("STREAMJOB_TEST_DATA names no folder with machine_temperature_system_failure.csv")
+    return Path(text)
