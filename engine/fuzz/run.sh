@@ -29,7 +29,7 @@ for target in "${targets[@]}"; do
     log=$CARGO_TARGET_DIR/$target.log
     mkdir -p "$found"
     options=(-max_len=4096 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=1 "-artifact_prefix=artifacts/$target-")
-    [ -f "dictionaries/$target" ] && options+=("-dict=dictionaries/$target")
+    case $target in decode | record | rows) options+=(-dict=json.dict) ;; esac
     [ -n "${SEED:-}" ] && options+=("-seed=$SEED")
     if [ "$seconds" = 0 ]; then
         options+=(-runs=0)

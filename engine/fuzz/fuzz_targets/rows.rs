@@ -7,7 +7,7 @@
 #![no_main]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::json;
@@ -29,7 +29,8 @@ const SHARDS: u16 = 2;
 const LONG: usize = 1;
 
 fuzz_target!(|data: &[u8]| {
-    let plan = Plan::compile(job()).expect("the job compiles");
+    static PLAN: LazyLock<Arc<Plan>> = LazyLock::new(|| Plan::compile(job()).expect("the job compiles"));
+    let plan = PLAN.clone();
     let mut batched = Run::new(plan.clone());
     let mut single = Run::new(plan);
     let mut body = Vec::new();
