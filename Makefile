@@ -9,6 +9,7 @@ PORT ?= 8080
 FOR ?=
 CASE ?=
 DURATION ?= 30s
+SECONDS_EACH ?= 20
 
 # Compiled dependencies outlive the checkout: RocksDB alone takes a quarter of an hour.
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/streamjob
@@ -77,18 +78,27 @@ run: setup $(DATA) ## Set up, then run the example on real data: PORT=8080 FOR=2
 test: setup $(DATA) ## Set up, then every test that needs no outside server
 	cd engine && cargo test --quiet --locked -p streamjob-core -p streamjob-simulation
 	cd engine && cargo test --quiet --locked --release --workspace --exclude streamjob-core --exclude streamjob-simulation --exclude streamjob-python
-	$(BIN)/python -m pytest -q sdk engine/crates/python/tests docs/tests
+	$(BIN)/python -m pytest -q sdk
+	$(BIN)/python -m pytest -q engine/crates/python/tests
+	$(BIN)/python -m pytest -q docs/tests bench/tests
 
 .PHONY: integration
 integration: setup $(DATA) .venv/.crash ## The engine as a user runs it: contracts, kills, restarts
-	$(BIN)/python -m pytest -q integration
+	STREAMJOB_CRASH_ENGINE=$(CURDIR)/.venv/crash-engine $(BIN)/python -m pytest -q integration
 
 # A second engine that kills itself at named steps of a commit; only for tests.
-.venv/.crash: .venv/.engine
+.venv/.crash: .venv/.engine integration/build-crash-engine.sh
 	@$(call say,building the engine with crash points for the kill tests)
-	@cd engine && cargo build --quiet --locked --release --workspace --features streamjob-node/crash-points
-	@mkdir -p .venv/crash-points && cp $(CARGO_TARGET_DIR)/release/libstreamjob_engine.so .venv/crash-points/streamjob_engine.abi3.so
+	@STREAMJOB_CRASH_ENGINE=$(CURDIR)/.venv/crash-engine integration/build-crash-engine.sh --quiet --locked >&2
 	@touch $@
+
+.PHONY: counts
+counts: .venv/.tools ## Count instructions of the hot paths and compare with the stored baseline (needs valgrind)
+	CARGO_TARGET_DIR=$(CACHE)/counts-target $(BIN)/python engine/counts/run.py
+
+.PHONY: fuzz
+fuzz: ## Fuzz every target for SECONDS_EACH=20
+	CARGO_TARGET_DIR=$(CACHE)/fuzz-target engine/fuzz/run.sh $(SECONDS_EACH)
 
 # ----------------------------------------------------------------------------------------------------------------- lint
 

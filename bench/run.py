@@ -8,7 +8,9 @@ and figures mean. Exits with 1 if anything was lost or duplicated, or if a case 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -73,10 +75,11 @@ def _run(name: str, tool: Tool, scale: Scale, arguments: argparse.Namespace, sha
     if free < 1.5 * scale.max_disk:
         return failed(name, f"{free / 1e9:.1f} GB are free in {parent}; --max-disk makes runs smaller")
     folder = Path(tempfile.mkdtemp(prefix=f"bench-{name}-", dir=parent))
-    say(f"{name} …")
+    load = round(os.getloadavg()[0], 1)
+    say(f"{name} … (load average {load} before)")
     try:
         verdict, measured = CASES[name](Bench(tool, scale, folder, arguments.engine, shared))
-        return result(name, verdict, measured, quick=scale.quick)
+        return result(name, verdict, {**measured, "load_average_before": load}, quick=scale.quick)
     except (BenchError, OSError, ValueError, KeyError) as error:
         say(f"{name} failed: {error}")
         return failed(name, f"{type(error).__name__}: {error}")
@@ -87,5 +90,14 @@ def _run(name: str, tool: Tool, scale: Scale, arguments: argparse.Namespace, sha
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _terminated(*_: object) -> None:
+    sys.exit(143)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    # So that an end from outside takes the processes and the folder along, too.
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

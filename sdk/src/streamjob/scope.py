@@ -11,7 +11,7 @@ from streamjob.resolve import ResolvedUdf
 from streamjob.sql import ExpressionError
 
 STATISTICS = {
-    "count": "int64",
+    "count": "float64",
     "mean": "float64",
     "variance": "float64",
     "stddev": "float64",

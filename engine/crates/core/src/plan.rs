@@ -76,9 +76,11 @@ pub struct WindowPlan {
     /// Stable id of the window's records in the store.
     pub id: u32,
     pub size_us: i64,
-    /// State word of the pane's start; its accumulators follow.
+    /// State word of the first pane's start; its accumulators follow, then those of the second.
     pub pane_at: usize,
     pub pane_words: usize,
+    /// Panes that a slot has room for: with disorder the windows before and behind a boundary are open side by side.
+    pub panes: usize,
     pub groups: Vec<(Argument, Group)>,
     pub results: Vec<ResultPlan>,
     pub udfs: Vec<WindowUdfPlan>,
@@ -86,6 +88,20 @@ pub struct WindowPlan {
     pub columns: Vec<FieldConfig>,
     /// Sinks that take this window's rows.
     pub sinks: Vec<usize>,
+}
+
+impl WindowPlan {
+    /// State word of the pane that a start belongs to.
+    #[inline]
+    pub fn pane_of(&self, start_us: i64) -> usize {
+        let turn = start_us.div_euclid(self.size_us).rem_euclid(self.panes as i64) as usize;
+        self.pane_at + turn * (1 + self.pane_words)
+    }
+
+    /// State words of all panes that a slot has room for.
+    pub fn pane_places(&self) -> impl Iterator<Item = usize> {
+        (0..self.panes).map(|pane| self.pane_at + pane * (1 + self.pane_words))
+    }
 }
 
 /// What a group of accumulators reads.
@@ -217,6 +233,11 @@ impl Plan {
         self.sinks.len() - 1
     }
 
+    /// State words before the panes: the row count and the statistics.
+    pub fn base_words(&self) -> usize {
+        1 + self.numeric.len() * STAT_WORDS
+    }
+
     /// State words of the statistics of the n-th numeric column.
     #[inline]
     pub fn statistics_at(&self, numeric: usize) -> usize {
@@ -324,7 +345,8 @@ fn compile_window(
         })
         .collect();
     let pane_at = *state_words;
-    *state_words += 1 + usize::from(next);
+    let panes = if config.time.max_out_of_orderness_us > 0 { 2 } else { 1 };
+    *state_words += panes * (1 + usize::from(next));
     let (columns, udfs) = compile_window_udfs(config, window, &results)?;
     Ok(WindowPlan {
         name: window.name.clone(),
@@ -332,6 +354,7 @@ fn compile_window(
         size_us: window.tumbling.size_us,
         pane_at,
         pane_words: usize::from(next),
+        panes,
         groups,
         results,
         udfs,

@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::telemetry::Trace;
 
 /// Rows that may wait in all inboxes of the process, as units of [`Credits`].
-pub const MAX_QUEUED_UNITS: usize = 1 << 20;
+pub const MAX_QUEUED_UNITS: usize = 1 << 18;
 /// Bytes that one unit stands for: a queue is bounded in rows and in bytes.
 const UNIT_BYTES: usize = 256;
 

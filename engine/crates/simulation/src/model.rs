@@ -159,6 +159,15 @@ impl ShardModel<'_> {
         }
     }
 
+    fn end_of_newest_window_us(&self) -> i64 {
+        let newest_us = self.max_event_us;
+        if newest_us == NO_TIME {
+            return NO_TIME;
+        }
+        let ends = self.plan.windows.iter().map(|window| (newest_us.div_euclid(window.size_us) + 1) * window.size_us);
+        ends.max().unwrap_or(newest_us)
+    }
+
     fn set_status(&mut self, id: &SplitId, status: SplitStatus) {
         let progress = self.splits.get_mut(id).expect("only open splits have a status");
         if progress.status == status || progress.status == SplitStatus::Finished {
@@ -168,7 +177,7 @@ impl ShardModel<'_> {
         self.raise();
         let active = self.open.iter().any(|split| self.splits[split].status == SplitStatus::Active);
         if self.plan.config.time.close_when_idle && status == SplitStatus::Idle && !active {
-            self.watermark_us = self.watermark_us.max(self.max_event_us.saturating_add(1));
+            self.watermark_us = self.watermark_us.max(self.end_of_newest_window_us());
         }
     }
 }

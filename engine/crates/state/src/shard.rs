@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use rocksdb::{
     DB, IngestExternalFileOptions, Options, ReadOptions, SstFileWriter, WriteBatch, checkpoint::Checkpoint, properties,
 };
+use rustix::process::Resource;
 use streamjob_core::store::{ShardStore, WriteSet};
 use streamjob_core::{Error, Result, crash};
 
@@ -41,6 +42,7 @@ pub struct RocksShardStore {
 ///
 /// `create`: one that is not there is created empty; otherwise that is an error, since its state would be lost unseen.
 pub fn open_all(directory: &Path, shards: u16, shared: &Arc<SharedResources>, create: bool) -> Result<Vec<Arc<RocksShardStore>>> {
+    raise_open_files();
     let next = AtomicUsize::new(0);
     let open_some = || {
         let mut opened = Vec::new();
@@ -61,6 +63,15 @@ pub fn open_all(directory: &Path, shards: u16, shared: &Arc<SharedResources>, cr
     .concat();
     opened.sort_by_key(|&(shard, _)| shard);
     Ok(opened.into_iter().map(|(_, store)| store).collect())
+}
+
+/// All stores together have more files open than the usual soft limit of a process; the hard limit is what it may take.
+fn raise_open_files() {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
 }
 
 impl RocksShardStore {

@@ -11,7 +11,7 @@ from streamjob.sql import ExpressionError
 from streamjob.units import format_duration
 from streamjob.validation.common import Examination
 
-_OWN_HEADERS = ("idempotency-key", "content-length", "content-type", "traceparent", "host")
+_OWN_HEADERS = ("idempotency-key", "content-length", "traceparent", "host", "connection", "transfer-encoding")
 
 
 def check_sinks(examination: Examination) -> None:

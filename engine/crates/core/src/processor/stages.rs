@@ -154,7 +154,7 @@ impl Processor {
         for (number, window) in plan.windows.iter().enumerate() {
             let arguments: Vec<(Values<'_>, Group)> =
                 window.groups.iter().map(|(argument, group)| (Values::new(*argument, columns, computed), *group)).collect();
-            let mut start_us = NO_TIME;
+            let (mut start_us, mut pane_at) = (NO_TIME, 0);
             for at in group.clone() {
                 if work.outcome[at] != Outcome::Applied {
                     continue;
@@ -162,6 +162,7 @@ impl Processor {
                 let time_us = work.time_us[at];
                 if start_us == NO_TIME || time_us < start_us || time_us - start_us >= window.size_us {
                     start_us = window_start(time_us, window.size_us);
+                    pane_at = window.pane_of(start_us);
                 }
                 if start_us.saturating_add(window.size_us) <= work.watermark_us[at] {
                     continue;
@@ -170,7 +171,7 @@ impl Processor {
                 shard.with_pane(
                     work.slot[at],
                     number,
-                    start_us,
+                    (start_us, pane_at),
                     work.watermark_us[at],
                     &mut |pane| closed[pane.window].push(&pane, local_of),
                     |pane| arguments.iter().for_each(|(values, group)| values.add(group, pane, at, time_us)),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::history::HistoryRows;
+use super::windows::word_start;
 use super::{SHARD_FORMAT, Shard, ShardMeta, SinkState, keys};
 use crate::outbox::Batch;
 use crate::plan::Plan;
@@ -68,6 +69,9 @@ struct FrozenSlots {
     /// Panes outside of their slot, sorted by slot: slot, window, start, words.
     overflow: Vec<(Slot, u16, i64, Vec<u64>)>,
     stride: usize,
+    base_words: usize,
+    /// Places of panes within a slot's words: window, word, length.
+    panes: Vec<(u16, usize, usize)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -99,18 +103,28 @@ impl FrozenSlots {
         }
     }
 
+    /// The record has only open panes, wherever they lay: it means the same for any number of panes in a slot.
     fn encode(&self, slot: Slot, words: &[u64], value: &mut Vec<u8>) {
         value.push(SLOT_FORMAT);
-        put_words(words, value);
+        put_words(&words[..self.base_words], value);
+        for (window, at, len) in &self.panes {
+            if words[*at] != 0 {
+                put_pane(*window, word_start(words[*at]), &words[at + 1..at + 1 + len], value);
+            }
+        }
         let first = self.overflow.partition_point(|(owner, ..)| *owner < slot);
         let mine = self.overflow[first..].iter().take_while(|(owner, ..)| *owner == slot);
         for (_, window, start_us, words) in mine {
-            value.extend_from_slice(&window.to_le_bytes());
-            value.extend_from_slice(&(words.len() as u16).to_le_bytes());
-            value.extend_from_slice(&start_us.to_le_bytes());
-            put_words(words, value);
+            put_pane(*window, *start_us, words, value);
         }
     }
+}
+
+fn put_pane(window: u16, start_us: i64, words: &[u64], value: &mut Vec<u8>) {
+    value.extend_from_slice(&window.to_le_bytes());
+    value.extend_from_slice(&(words.len() as u16).to_le_bytes());
+    value.extend_from_slice(&start_us.to_le_bytes());
+    put_words(words, value);
 }
 
 fn put_words(words: &[u64], value: &mut Vec<u8>) {
@@ -119,34 +133,34 @@ fn put_words(words: &[u64], value: &mut Vec<u8>) {
     }
 }
 
-/// A pane that lay outside of its slot: window, start, words.
-pub(super) type OverflowPane = (u16, i64, Box<[u64]>);
+/// Whether a slot's record has an open pane.
+pub(super) fn has_panes(value: &[u8], base_words: usize) -> bool {
+    value.len() > 1 + base_words * 8
+}
 
-/// Reads a slot's record into `words`; returns the panes behind it.
-pub(super) fn decode_slot(value: &[u8], words: &mut [u64]) -> Result<Vec<OverflowPane>> {
+/// Reads a slot's record: what stands before the panes into `base`; each open pane goes to `pane` as window, start and
+/// its words' bytes.
+pub(super) fn decode_slot(value: &[u8], base: &mut [u64], pane: &mut dyn FnMut(usize, i64, &[u8])) -> Result<()> {
     let damaged = || Error::damaged("a key's record in the store is damaged; restore the state directory from a backup");
     let (format, rest) = value.split_first().ok_or_else(damaged)?;
-    if *format != SLOT_FORMAT || rest.len() < words.len() * 8 {
+    if *format != SLOT_FORMAT || rest.len() < base.len() * 8 {
         return Err(damaged());
     }
-    let (fixed, mut rest) = rest.split_at(words.len() * 8);
-    get_words(fixed, words);
-    let mut overflow = Vec::new();
+    let (fixed, mut rest) = rest.split_at(base.len() * 8);
+    get_words(fixed, base);
     while !rest.is_empty() {
         let head = rest.get(..12).ok_or_else(damaged)?;
         let window = u16::from_le_bytes([head[0], head[1]]);
         let len = usize::from(u16::from_le_bytes([head[2], head[3]]));
         let start_us = i64::from_le_bytes(head[4..12].try_into().expect("eight bytes"));
         let bytes = rest.get(12..12 + len * 8).ok_or_else(damaged)?;
-        let mut pane = vec![0u64; len].into_boxed_slice();
-        get_words(bytes, &mut pane);
-        overflow.push((window, start_us, pane));
+        pane(usize::from(window), start_us, bytes);
         rest = &rest[12 + len * 8..];
     }
-    Ok(overflow)
+    Ok(())
 }
 
-fn get_words(bytes: &[u8], words: &mut [u64]) {
+pub(super) fn get_words(bytes: &[u8], words: &mut [u64]) {
     for (word, bytes) in std::iter::zip(words, bytes.chunks_exact(8)) {
         *word = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
     }
@@ -323,6 +337,14 @@ impl Shard {
             words: Vec::with_capacity(dirty.len() * stride),
             overflow: Vec::new(),
             stride,
+            base_words: self.plan.base_words(),
+            panes: self
+                .plan
+                .windows
+                .iter()
+                .enumerate()
+                .flat_map(|(number, window)| window.pane_places().map(move |at| (number as u16, at, window.pane_words)))
+                .collect(),
         };
         let mut buffer = [0u8; 16];
         for (number, slot) in dirty.into_iter().enumerate() {

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use super::{SHARD_FORMAT, Shard, ShardMeta, SinkState, freeze, keys, windows};
+use crate::config::Delivery;
 use crate::outbox::Batch;
 use crate::table::Slot;
 use crate::{Error, Result};
+
+/// Batches that a shard sends between two commits are fewer than this.
+const MAX_UNCOMMITTED_BATCHES: u64 = 1 << 32;
 
 impl Shard {
     pub(super) fn load(&mut self) -> Result<()> {
@@ -61,7 +65,11 @@ impl Shard {
             match state {
                 SinkState::Segments { number, .. } => *number = *next,
                 SinkState::Messages(outbox) => {
-                    *outbox = crate::outbox::Outbox::new(sink.max_batch_rows, *next).bounded(self.plan.limits.outbox_bytes);
+                    // At-least-once batches leave before the commit that keeps their number: numbers that may have been
+                    // used since are skipped, so that none ever names two different batches (I8).
+                    let skip = if sink.delivery == Delivery::AtLeastOnce { MAX_UNCOMMITTED_BATCHES } else { 0 };
+                    let next = next.saturating_add(skip);
+                    *outbox = crate::outbox::Outbox::new(sink.max_batch_rows, next).bounded(self.plan.limits.outbox_bytes);
                 }
                 SinkState::Stream => {}
             }
@@ -91,45 +99,42 @@ impl Shard {
     fn load_keys(&mut self) -> Result<()> {
         let store = self.store.clone();
         let mut outcome = Ok(());
-        let mut words = vec![0u64; self.plan.state_words];
         store.scan(keys::KEYS_FROM, keys::KEYS_TO, &mut |record, value| {
-            outcome = self.load_key(record, value, &mut words);
+            outcome = self.load_key(record, value);
             outcome.is_ok()
         })?;
         outcome
     }
 
-    fn load_key(&mut self, record: &[u8], value: &[u8], words: &mut [u64]) -> Result<()> {
+    fn load_key(&mut self, record: &[u8], value: &[u8]) -> Result<()> {
         let Some((hash, key)) = keys::parse_key_record(record) else {
             return Err(Error::damaged(format!("shard {}: a key's record has no hash", self.id)));
         };
-        let overflow = freeze::decode_slot(value, words)?;
-        let open = !overflow.is_empty() || self.plan.windows.iter().any(|window| words[window.pane_at] != 0);
+        let open = freeze::has_panes(value, self.plan.base_words());
         if !open && self.table.len() >= self.max_hot_keys {
             return Ok(());
         }
         let slot = self.table.insert(hash, key);
-        self.fill_slot(slot, words, overflow);
-        Ok(())
+        self.read_slot(slot, value)
     }
 
     /// Fills a slot that was just made from its record.
     pub(super) fn read_slot(&mut self, slot: Slot, value: &[u8]) -> Result<()> {
-        let mut words = vec![0u64; self.plan.state_words];
-        let overflow = freeze::decode_slot(value, &mut words)?;
-        self.fill_slot(slot, &words, overflow);
-        Ok(())
-    }
-
-    fn fill_slot(&mut self, slot: Slot, words: &[u64], overflow: Vec<freeze::OverflowPane>) {
-        self.table.state_mut(slot).copy_from_slice(words);
-        for (state, window) in std::iter::zip(&mut self.windows, &self.plan.windows) {
-            if words[window.pane_at] != 0 {
-                state.opened(windows::word_start(words[window.pane_at]));
+        let plan = self.plan.clone();
+        let windows = &mut self.windows;
+        let (base, panes) = self.table.state_mut(slot).split_at_mut(plan.base_words());
+        freeze::decode_slot(value, base, &mut |window, start_us, words| {
+            let (Some(window), Some(state)) = (plan.windows.get(window), windows.get_mut(window)) else { return };
+            let place = window.pane_of(start_us) - plan.base_words();
+            if panes[place] == 0 {
+                panes[place] = windows::start_word(start_us);
+                freeze::get_words(words, &mut panes[place + 1..place + 1 + window.pane_words]);
+                state.opened(start_us);
+            } else {
+                let mut pane = vec![0u64; window.pane_words].into_boxed_slice();
+                freeze::get_words(words, &mut pane);
+                state.restore_overflow(slot, start_us, pane);
             }
-        }
-        for (window, start_us, pane) in overflow {
-            self.windows[usize::from(window)].restore_overflow(slot, start_us, pane);
-        }
+        })
     }
 }

@@ -119,7 +119,7 @@ impl Shard {
     /// A shard that was never opened, or the one whose store holds a commit: the same code for both (I7).
     pub fn open(id: u16, plan: Arc<Plan>, store: Arc<dyn ShardStore>, splits: &[SplitInfo]) -> Result<Shard> {
         let table = KeyTable::new(plan.state_words);
-        let budget = plan.config.state.memory_bytes / u64::from(plan.config.shards);
+        let budget = plan.config.state.memory_bytes / 100 * HOT_MEMORY_PERCENT / u64::from(plan.config.shards);
         let max_hot_keys = ((budget as usize) / table.bytes_per_key()).max(plan.limits.min_hot_keys);
         let sinks = plan
             .sinks
@@ -289,7 +289,7 @@ impl Shard {
         }
         let Some(value) = self.store.get(&keys::key_record(hash, key))? else { return Ok(None) };
         let mut words = vec![0; self.plan.state_words];
-        freeze::decode_slot(&value, &mut words)?;
+        freeze::decode_slot(&value, &mut words[..self.plan.base_words()], &mut |_, _, _| {})?;
         Ok(Some(words))
     }
 
@@ -401,7 +401,7 @@ impl Shard {
 
     fn has_inline_pane(&self, slot: Slot) -> bool {
         let state = self.table.state(slot);
-        self.plan.windows.iter().any(|window| state[window.pane_at] != 0)
+        self.plan.windows.iter().any(|window| window.pane_places().any(|place| state[place] != 0))
     }
 
     fn overflowing_slots(&self) -> HashSet<Slot> {
@@ -415,9 +415,11 @@ impl Shard {
     }
 }
 
+/// Part of `state.memory` for hot keys; the rest is for the stores' caches and memtables.
+pub const HOT_MEMORY_PERCENT: u64 = 75;
 /// A shard may always hold this many keys, whatever `state.memory` says.
 pub const MIN_HOT_KEYS: usize = 256;
 /// Slots that one call of [`Shard::evict`] looks at.
 const MAX_EVICTION_LOOKS: usize = 4096;
 /// Closed rows of this many bytes in one shard ask for a commit before its time.
-pub const MAX_PENDING_HISTORY_BYTES: usize = 8 << 20;
+pub const MAX_PENDING_HISTORY_BYTES: usize = 4 << 20;

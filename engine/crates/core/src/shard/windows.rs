@@ -71,20 +71,21 @@ pub(crate) struct ClosedPane<'a> {
 }
 
 impl Shard {
-    /// Updates the pane of a row in one window. A pane that is in the way and can close (its end is not above
+    /// Updates the pane of a row in one window; `pane_at` is where the plan has it for the start. A pane that is in the way and can close (its end is not above
     /// `row_watermark_us`) is closed at once.
     #[inline]
     pub(crate) fn with_pane(
         &mut self,
         slot: Slot,
         window: usize,
-        start_us: i64,
+        (start_us, pane_at): (i64, usize),
         row_watermark_us: i64,
         close: &mut dyn FnMut(ClosedPane<'_>),
         update: impl FnOnce(&mut [u64]),
     ) {
         let plan = &self.plan.windows[window];
-        let (pane_at, pane_words) = (plan.pane_at, plan.pane_words);
+        let pane_words = plan.pane_words;
+        debug_assert_eq!(pane_at, plan.pane_of(start_us));
         let wanted = start_word(start_us);
         let state = self.table.state_mut(slot);
         if state[pane_at] == wanted {
@@ -98,7 +99,7 @@ impl Shard {
                 self.update_overflow(slot, window, start_us, update);
                 return;
             }
-            self.close_inline(slot, window, close);
+            self.close_inline(slot, window, pane_at, close);
         }
         let promoted = match self.windows[window].overflow.is_empty() {
             true => None,
@@ -128,10 +129,10 @@ impl Shard {
     }
 
     /// Closes the pane that lies in the slot, hands its words out and frees the place.
-    fn close_inline(&mut self, slot: Slot, window: usize, close: &mut dyn FnMut(ClosedPane<'_>)) {
+    fn close_inline(&mut self, slot: Slot, window: usize, pane_at: usize, close: &mut dyn FnMut(ClosedPane<'_>)) {
         let plan = &self.plan.windows[window];
         let state = self.table.state(slot);
-        let start_us = word_start(state[plan.pane_at]);
+        let start_us = word_start(state[pane_at]);
         let mut buffer = [0u8; 16];
         close(ClosedPane {
             shard: self.id,
@@ -139,9 +140,8 @@ impl Shard {
             key: self.table.key(slot, &mut buffer),
             window,
             start_us,
-            pane: &state[plan.pane_at + 1..plan.pane_at + 1 + plan.pane_words],
+            pane: &state[pane_at + 1..pane_at + 1 + plan.pane_words],
         });
-        let pane_at = plan.pane_at;
         self.table.state_mut(slot)[pane_at] = 0;
         self.windows[window].closed(start_us);
         self.ledger.windows += 1;
@@ -204,7 +204,7 @@ impl Shard {
     }
 
     fn walk_inline(&mut self, window: usize, start_us: i64, mut budget: usize, close: &mut dyn FnMut(ClosedPane<'_>)) -> usize {
-        let pane_at = self.plan.windows[window].pane_at;
+        let pane_at = self.plan.windows[window].pane_of(start_us);
         let wanted = start_word(start_us);
         let walk = self.windows[window].walk.filter(|walk| walk.start_us == start_us);
         let mut slot = walk.map_or(0, |walk| walk.next);
@@ -220,7 +220,7 @@ impl Shard {
             }
             budget -= 1;
             if self.table.state(slot)[pane_at] == wanted && self.table.is_live(slot) {
-                self.close_inline(slot, window, close);
+                self.close_inline(slot, window, pane_at, close);
             }
             slot += 1;
         }
