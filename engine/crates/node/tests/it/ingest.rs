@@ -54,7 +54,8 @@ fn compressed_bodies_are_taken() {
 fn what_can_not_be_taken_is_told() {
     let job = job();
     let running = job.start();
-    let cases: [(&str, &[(&str, &str)], &[u8], u16); 9] = [
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u8], u16);
+    let cases: [Case<'_>; 9] = [
         ("application/json", &[], b"", 400),
         ("application/json", &[], b" \n", 400),
         ("application/json", &[], b"[1,", 400),
