@@ -113,6 +113,7 @@ fn a_repeated_request_gets_its_first_answer_also_after_a_restart() {
     let repeat = post(&running, "k-1", body);
     assert_eq!((repeat.status, repeat.text()), (202, first.text()));
     assert_eq!(post(&running, "k-1", "[]").status, 422);
+    assert_eq!((post(&running, "k-0", "[]").status, post(&running, "k-0", body).status), (202, 422));
     let refused = post(&running, "k-2", "[{}]");
     assert_eq!(refused.status, 400);
     // Once its home shard has committed, the answer comes from the store.
