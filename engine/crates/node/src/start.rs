@@ -341,7 +341,11 @@ fn open_shards(shared: &Arc<Shared>, worker: usize, udfs: &dyn UdfFactory) -> Re
     let host = udfs.host(worker)?;
     let mut shards = Vec::new();
     for shard in (0..shared.plan.config.shards).filter(|shard| usize::from(shared.worker_of[usize::from(*shard)]) == worker) {
-        shards.push(Shard::open(shard, shared.plan.clone(), shared.stores[usize::from(shard)].clone(), &shared.splits)?);
+        let store = shared.stores[usize::from(shard)].clone();
+        let mut shard = Shard::open(shard, shared.plan.clone(), store, &shared.splits)?;
+        // A journal is deleted once all shards have committed it, and its name is never used again.
+        shard.forget_splits(|id| id.strip_prefix(JOURNAL).is_some_and(|rest| rest.starts_with('@')));
+        shards.push(shard);
     }
     let mut ledger = Ledger::default();
     shards.iter().for_each(|shard| ledger.add(&shard.ledger));

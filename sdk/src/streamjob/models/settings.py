@@ -70,7 +70,7 @@ class EngineSpec(Model):
     """The most rows in one batch."""
 
     batch_linger: Duration = 1_000
-    """How long a batch waits to be filled."""
+    """How long a worker that has few rows (below 32) waits for more."""
 
 
 class StateSpec(Model):

@@ -410,6 +410,12 @@ impl Shard {
         self.windows.iter().flat_map(WindowState::overflow).map(|(slot, _, _)| slot).collect()
     }
 
+    /// Forgets progress in splits that this process does not read and that will never come again: otherwise each start would
+    /// leave a journal's behind.
+    pub fn forget_splits(&mut self, is_gone: impl Fn(&str) -> bool) {
+        self.foreign_splits.retain(|(id, _)| !is_gone(id));
+    }
+
     /// Progress by split id, for the journal's trimming (I3): of splits that this process reads and of others.
     pub fn positions(&self) -> HashMap<String, u64> {
         let mine = std::iter::zip(&self.split_ids, &self.splits).map(|(id, progress)| (id.to_string(), progress.position));

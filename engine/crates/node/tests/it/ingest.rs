@@ -171,9 +171,43 @@ fn full_queues_are_429_and_lose_nothing() {
     // A blocked worker still answers questions and stops.
     assert_eq!(running.get("/v1/keys/device-0/stats").status, 200);
     let begun = std::time::Instant::now();
-    assert_eq!(running.finish().unwrap().received, accepted);
+    let totals = running.finish().unwrap();
     assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(totals.received, accepted);
+    assert!(totals.applied < accepted, "{totals:?}");
+    // What was in the queues is in the journal: the next start has it all, once.
+    let job = job.with("/sinks", json!([]));
+    let running = job.start();
+    assert_eq!(running.metrics()["events_received_total"], accepted as f64);
+    wait_until("all rows are processed", || processed(&running) == accepted as f64);
+    assert_eq!(running.finish().unwrap().received, accepted);
     drop(dead);
+}
+
+#[test]
+fn an_id_outlives_a_client_that_goes_away() {
+    const REQUESTS: u64 = 40;
+    let job = job();
+    let running = job.start();
+    let host = running.url.strip_prefix("http://").unwrap();
+    let body = lines(100, 5);
+    for number in 0..REQUESTS {
+        let mut stream = std::net::TcpStream::connect(host).unwrap();
+        let head = format!(
+            "POST /ingest HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\nidempotency-key: gone-{number}\r\n\
+             content-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body.as_bytes()).unwrap();
+        // Gone at once, or just before the answer.
+        std::thread::sleep(std::time::Duration::from_micros(100 * (number % 20)));
+        drop(stream);
+        let key = format!("gone-{number}");
+        let answer = running.post("application/x-ndjson", &[("idempotency-key", &key)], body.as_bytes());
+        assert_eq!(answer.json()["accepted"], json!(100));
+    }
+    assert_eq!(running.finish().unwrap().received, REQUESTS * 100);
 }
 
 #[test]
