@@ -57,6 +57,13 @@ impl FileSplit {
         &self.path
     }
 
+    /// When the file was last written to, microseconds since the epoch; 0 where that is not known.
+    pub fn modified_us(&self) -> i64 {
+        let modified = self.file.metadata().and_then(|metadata| metadata.modified()).ok();
+        let age = modified.and_then(|modified| modified.duration_since(std::time::UNIX_EPOCH).ok());
+        age.map_or(0, |age| i64::try_from(age.as_micros()).unwrap_or(i64::MAX))
+    }
+
     /// Bytes that the file has now; a file that is still being written grows.
     pub fn len(&self) -> Result<u64> {
         Ok(self.file.metadata().map_err(|error| explain("asking the length of", &self.path, error))?.len())

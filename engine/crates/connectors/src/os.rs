@@ -14,9 +14,9 @@ pub fn is_disk_full(error: &io::Error) -> bool {
 pub(crate) fn explain(doing: &str, path: &Path, error: io::Error) -> Error {
     let at = path.display();
     match error.kind() {
-        _ if is_disk_full(&error) => {
-            Error::outside(format!("{doing} {at}: no space left ({error}); free space on its file system, the job then goes on"))
-        }
+        _ if is_disk_full(&error) => Error::disk_full(format!(
+            "{doing} {at}: no space left ({error}); free space on its file system, the job then goes on"
+        )),
         io::ErrorKind::NotFound => Error::user(format!("{doing} {at}: it does not exist; correct the path in the job")),
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             Error::user(format!("{doing} {at}: {error}; give this user access to it or choose another path"))

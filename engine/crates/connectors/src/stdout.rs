@@ -68,6 +68,11 @@ impl StdoutSink {
         self.shared.written.load(Ordering::Acquire)
     }
 
+    /// Why nothing is written any more, if that is so.
+    pub fn failure(&self) -> Option<&Error> {
+        self.shared.failure.get()
+    }
+
     /// Writes what is queued and ends the thread.
     ///
     /// # Errors

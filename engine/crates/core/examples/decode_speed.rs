@@ -1,6 +1,8 @@
 //! Prints the nanoseconds that the decoder needs for a row of several shapes, best of some rounds, on one core.
 //! An argument selects the shapes whose name contains it.
 
+#![expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
+
 use std::fmt::Write;
 use std::time::Instant;
 

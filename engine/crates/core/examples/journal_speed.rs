@@ -1,5 +1,7 @@
 //! Measures what the journal's encoding costs a row: `cargo run --release --example journal_speed`.
 
+#![expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;

@@ -28,6 +28,7 @@ impl Actor {
 pub struct Error {
     actor: Actor,
     retryable: bool,
+    disk_full: bool,
     message: String,
 }
 
@@ -36,22 +37,27 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// The job or the command line is wrong; a retry gives the same.
     pub fn user(message: impl Into<String>) -> Error {
-        Error { actor: Actor::User, retryable: false, message: message.into() }
+        Error { actor: Actor::User, retryable: false, disk_full: false, message: message.into() }
     }
 
     /// Something outside failed; the same call may succeed later.
     pub fn outside(message: impl Into<String>) -> Error {
-        Error { actor: Actor::Outside, retryable: true, message: message.into() }
+        Error { actor: Actor::Outside, retryable: true, disk_full: false, message: message.into() }
+    }
+
+    /// A disk has no room: the same call succeeds once it has some.
+    pub fn disk_full(message: impl Into<String>) -> Error {
+        Error { disk_full: true, ..Error::outside(message) }
     }
 
     /// Something outside failed for good: damaged data, a disk that lost a write.
     pub fn damaged(message: impl Into<String>) -> Error {
-        Error { actor: Actor::Outside, retryable: false, message: message.into() }
+        Error { actor: Actor::Outside, retryable: false, disk_full: false, message: message.into() }
     }
 
     /// An invariant of the engine does not hold.
     pub fn engine(message: impl Into<String>) -> Error {
-        Error { actor: Actor::Engine, retryable: false, message: message.into() }
+        Error { actor: Actor::Engine, retryable: false, disk_full: false, message: message.into() }
     }
 
     /// The same error with what was being done put before it.
@@ -62,6 +68,11 @@ impl Error {
 
     pub fn actor(&self) -> Actor {
         self.actor
+    }
+
+    /// Whether a disk without room is the reason.
+    pub fn is_disk_full(&self) -> bool {
+        self.disk_full
     }
 
     pub fn retryable(&self) -> bool {

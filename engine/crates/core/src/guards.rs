@@ -7,7 +7,7 @@
 pub enum Guard {
     /// I1: a commit is atomic.
     Atomic = 1,
-    /// I2: a gap is refused.
+    /// I2: a shard refuses what would leave a gap.
     Gap = 2,
     /// I2: rows that a shard has are skipped.
     Duplicate = 3,
@@ -17,7 +17,7 @@ pub enum Guard {
     CommitAfterJournal = 5,
     /// I4: a client is answered after the fsync.
     AcknowledgeAfterSync = 6,
-    /// I6: a full queue waits.
+    /// I6: a full outbox takes no rows.
     FullWaits = 7,
     /// I8: exactly-once output leaves after the commit.
     SendAfterCommit = 8,
@@ -35,10 +35,24 @@ pub enum Guard {
     EndAfterFailure = 14,
     /// I11: a row's watermark is that of the rows before it.
     RowWatermark = 15,
+    /// I2: what comes before its turn waits.
+    Order = 16,
+    /// I6: only so many deliveries wait for one before them.
+    HeldBound = 17,
+    /// I4: room is made before rows are handed on.
+    Reserve = 18,
+    /// I10: a torn record is no record.
+    WholeRecord = 19,
+    /// I1: what no commit has stays in memory.
+    EvictClean = 20,
+    /// I1: commits of a shard come one after the other.
+    OneCommit = 21,
+    /// I8: at-least-once batches of two runs have different keys.
+    KeyOfRun = 22,
 }
 
 impl Guard {
-    pub const ALL: [Guard; 15] = [
+    pub const ALL: [Guard; 22] = [
         Guard::Atomic,
         Guard::Gap,
         Guard::Duplicate,
@@ -54,6 +68,13 @@ impl Guard {
         Guard::Segment,
         Guard::EndAfterFailure,
         Guard::RowWatermark,
+        Guard::Order,
+        Guard::HeldBound,
+        Guard::Reserve,
+        Guard::WholeRecord,
+        Guard::EvictClean,
+        Guard::OneCommit,
+        Guard::KeyOfRun,
     ];
 }
 

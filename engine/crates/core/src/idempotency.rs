@@ -1,12 +1,16 @@
 //! Requests with an id: a repeat gets the first answer and runs nothing (I10).
 //!
 //! ```text
-//!  begin ──▶ New ──▶ [journal] ──▶ answered ──▶ [home shard commits] ──▶ committed: found in the shard's store
-//!     │       └──▶ failed: the next one with the id is new
-//!     └──▶ WaitFor, RepeatOf, Conflict
+//!  begin ──▶ LookUp ──▶ [home shard's store] ──▶ resolve ──▶ New ──▶ [journal] ──▶ answered ──▶ [home shard commits] ──▶ committed
+//!     │                                             │         └──▶ failed: the next one with the id is new
+//!     └──▶ WaitFor, RepeatOf, Conflict, Full        └──▶ RepeatOf, Conflict
 //! ```
 //!
-//! A start puts the requests back that the journal has and no commit took yet, before it takes new ones.
+//! The id is claimed before the store is read, and forgotten here only when a commit can be read there: whoever finds
+//! nothing in both is the first. (Reading first would miss what is committed and forgotten in between.)
+//!
+//! A start puts the requests back that the journal has and no commit took yet, before it takes new ones. From `New` on the
+//! request must end in `answered` or `failed` whether its client still waits or not, `failed` only if nothing was journaled.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,6 +26,8 @@ pub const MAX_UNCOMMITTED_REQUESTS: usize = 1 << 20;
 /// What to do with a request that has an id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
+    /// The id is claimed; read the store of its home shard, then call [`Idempotency::resolve`].
+    LookUp,
     /// Nobody has it: run it, then call [`Idempotency::answered`] or [`Idempotency::failed`].
     New,
     /// The first answer is the answer.
@@ -36,6 +42,10 @@ pub enum Decision {
 
 #[derive(Debug)]
 enum Entry {
+    /// Its shard's store is being read: whether it is the first is not known.
+    Claimed {
+        received_us: i64,
+    },
     /// `committed`: its commit came before its answer.
     Running {
         body_hash: u64,
@@ -58,37 +68,35 @@ impl Idempotency {
         Idempotency { retention_us, max_entries: MAX_UNCOMMITTED_REQUESTS, entries: HashMap::new() }
     }
 
-    /// What is known of a request without its shard's store; `None`: look there, then call [`Idempotency::begin`].
-    pub fn look_up(&self, id: &str, body_hash: u64, now_us: i64) -> Option<Decision> {
-        if guards::off(Guard::Idempotency) {
-            return None;
+    /// Decides about a request that came at `now_us`, which its record must keep as `received_us`.
+    pub fn begin(&mut self, id: &str, body_hash: u64, now_us: i64) -> Decision {
+        match self.entries.get(id) {
+            _ if guards::off(Guard::Idempotency) => {}
+            Some(Entry::Running { body_hash: first, .. }) if *first != body_hash => return Decision::Conflict,
+            Some(Entry::Claimed { .. } | Entry::Running { .. }) => return Decision::WaitFor,
+            Some(Entry::Answered(answer)) if !self.has_expired(answer, now_us) => return repeat(answer, body_hash),
+            Some(Entry::Answered(_)) => {}
+            None if self.entries.len() >= self.max_entries => return Decision::Full,
+            None => {}
         }
-        Some(match self.entries.get(id)? {
-            Entry::Running { body_hash: first, .. } if *first != body_hash => Decision::Conflict,
-            Entry::Running { .. } => Decision::WaitFor,
-            Entry::Answered(answer) if self.has_expired(answer, now_us) => return None,
-            Entry::Answered(answer) => repeat(answer, body_hash),
-        })
+        self.entries.insert(id.to_owned(), Entry::Claimed { received_us: now_us });
+        Decision::LookUp
     }
 
-    /// Decides about a request that came at `now_us`, which its record must keep as `received_us`; `stored` is what the store
-    /// of its home shard has under the id.
-    ///
-    /// The store must have been read before this call and [`Idempotency::committed`] be called only after a commit can be
-    /// read: then no request falls between the two.
-    pub fn begin(&mut self, id: &str, body_hash: u64, now_us: i64, stored: Option<RequestCommit>) -> Decision {
-        if let Some(decision) = self.look_up(id, body_hash, now_us) {
-            return decision;
+    /// Decides about a claimed request; `stored` is what the store has under its id, read since the claim.
+    pub fn resolve(&mut self, id: &str, body_hash: u64, stored: Option<RequestCommit>) -> Decision {
+        let Some(Entry::Claimed { received_us }) = self.entries.get(id) else { return Decision::WaitFor };
+        let received_us = *received_us;
+        match stored {
+            Some(stored) if !self.has_expired(&stored, received_us) && !guards::off(Guard::Idempotency) => {
+                self.entries.remove(id);
+                repeat(&Arc::new(stored), body_hash)
+            }
+            _ => {
+                self.entries.insert(id.to_owned(), Entry::Running { body_hash, received_us, committed: false });
+                Decision::New
+            }
         }
-        let stored = stored.filter(|stored| !self.has_expired(stored, now_us) && !guards::off(Guard::Idempotency));
-        if let Some(stored) = stored {
-            return repeat(&Arc::new(stored), body_hash);
-        }
-        if self.entries.len() >= self.max_entries && !guards::off(Guard::FullWaits) {
-            return Decision::Full;
-        }
-        self.entries.insert(id.to_owned(), Entry::Running { body_hash, received_us: now_us, committed: false });
-        Decision::New
     }
 
     fn has_expired(&self, stored: &RequestCommit, now_us: i64) -> bool {
@@ -110,7 +118,7 @@ impl Idempotency {
 
     /// Nothing of the request was taken: the next one with the id is new.
     pub fn failed(&mut self, id: &str) {
-        if matches!(self.entries.get(id), Some(Entry::Running { .. })) {
+        if matches!(self.entries.get(id), Some(Entry::Claimed { .. } | Entry::Running { .. })) {
             self.entries.remove(id);
         }
     }
@@ -189,53 +197,72 @@ mod tests {
         answer_of(&record, "in@1", 5)
     }
 
+    /// Claims and resolves at once.
+    fn decide(requests: &mut Idempotency, id: &str, body_hash: u64, now_us: i64, stored: Option<RequestCommit>) -> Decision {
+        match requests.begin(id, body_hash, now_us) {
+            Decision::LookUp => requests.resolve(id, body_hash, stored),
+            decision => decision,
+        }
+    }
+
     #[test]
     fn a_request_is_new_once_and_then_repeated() {
         let mut requests = Idempotency::new(100);
-        assert_eq!(requests.begin("a", 1, 0, None), Decision::New);
-        assert_eq!(requests.begin("a", 1, 0, None), Decision::WaitFor);
-        assert_eq!(requests.begin("a", 2, 0, None), Decision::Conflict);
+        assert_eq!(decide(&mut requests, "a", 1, 0, None), Decision::New);
+        assert_eq!(requests.begin("a", 1, 0), Decision::WaitFor);
+        assert_eq!(requests.begin("a", 2, 0), Decision::Conflict);
         let first = Arc::new(answer("a", 1, 0));
         requests.answered(first.clone());
-        assert_eq!(requests.begin("a", 1, 9, None), Decision::RepeatOf(first.clone()));
-        assert_eq!(requests.begin("a", 2, 9, None), Decision::Conflict);
+        assert_eq!(requests.begin("a", 1, 9), Decision::RepeatOf(first.clone()));
+        assert_eq!(requests.begin("a", 2, 9), Decision::Conflict);
         requests.committed(&first);
         assert!(requests.is_empty());
-        assert_eq!(requests.begin("a", 1, 9, Some((*first).clone())), Decision::RepeatOf(first.clone()));
-        assert_eq!(requests.begin("a", 2, 9, Some((*first).clone())), Decision::Conflict);
+        assert_eq!(decide(&mut requests, "a", 1, 9, Some((*first).clone())), Decision::RepeatOf(first.clone()));
+        assert_eq!(decide(&mut requests, "a", 2, 9, Some((*first).clone())), Decision::Conflict);
+        assert!(requests.is_empty(), "a repeat leaves no claim");
+    }
+
+    #[test]
+    fn two_that_look_at_once_do_not_both_run() {
+        let mut requests = Idempotency::new(100);
+        assert_eq!(requests.begin("a", 1, 0), Decision::LookUp);
+        assert_eq!(requests.begin("a", 1, 1), Decision::WaitFor);
+        assert_eq!(requests.begin("a", 2, 1), Decision::WaitFor, "which of the two bodies is the first's is not known yet");
+        assert_eq!(requests.resolve("a", 1, None), Decision::New);
+        assert_eq!(requests.begin("a", 2, 2), Decision::Conflict);
     }
 
     #[test]
     fn what_failed_or_has_expired_is_new_again() {
         let mut requests = Idempotency::new(100);
-        assert_eq!(requests.begin("a", 1, 0, None), Decision::New);
+        assert_eq!(decide(&mut requests, "a", 1, 0, None), Decision::New);
         requests.failed("a");
-        assert_eq!(requests.begin("a", 2, 0, None), Decision::New);
+        assert_eq!(decide(&mut requests, "a", 2, 0, None), Decision::New);
         requests.failed("a");
-        assert_eq!(requests.begin("a", 2, 100, Some(answer("a", 1, 0))), Decision::New);
+        assert_eq!(decide(&mut requests, "a", 2, 100, Some(answer("a", 1, 0))), Decision::New);
     }
 
     #[test]
     fn a_commit_of_an_older_request_forgets_no_newer_one() {
         let mut requests = Idempotency::new(100);
         let older = answer("a", 1, 0);
-        assert_eq!(requests.begin("a", 2, 200, Some(older.clone())), Decision::New);
+        assert_eq!(decide(&mut requests, "a", 2, 200, Some(older.clone())), Decision::New);
         requests.committed(&older);
-        assert_eq!(requests.begin("a", 2, 200, Some(older.clone())), Decision::WaitFor);
+        assert_eq!(requests.begin("a", 2, 200), Decision::WaitFor);
         let newer = Arc::new(answer("a", 2, 200));
         requests.answered(newer.clone());
         requests.failed("a");
         requests.committed(&older);
-        assert_eq!(requests.begin("a", 2, 201, None), Decision::RepeatOf(newer));
+        assert_eq!(requests.begin("a", 2, 201), Decision::RepeatOf(newer));
     }
 
     #[test]
     fn a_commit_may_come_before_the_answer() {
         let mut requests = Idempotency::new(100);
-        assert_eq!(requests.begin("a", 1, 7, None), Decision::New);
+        assert_eq!(decide(&mut requests, "a", 1, 7, None), Decision::New);
         let first = answer("a", 1, 7);
         requests.committed(&first);
-        assert_eq!(requests.begin("a", 1, 8, None), Decision::WaitFor);
+        assert_eq!(requests.begin("a", 1, 8), Decision::WaitFor);
         requests.answered(Arc::new(first));
         assert!(requests.is_empty());
     }
@@ -243,9 +270,9 @@ mod tests {
     #[test]
     fn uncommitted_requests_are_bounded() {
         let mut requests = Idempotency { max_entries: 1, ..Idempotency::new(100) };
-        assert_eq!(requests.begin("a", 1, 0, None), Decision::New);
-        assert_eq!(requests.begin("b", 1, 0, None), Decision::Full);
-        assert_eq!(requests.begin("a", 1, 0, None), Decision::WaitFor);
+        assert_eq!(requests.begin("a", 1, 0), Decision::LookUp);
+        assert_eq!(requests.begin("b", 1, 0), Decision::Full);
+        assert_eq!(requests.begin("a", 1, 0), Decision::WaitFor);
     }
 
     #[test]

@@ -11,6 +11,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::config::Delivery;
+use crate::guards::{self, Guard};
+
 /// One shard's outbox holds at most this many bytes; above it the shard takes no rows (I6: full means wait).
 pub const MAX_OUTBOX_BYTES: usize = 32 << 20;
 
@@ -20,6 +23,18 @@ pub struct Batch {
     pub number: u64,
     pub rows: u32,
     pub body: Arc<[u8]>,
+}
+
+/// The `Idempotency-Key` of a batch, for a server that takes each key once.
+///
+/// An exactly-once batch has its number for ever, since it was committed before it left. An at-least-once batch may leave
+/// before its commit, and after a crash its number stands for other rows: those must not be taken for a repeat. `run` is
+/// different at each start.
+pub fn idempotency_key(delivery: Delivery, state: &str, run: &str, sink: &str, shard: u16, number: u64) -> String {
+    match delivery {
+        Delivery::AtLeastOnce if !guards::off(Guard::KeyOfRun) => format!("{state}-{sink}-{shard}-{number}-{run}"),
+        _ => format!("{state}-{sink}-{shard}-{number}"),
+    }
 }
 
 #[derive(Debug)]
@@ -81,7 +96,7 @@ impl Outbox {
     }
 
     pub fn is_full(&self) -> bool {
-        self.bytes() > self.max_bytes && !crate::guards::off(crate::guards::Guard::FullWaits)
+        self.bytes() > self.max_bytes && !guards::off(Guard::FullWaits)
     }
 
     /// Bytes of rows that were not confirmed yet.
@@ -124,7 +139,7 @@ impl Outbox {
     /// For a commit: batches to store now, and numbers of stored ones to delete.
     pub fn freeze(&mut self) -> (Vec<Batch>, Vec<u64>) {
         let mut store = Vec::new();
-        if !crate::guards::off(crate::guards::Guard::Outbox) {
+        if !guards::off(Guard::Outbox) {
             for held in self.held.iter_mut().filter(|held| !held.stored) {
                 held.stored = true;
                 store.push(held.batch.clone());
@@ -182,6 +197,13 @@ mod tests {
         assert!(outbox.confirm(0).is_none());
         assert_eq!(outbox.freeze().1, [0]);
         assert!(outbox.freeze().1.is_empty());
+    }
+
+    #[test]
+    fn keys_tell_runs_apart_only_where_numbers_may_be_used_again() {
+        let key = |delivery, run| idempotency_key(delivery, "state", run, "alerts", 3, 9);
+        assert_eq!(key(Delivery::ExactlyOnce, "a"), key(Delivery::ExactlyOnce, "b"));
+        assert_ne!(key(Delivery::AtLeastOnce, "a"), key(Delivery::AtLeastOnce, "b"));
     }
 
     #[test]

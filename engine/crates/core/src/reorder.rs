@@ -74,7 +74,7 @@ impl<T: Covers> Reorder<T> {
     pub fn put(&mut self, item: T) -> Result<(), T> {
         let order = &mut self.splits[usize::from(item.split())];
         let from = item.covers_from();
-        if from > order.next && order.held.len() >= self.max_held && !guards::off(Guard::FullWaits) {
+        if from > order.next && order.held.len() >= self.max_held && !guards::off(Guard::HeldBound) {
             return Err(item);
         }
         self.arrivals += 1;
@@ -93,7 +93,7 @@ impl<T: Covers> Reorder<T> {
         for order in &mut self.splits {
             while rows < max_rows
                 && let Some(entry) = order.held.first_entry()
-                && (entry.key().0 <= order.next || guards::off(Guard::Gap))
+                && (entry.key().0 <= order.next || guards::off(Guard::Order))
             {
                 let item = entry.remove();
                 order.next = order.next.max(item.covers_to());

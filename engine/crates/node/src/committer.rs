@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use streamjob_connectors::file_sink::{SealedSegment, SegmentDirectory};
@@ -13,13 +13,24 @@ use streamjob_core::store::ShardStore;
 use streamjob_core::{Error, Result, crash};
 
 use crate::inbox::Message;
+use crate::port::Stdout;
 use crate::sequencer::Sequencer;
 use crate::shared::Shared;
+
+/// A store whose disk is full is tried again after this long.
+const ROOM_LOOK: Duration = Duration::from_millis(250);
+/// What a stream was given is looked for this often.
+const STREAM_LOOK: Duration = Duration::from_micros(500);
+
+/// At the end of the process a stream that takes nothing is waited for so long.
+const STREAM_LIMIT: Duration = Duration::from_secs(2);
 
 /// One commit, taken up by a worker.
 pub struct Commit {
     pub frozen: Frozen,
     pub segments: Vec<(SegmentDirectory, SealedSegment)>,
+    /// Streams, with how much of them must be out first.
+    pub streams: Vec<(Arc<Stdout>, u64)>,
 }
 
 /// A queue that holds every commit that may be under way, so that a worker never waits to put one in.
@@ -39,8 +50,9 @@ pub fn run(shared: &Arc<Shared>, sequencer: Option<&Sequencer>, commits: &Receiv
 
 fn write(shared: &Shared, sequencer: Option<&Sequencer>, commit: Commit) -> Result<()> {
     let started = Instant::now();
-    let Commit { mut frozen, mut segments } = commit;
+    let Commit { mut frozen, mut segments, streams } = commit;
     let shard = frozen.shard;
+    streams.iter().try_for_each(|(stdout, given)| wait_for_stream(shared, stdout, *given))?;
     for step in steps() {
         match step {
             CommitStep::SyncSegments => {
@@ -54,10 +66,7 @@ fn write(shared: &Shared, sequencer: Option<&Sequencer>, commit: Commit) -> Resu
             }
             CommitStep::WriteStore => {
                 crash::point("commit-before-write");
-                let store = &shared.stores[usize::from(shard)];
-                let writes = frozen.write_set(&**store)?;
-                shared.commit_figures.bytes.fetch_add(writes.bytes() as u64, Ordering::Relaxed);
-                store.commit(writes)?;
+                write_store(shared, &frozen)?;
                 crash::point("commit-before-publish");
             }
             CommitStep::PublishSegments => {
@@ -80,6 +89,43 @@ fn write(shared: &Shared, sequencer: Option<&Sequencer>, commit: Commit) -> Resu
     figures.commits.fetch_add(1, Ordering::Relaxed);
     figures.last_duration_us.store(started.elapsed().as_micros() as u64, Ordering::Relaxed);
     figures.last_at_us.store(shared.uptime_us(), Ordering::Relaxed);
-    metrics::histogram!("streamjob_commit_duration_seconds").record(started.elapsed().as_secs_f64());
+    shared.metrics.commit_duration.record(started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// The one atomic write. While its disk is full it waits: nothing was written, and the same write is whole later.
+fn write_store(shared: &Shared, frozen: &Frozen) -> Result<()> {
+    let store = &shared.stores[usize::from(frozen.shard)];
+    let mut waits = false;
+    let outcome = loop {
+        let writes = frozen.write_set(&**store)?;
+        let bytes = writes.bytes() as u64;
+        match store.commit(writes) {
+            Ok(()) => break Ok(bytes),
+            Err(error) if error.is_disk_full() && !shared.is_ending() => {
+                if !std::mem::replace(&mut waits, true) {
+                    shared.waits_for_room(&error);
+                }
+                std::thread::sleep(ROOM_LOOK);
+            }
+            Err(error) => break Err(error),
+        }
+    };
+    if waits {
+        shared.has_room();
+    }
+    shared.commit_figures.bytes.fetch_add(outcome?, Ordering::Relaxed);
+    Ok(())
+}
+
+/// At-least-once: what a stream was given is out before a commit forgets the rows that made it.
+fn wait_for_stream(shared: &Shared, stdout: &Stdout, given: u64) -> Result<()> {
+    let mut ending: Option<Instant> = None;
+    while !stdout.has_written(given)? {
+        if shared.is_ending() && ending.get_or_insert_with(Instant::now).elapsed() > STREAM_LIMIT {
+            return Err(Error::outside("stdout takes no more rows; what is not committed is processed again by the next start"));
+        }
+        std::thread::sleep(STREAM_LOOK);
+    }
     Ok(())
 }

@@ -71,12 +71,17 @@ impl Feed {
             offset
         };
         let under_way = Arc::new(UnderWay(self.under_way.clone()));
+        let ingest = shared.traces.begin(None);
+        let trace = ingest.as_ref().map(|ingest| ingest.trace().clone());
+        let parsing = trace.as_ref().map(|trace| trace.span("parse"));
         let batch = Arc::new(decoder.decode_ndjson(buffer, self.opened_at_us, Positions::Bytes));
+        drop(parsing);
+        let _routing = trace.as_ref().map(|trace| trace.span("route"));
         shared.count_received(self.split, offset, &batch);
         let mut kept = None;
         for (worker, rows) in select(&batch, &shared.worker_of, shared.inboxes.len()).into_iter().enumerate() {
-            let parcel =
-                Parcel { delivery: Delivery::new(self.split, offset, batch.clone(), rows), _hold: Some(under_way.clone()) };
+            let delivery = Delivery::new(self.split, offset, batch.clone(), rows);
+            let parcel = Parcel { delivery, trace: trace.clone(), _hold: Some(under_way.clone()) };
             if worker == mine { kept = Some(parcel) } else { shared.inboxes[worker].put(Message::Rows(parcel)) }
         }
         Ok(kept)

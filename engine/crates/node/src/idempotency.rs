@@ -58,9 +58,9 @@ impl Requests {
         loop {
             let mut ended = self.shared.ended.subscribe();
             // Bound first: in the scrutinee the lock would be held over all arms.
-            let decision = self.shared.decisions.lock().begin(id, body_hash, now_us, None);
-            let ticket = match decision {
-                Decision::New => Ticket { id: id.to_owned(), requests: self.clone(), kept: false },
+            let decision = self.shared.decisions.lock().begin(id, body_hash, now_us);
+            match decision {
+                Decision::LookUp | Decision::New => {}
                 Decision::WaitFor => {
                     let _ = ended.changed().await;
                     continue;
@@ -68,20 +68,16 @@ impl Requests {
                 Decision::RepeatOf(answer) => return Ok(Begin::Answered(answer)),
                 Decision::Conflict => return Ok(Begin::Conflict),
                 Decision::Full => return Ok(Begin::Full),
-            };
-            let Some(stored) = stored().await? else { return Ok(Begin::New(ticket)) };
-            // Under one lock: nobody else can take the id in between.
-            let decision = {
-                let mut decisions = self.shared.decisions.lock();
-                decisions.failed(id);
-                decisions.begin(id, body_hash, now_us, Some(stored))
-            };
+            }
+            // Gives the id back if reading the store fails, or the client goes meanwhile.
+            let ticket = Ticket { id: id.to_owned(), requests: self.clone(), kept: false };
+            let stored = stored().await?;
+            let decision = self.shared.decisions.lock().resolve(id, body_hash, stored);
             let begin = match decision {
-                // What the store has is too old to count.
                 Decision::New => return Ok(Begin::New(ticket)),
                 Decision::RepeatOf(answer) => Begin::Answered(answer),
                 Decision::Conflict => Begin::Conflict,
-                Decision::WaitFor | Decision::Full => Begin::Full,
+                Decision::LookUp | Decision::WaitFor | Decision::Full => Begin::Full,
             };
             // The id was given back already.
             ticket.keep();

@@ -1,6 +1,7 @@
 //! What reaches a worker, and how much of it may wait.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use streamjob_connectors::deliveries::DeliveryReport;
@@ -10,10 +11,15 @@ use streamjob_core::progress::{SplitIndex, SplitStatus};
 use streamjob_core::reorder::Covers;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::telemetry::Trace;
+
 /// Rows that may wait in all inboxes of the process, as units of [`Credits`].
 pub const MAX_QUEUED_UNITS: usize = 1 << 18;
 /// Bytes that one unit stands for: a queue is bounded in rows and in bytes.
 const UNIT_BYTES: usize = 256;
+
+/// Full queues are looked at again after this long.
+const FULL_LOOK: Duration = Duration::from_millis(1);
 
 /// The bound of all inboxes together. Whoever brings rows takes credits first, so that putting them in never waits.
 #[derive(Clone)]
@@ -41,9 +47,71 @@ impl Credits {
         self.semaphore.clone().try_acquire_many_owned(Self::units(rows, bytes)).ok()
     }
 
+    /// As [`Credits::take`] for a thread that may block; `None` once `stop` says so.
+    pub fn take_blocking(&self, rows: usize, bytes: usize, stop: impl Fn() -> bool) -> Option<OwnedSemaphorePermit> {
+        let units = Self::units(rows, bytes);
+        loop {
+            if let Ok(credits) = self.semaphore.clone().try_acquire_many_owned(units) {
+                return Some(credits);
+            }
+            if stop() {
+                return None;
+            }
+            std::thread::sleep(FULL_LOOK);
+        }
+    }
+
     /// Units that are taken.
     pub fn taken(&self) -> usize {
         MAX_QUEUED_UNITS - self.semaphore.available_permits()
+    }
+}
+
+/// Bodies of requests that are read or decoded may take this many bytes together, or two of the longest.
+const BODY_BYTES: usize = 256 << 20;
+/// A compressed body is expected to grow by this, and one of unknown length to have this many bytes.
+const EXPECTED_GROWTH: usize = 8;
+const EXPECTED_BYTES: usize = 64 << 10;
+
+/// The bound of all bodies together.
+pub struct BodyBudget {
+    semaphore: Arc<Semaphore>,
+    max_body_bytes: usize,
+}
+
+/// A part of the budget, for one body.
+pub struct BodyShare {
+    permit: OwnedSemaphorePermit,
+}
+
+impl BodyBudget {
+    pub fn new(max_body_bytes: usize) -> BodyBudget {
+        let bytes = BODY_BYTES.max(max_body_bytes.saturating_mul(2)).min(Semaphore::MAX_PERMITS);
+        BodyBudget { semaphore: Arc::new(Semaphore::new(bytes)), max_body_bytes }
+    }
+
+    /// Waits for room for a body of which only the announced length is known.
+    pub async fn take(&self, announced: Option<u64>, compressed: bool) -> BodyShare {
+        let announced = announced.map_or(EXPECTED_BYTES, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let expected = if compressed { announced.saturating_mul(EXPECTED_GROWTH) } else { announced };
+        let bytes = expected.clamp(1, self.max_body_bytes.max(1)).min(u32::MAX as usize);
+        let permit = self.semaphore.clone().acquire_many_owned(bytes as u32).await.expect("the semaphore is never closed");
+        BodyShare { permit }
+    }
+
+    /// Makes room for a body that is longer than expected. False: there is none now. Who holds a part never waits for more.
+    pub fn grow(&self, share: &mut BodyShare, bytes: usize) -> bool {
+        let missing = bytes.saturating_sub(share.permit.num_permits());
+        if missing == 0 {
+            return true;
+        }
+        match self.semaphore.clone().try_acquire_many_owned(u32::try_from(missing).unwrap_or(u32::MAX)) {
+            Ok(more) => {
+                share.permit.merge(more);
+                true
+            }
+            Err(_) => false,
+        }
     }
 }
 
@@ -55,6 +123,8 @@ impl<T: Send + Sync> Hold for T {}
 /// Rows on their way to a worker; what they hold comes back when the last worker is done with the batch.
 pub struct Parcel {
     pub delivery: Delivery,
+    /// Set for the few batches that are traced.
+    pub trace: Option<Arc<Trace>>,
     pub _hold: Option<Arc<dyn Hold>>,
 }
 
@@ -99,8 +169,10 @@ pub enum Message {
     Ask(Box<dyn FnOnce(&Processor) + Send>),
     /// All splits are read to their end: raise the watermark to the end of time.
     EndOfTime,
-    /// Commit everything, then end.
+    /// Nothing new comes: process what is there and commit it.
     Stop,
+    /// Take nothing any more, commit what changed, then end.
+    End,
 }
 
 /// The sending side of a worker's inbox.

@@ -1,12 +1,13 @@
 //! `POST /ingest`: from a request's body to durable rows and an answer.
 
+use std::future::Future;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use parking_lot::Mutex;
 use streamjob_core::batch::{RowBatch, hash_key, shard_of};
@@ -18,8 +19,10 @@ use streamjob_core::shard::{RequestCommit, request_key};
 use streamjob_core::{Error, Result};
 
 use crate::idempotency::{Begin, Ticket};
+use crate::inbox::{BodyBudget, BodyShare};
 use crate::sequencer::{Keyed, Sequencer};
-use crate::shared::{Shared, now_us};
+use crate::shared::{Gate, Shared, now_us};
+use crate::telemetry::{Ingest as Traced, Trace};
 
 /// An `Idempotency-Key` is at most this long.
 const MAX_KEY_BYTES: usize = 255;
@@ -125,19 +128,64 @@ impl Ingest {
     }
 
     async fn take(&self, request: Request<Incoming>) -> std::result::Result<Answer, Answer> {
-        if self.shared.is_stopping() {
-            return Err(Answer::problem(StatusCode::SERVICE_UNAVAILABLE, "the process is stopping; send it again later"));
+        self.wait_for_gate().await?;
+        let headers = request.headers();
+        let (format, encoding) = (format_of(headers)?, encoding_of(headers)?);
+        let key = key_of(headers)?;
+        let traceparent = headers.get("traceparent").map(http::HeaderValue::as_bytes);
+        let mut ingest = self.shared.traces.begin(traceparent);
+        let (body, _share) = self.read(request.into_body(), encoding).await?;
+        if let Some(ingest) = &mut ingest {
+            ingest.note("streamjob.body_bytes", body.len() as i64);
         }
-        let (format, encoding) = (format_of(request.headers())?, encoding_of(request.headers())?);
-        let key = key_of(request.headers())?;
-        let body = self.read(request.into_body(), encoding).await?;
+        let trace = ingest.as_ref().map(Traced::trace);
         match key {
-            None => self.run(format, body, None).await,
-            Some(key) => self.run_once(format, body, key).await,
+            None => self.run(format, body, None, trace).await,
+            Some(key) => self.run_once(format, body, key, trace).await,
         }
     }
 
-    async fn read(&self, body: Incoming, encoding: Encoding) -> std::result::Result<Bytes, Answer> {
+    /// Waits while journals of earlier starts are replayed: they may hold the first of a repeat.
+    async fn wait_for_gate(&self) -> std::result::Result<(), Answer> {
+        let gate = *self.shared.gate.borrow();
+        let gate = match gate {
+            Gate::Starting => {
+                let mut changes = self.shared.gate.subscribe();
+                let opened = changes.wait_for(|gate| *gate != Gate::Starting);
+                match tokio::time::timeout(self.max_wait(), opened).await {
+                    Ok(Ok(gate)) => *gate,
+                    _ => Gate::Starting,
+                }
+            }
+            known => known,
+        };
+        let reason = match gate {
+            _ if self.shared.is_disk_full() => "the disk is full; free space, then send it again",
+            Gate::Open if !self.shared.is_stopping() => return Ok(()),
+            Gate::Starting => "the process is starting; send it again later",
+            Gate::Open | Gate::Closed => "the process is stopping; send it again later",
+        };
+        Err(Answer { retry_after_s: Some(RETRY_AFTER_S), ..Answer::problem(StatusCode::SERVICE_UNAVAILABLE, reason) })
+    }
+
+    fn max_wait(&self) -> Duration {
+        Duration::from_micros(self.shared.plan.config.ingest.max_wait_us.max(0) as u64)
+    }
+
+    /// Waits for something bounded, as long as `ingest.maxWait` and not beyond the end of the process.
+    async fn bounded<T>(&self, something: impl Future<Output = T>) -> std::result::Result<T, Answer> {
+        let mut gate = self.shared.gate.subscribe();
+        tokio::select! {
+            biased;
+            thing = something => Ok(thing),
+            _ = gate.wait_for(|gate| *gate == Gate::Closed) => {
+                Err(Answer::problem(StatusCode::SERVICE_UNAVAILABLE, "the process is stopping; send it again later"))
+            }
+            () = tokio::time::sleep(self.max_wait()) => Err(Answer::wait("the queues are full; send it again later")),
+        }
+    }
+
+    async fn read(&self, body: Incoming, encoding: Encoding) -> std::result::Result<(Bytes, BodyShare), Answer> {
         let limit = self.shared.plan.config.ingest.max_body_bytes as usize;
         let too_large = || {
             Answer::problem(
@@ -145,13 +193,19 @@ impl Ingest {
                 &format!("the body is above ingest.maxBody ({limit} bytes); send it in parts"),
             )
         };
+        let announced = body.size_hint().exact();
         if body.size_hint().lower() > limit as u64 {
             return Err(too_large());
         }
-        let raw = match Limited::new(body, limit).collect().await {
-            Ok(collected) => collected.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() => return Err(too_large()),
-            Err(error) => return Err(Answer::problem(StatusCode::BAD_REQUEST, &format!("the body broke off: {error}"))),
+        let compressed = !matches!(encoding, Encoding::Identity);
+        let mut share = self.bounded(self.shared.bodies.take(announced, compressed)).await?;
+        let raw = match collect(body, limit, &self.shared.bodies, &mut share).await {
+            Ok(raw) => raw,
+            Err(Broken::TooLong) => return Err(too_large()),
+            Err(Broken::NoRoom) => return Err(Answer::wait("too many bodies are being read; send it again later")),
+            Err(Broken::Off(error)) => {
+                return Err(Answer::problem(StatusCode::BAD_REQUEST, &format!("the body broke off: {error}")));
+            }
         };
         let raw = match encoding {
             Encoding::Identity => raw,
@@ -161,8 +215,11 @@ impl Ingest {
                 Err(error) => return Err(Answer::problem(StatusCode::BAD_REQUEST, &format!("not zstd: {error}"))),
             },
         };
+        if compressed && !self.shared.bodies.grow(&mut share, raw.len()) {
+            return Err(Answer::wait("too many bodies are being read; send it again later"));
+        }
         match raw.iter().any(|byte| !byte.is_ascii_whitespace()) {
-            true => Ok(raw),
+            true => Ok((raw, share)),
             false => {
                 Err(Answer::problem(StatusCode::BAD_REQUEST, "the body is empty; send a JSON object, an array or lines of JSON"))
             }
@@ -170,12 +227,18 @@ impl Ingest {
     }
 
     /// A request with an id: the same id and body get the first answer, whatever happened in between (I10).
-    async fn run_once(&self, format: Format, body: Bytes, id: String) -> std::result::Result<Answer, Answer> {
+    async fn run_once(
+        &self,
+        format: Format,
+        body: Bytes,
+        id: String,
+        trace: Option<&Arc<Trace>>,
+    ) -> std::result::Result<Answer, Answer> {
         let body_hash = hash_key(&body);
         let received_us = now_us();
         let begin = self.shared.requests.begin(&id, body_hash, received_us, || self.stored(&id)).await;
         match begin.map_err(|error| Answer::problem(StatusCode::SERVICE_UNAVAILABLE, error.message()))? {
-            Begin::New(ticket) => self.run(format, body, Some(Id { id, body_hash, received_us, ticket })).await,
+            Begin::New(ticket) => self.run(format, body, Some(Id { id, body_hash, received_us, ticket }), trace).await,
             Begin::Answered(answer) => Ok(Answer::new(answer.status, answer.answer.clone())),
             Begin::Conflict => Err(Answer::problem(
                 StatusCode::UNPROCESSABLE_ENTITY,
@@ -198,33 +261,41 @@ impl Ingest {
         stored.map(Some).map_err(|error| Error::damaged(format!("a stored answer is damaged: {error}")))
     }
 
-    async fn run(&self, format: Format, body: Bytes, id: Option<Id>) -> std::result::Result<Answer, Answer> {
+    async fn run(
+        &self,
+        format: Format,
+        body: Bytes,
+        id: Option<Id>,
+        trace: Option<&Arc<Trace>>,
+    ) -> std::result::Result<Answer, Answer> {
         let (record, ticket) = match id {
             Some(Id { id, body_hash, received_us, ticket }) => (new_record(id, body_hash, received_us), Some(ticket)),
             None => (new_record(String::new(), 0, now_us()), None),
         };
+        let parsing = trace.map(|trace| trace.span("parse"));
         let decoded = if body.len() > LONG_BODY_BYTES {
             tokio::task::block_in_place(|| self.decode(format, &body, record))
         } else {
             self.decode(format, &body, record)
         }?;
+        drop(parsing);
         drop(body);
         let request = decoded.request;
         let split = &self.shared.splits[usize::from(self.sequencer.split())].id;
         if decoded.batch.span == 0 {
             return Ok(Answer::first(&request));
         }
-        let max_wait = Duration::from_micros(self.shared.plan.config.ingest.max_wait_us.max(0) as u64);
-        let credits = self.shared.credits.take(decoded.batch.rows(), decoded.batch.memory_bytes());
-        let Ok(credits) = tokio::time::timeout(max_wait, credits).await else {
-            return Err(Answer::wait("the queues are full; send it again later"));
+        let (rows, bytes) = (decoded.batch.rows(), decoded.batch.memory_bytes());
+        let credits = match self.shared.credits.try_take(rows, bytes) {
+            Some(credits) => credits,
+            None => self.bounded(self.shared.credits.take(rows, bytes)).await?,
         };
         let commit = |first_offset| answer_of(&request, split, first_offset);
         let keyed = ticket.map(|ticket| Keyed { ticket, commit: &commit });
-        let place = self
-            .sequencer
-            .append(decoded.record, decoded.batch, credits, keyed)
-            .map_err(|error| Answer::problem(StatusCode::SERVICE_UNAVAILABLE, error.message()))?;
+        let place = self.sequencer.append(decoded.record, decoded.batch, credits, keyed, trace).map_err(|error| Answer {
+            retry_after_s: Some(RETRY_AFTER_S),
+            ..Answer::problem(StatusCode::SERVICE_UNAVAILABLE, error.message())
+        })?;
         if let Some(durable) = place.durable {
             durable.await.map_err(|_| {
                 Answer::problem(StatusCode::SERVICE_UNAVAILABLE, "the journal failed; whether the rows were kept is not known")
@@ -310,6 +381,46 @@ fn key_of(headers: &HeaderMap) -> std::result::Result<Option<String>, Answer> {
             &format!("an Idempotency-Key has 1 to {MAX_KEY_BYTES} visible ASCII characters"),
         )),
     }
+}
+
+/// Why a body could not be read.
+enum Broken {
+    TooLong,
+    NoRoom,
+    Off(hyper::Error),
+}
+
+/// All of a body. Where it is longer than announced, its share of the memory grows with it.
+async fn collect(
+    mut body: Incoming,
+    limit: usize,
+    budget: &BodyBudget,
+    share: &mut BodyShare,
+) -> std::result::Result<Bytes, Broken> {
+    let mut first: Option<Bytes> = None;
+    let mut all = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(Broken::Off)?.into_data() else { continue };
+        let length = first.as_ref().map_or(0, Bytes::len) + all.len() + data.len();
+        if length > limit {
+            return Err(Broken::TooLong);
+        }
+        if !budget.grow(share, length) {
+            return Err(Broken::NoRoom);
+        }
+        match (&first, all.is_empty()) {
+            // Most bodies come in one piece, which needs no copy.
+            (None, true) => first = Some(data),
+            _ => {
+                if let Some(first) = first.take() {
+                    all.reserve(body.size_hint().lower() as usize + first.len() + data.len());
+                    all.extend_from_slice(&first);
+                }
+                all.extend_from_slice(&data);
+            }
+        }
+    }
+    Ok(first.unwrap_or_else(|| all.into()))
 }
 
 fn inflate(decoder: impl Read, limit: usize, too_large: impl Fn() -> Answer) -> std::result::Result<Bytes, Answer> {

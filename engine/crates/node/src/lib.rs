@@ -19,6 +19,7 @@ mod sequencer;
 mod server;
 mod shared;
 mod start;
+pub mod telemetry;
 mod worker;
 
 pub use options::{NoUdfFactory, OnProgress, OnReady, Options, StopHandle, Totals, UdfFactory};

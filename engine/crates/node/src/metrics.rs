@@ -3,8 +3,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics::{Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use streamjob_core::ledger::Outcome;
 use streamjob_core::{Error, Result};
 
@@ -13,37 +13,56 @@ use crate::shared::{Shared, now_us};
 /// Upper bounds of latency buckets, seconds.
 const SECONDS: [f64; 14] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
-/// The process's metrics.
-#[derive(Clone)]
+/// The metrics of one run, and those of the process that user functions write.
 pub struct Metrics {
+    recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    functions: PrometheusHandle,
+    pub commit_duration: Histogram,
 }
 
-/// One recorder a process, however many runs it has had.
-static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+/// What is recorded where no run is known; one recorder a process, however many runs it has.
+static FUNCTIONS: OnceLock<PrometheusHandle> = OnceLock::new();
 
 impl Metrics {
-    /// Installs the recorder, or finds the one that is there.
-    pub fn install() -> Result<Metrics> {
-        if let Some(handle) = HANDLE.get() {
-            return Ok(Metrics { handle: handle.clone() });
-        }
-        let recorder = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
-            .map_err(|error| Error::engine(format!("the metrics' buckets: {error}")))?
-            .build_recorder();
-        let handle = HANDLE.get_or_init(|| recorder.handle()).clone();
-        let _ = metrics::set_global_recorder(recorder);
-        describe();
-        Ok(Metrics { handle })
+    pub fn new() -> Result<Metrics> {
+        let functions = match FUNCTIONS.get() {
+            Some(handle) => handle.clone(),
+            None => {
+                let recorder = recorder()?;
+                let handle = FUNCTIONS.get_or_init(|| recorder.handle()).clone();
+                // A host that has a recorder of its own keeps it.
+                let _ = metrics::set_global_recorder(recorder);
+                describe_functions();
+                handle
+            }
+        };
+        let recorder = recorder()?;
+        let handle = recorder.handle();
+        let commit_duration = metrics::with_local_recorder(&recorder, || {
+            describe();
+            metrics::histogram!("streamjob_commit_duration_seconds")
+        });
+        Ok(Metrics { recorder, handle, functions, commit_duration })
     }
 
     /// All figures as text.
     pub fn render(&self, shared: &Shared) -> String {
-        update(shared);
+        metrics::with_local_recorder(&self.recorder, || update(shared));
         self.handle.run_upkeep();
-        self.handle.render()
+        self.functions.run_upkeep();
+        self.handle.render() + &self.functions.render()
     }
+}
+
+fn recorder() -> Result<PrometheusRecorder> {
+    let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS);
+    Ok(builder.map_err(|error| Error::engine(format!("the metrics' buckets: {error}")))?.build_recorder())
+}
+
+fn describe_functions() {
+    describe_histogram!("udf_latency_seconds", "Time of one call of a user function.");
+    describe_counter!("udf_errors_total", "Calls of user functions that failed.");
 }
 
 fn describe() {
@@ -53,6 +72,7 @@ fn describe() {
     describe_gauge!("streamjob_queue_rows", "Rows received and not processed yet.");
     describe_gauge!("streamjob_queue_units", "Part of the queues' bound that is in use, in rows or 256 bytes.");
     describe_gauge!("streamjob_uncommitted_request_ids", "Requests with an Idempotency-Key that no commit has yet.");
+    describe_gauge!("streamjob_disk_full", "1 while something waits for room on a disk; rows are refused then.");
     describe_gauge!("streamjob_event_time_lag_seconds", "Wall-clock time less the watermark.");
     describe_gauge!("streamjob_watermark_timestamp_seconds", "The lowest watermark of all shards.");
     describe_histogram!("streamjob_commit_duration_seconds", "Time of one shard's commit, fsync included.");
@@ -71,8 +91,6 @@ fn describe() {
     describe_gauge!("streamjob_rocksdb_block_cache_bytes", "Bytes in the shared block cache.");
     describe_gauge!("streamjob_rocksdb_pending_compaction_bytes", "Bytes that compaction still has to rewrite.");
     describe_gauge!("streamjob_rocksdb_l0_files", "Files that compaction has not merged.");
-    describe_histogram!("udf_latency_seconds", "Time of one call of a user function.");
-    describe_counter!("udf_errors_total", "Calls of user functions that failed.");
 }
 
 fn update(shared: &Shared) {
@@ -87,6 +105,7 @@ fn update(shared: &Shared) {
     gauge!("streamjob_queue_rows").set((received - ledger.taken()) as f64);
     gauge!("streamjob_queue_units").set(shared.credits.taken() as f64);
     gauge!("streamjob_uncommitted_request_ids").set(shared.requests.len() as f64);
+    gauge!("streamjob_disk_full").set(if shared.is_disk_full() { 1.0 } else { 0.0 });
     gauge!("streamjob_ingest_rate_events_per_second").set(shared.rate.lock().per_second(received, shared.uptime_us()));
     if let Some(watermark_us) = shared.watermark_us().filter(|watermark_us| *watermark_us != i64::MAX) {
         gauge!("streamjob_watermark_timestamp_seconds").set(watermark_us as f64 / 1e6);

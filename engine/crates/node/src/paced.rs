@@ -20,8 +20,6 @@ const CHUNK_BYTES: usize = 256 << 10;
 const SLICE: Duration = Duration::from_millis(10);
 /// Waiting for a row ends this often to see whether the process stops.
 const LOOK: Duration = Duration::from_millis(50);
-/// Full queues are looked at again after this long.
-const FULL_LOOK: Duration = Duration::from_millis(1);
 
 /// One file, its place, and its speed: event time over wall time.
 pub struct Paced {
@@ -59,8 +57,9 @@ impl Paced {
                     row = self.due(&times, row, began, first_us);
                 }
                 let to = if row < times.rows() { times.relative_offset(row) as usize } else { buffer.len() };
-                let batch = decoder.decode_ndjson(&buffer[from..to], self.opened_at_us, Positions::Bytes);
-                self.send(self.offset + from as u64, batch);
+                if !self.send(self.offset + from as u64, &buffer[from..to], &mut decoder) {
+                    return Ok(());
+                }
                 from = to;
             }
             self.offset += buffer.len() as u64;
@@ -96,21 +95,23 @@ impl Paced {
         }
     }
 
-    fn send(&self, offset: u64, batch: RowBatch) {
+    /// False if the process stops first.
+    fn send(&self, offset: u64, bytes: &[u8], decoder: &mut Decoder) -> bool {
+        let ingest = self.shared.traces.begin(None);
+        let trace = ingest.as_ref().map(|ingest| ingest.trace().clone());
+        let parsing = trace.as_ref().map(|trace| trace.span("parse"));
+        let batch = Arc::new(decoder.decode_ndjson(bytes, self.opened_at_us, Positions::Bytes));
+        drop(parsing);
+        let _routing = trace.as_ref().map(|trace| trace.span("route"));
+        let stop = || self.shared.is_stopping();
+        let Some(credits) = self.shared.credits.take_blocking(batch.rows(), batch.memory_bytes(), stop) else { return false };
+        let credits: Arc<dyn Hold> = Arc::new(credits);
         self.shared.count_received(self.split, offset, &batch);
-        let batch = Arc::new(batch);
-        let credits: Arc<dyn Hold> = loop {
-            if let Some(credits) = self.shared.credits.try_take(batch.rows(), batch.memory_bytes()) {
-                break Arc::new(credits);
-            }
-            if self.shared.is_stopping() {
-                return;
-            }
-            std::thread::sleep(FULL_LOOK);
-        };
         for (worker, rows) in select(&batch, &self.shared.worker_of, self.shared.inboxes.len()).into_iter().enumerate() {
             let delivery = Delivery::new(self.split, offset, batch.clone(), rows);
-            self.shared.inboxes[worker].put(Message::Rows(Parcel { delivery, _hold: Some(credits.clone()) }));
+            let parcel = Parcel { delivery, trace: trace.clone(), _hold: Some(credits.clone()) };
+            self.shared.inboxes[worker].put(Message::Rows(parcel));
         }
+        true
     }
 }

@@ -1,28 +1,60 @@
 //! A worker's sinks: open segments, stdout, and the way to the webhooks.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use streamjob_connectors::deliveries::Delivery as WebhookDelivery;
 use streamjob_connectors::file_sink::{SealedSegment, SegmentDirectory, SegmentWriter};
 use streamjob_connectors::stdout::StdoutSink;
 use streamjob_connectors::webhook::WebhookBatch;
-use streamjob_core::Result;
-use streamjob_core::outbox::Batch;
+use streamjob_core::outbox::{Batch, idempotency_key};
 use streamjob_core::plan::SinkMode;
 use streamjob_core::processor::SinkPort;
+use streamjob_core::{Error, Result};
 use tokio::sync::mpsc;
 
 use crate::shared::Shared;
+use crate::telemetry::{Trace, current_traceparent};
 
 /// Where one sink's rows go.
 #[derive(Clone)]
 pub enum Output {
     Segments(SegmentDirectory),
-    Stdout(Arc<StdoutSink>),
+    Stdout(Arc<Stdout>),
     Webhook { name: Arc<str>, sender: mpsc::Sender<WebhookDelivery> },
+}
+
+/// Stdout, and how much it was given.
+pub struct Stdout {
+    sink: StdoutSink,
+    /// Chunks that were given to it, or are about to be.
+    given: AtomicU64,
+}
+
+impl Stdout {
+    pub fn start() -> Result<Stdout> {
+        Ok(Stdout { sink: StdoutSink::start()?, given: AtomicU64::new(0) })
+    }
+
+    fn write(&self, lines: Bytes) -> Result<()> {
+        self.given.fetch_add(1, Ordering::AcqRel);
+        self.sink.write(lines)
+    }
+
+    pub fn given(&self) -> u64 {
+        self.given.load(Ordering::Acquire)
+    }
+
+    /// Whether everything is out that was given before [`Stdout::given`] said `given`: chunks leave in their order.
+    pub fn has_written(&self, given: u64) -> Result<bool> {
+        match self.sink.failure() {
+            Some(failure) => Err(failure.clone()),
+            None => Ok(self.sink.written() >= given),
+        }
+    }
 }
 
 /// The sinks as one worker sees them.
@@ -30,20 +62,47 @@ pub struct Port {
     shared: Arc<Shared>,
     outputs: Vec<Output>,
     writers: HashMap<(usize, u16), (u64, SegmentWriter)>,
-    /// Batches that found the webhook's queue full. Bounded by the outboxes, which count them until they are confirmed.
-    waiting: VecDeque<(usize, WebhookDelivery)>,
+    /// Writers whose disk is full: they keep what they were given, and take no more than the batch that runs.
+    stuck: Vec<(usize, u16)>,
+    /// By sink: batches that found the webhook's queue full. Bounded by the outboxes, which count them until they are
+    /// confirmed.
+    waiting: Vec<VecDeque<WebhookDelivery>>,
+    /// Traces of exactly-once rows that wait for their commit, by sink and shard.
+    traces: HashMap<(usize, u16), String>,
 }
 
 impl Port {
     pub fn new(shared: Arc<Shared>, outputs: Vec<Output>) -> Port {
-        Port { shared, outputs, writers: HashMap::new(), waiting: VecDeque::new() }
+        let waiting = outputs.iter().map(|_| VecDeque::new()).collect();
+        Port { shared, outputs, writers: HashMap::new(), stuck: Vec::new(), waiting, traces: HashMap::new() }
+    }
+
+    /// Makes sure that [`Port::seal`] finds room for a shard's open segments. False: there is none at the moment.
+    pub fn flush(&mut self, shard: u16) -> Result<bool> {
+        let mut fits = true;
+        for ((sink, owner), (_, writer)) in self.writers.iter_mut().filter(|((_, owner), _)| *owner == shard) {
+            match writer.flush() {
+                Ok(()) => {}
+                Err(error) if error.is_disk_full() => {
+                    fits = false;
+                    note_stuck(&self.shared, &mut self.stuck, (*sink, *owner), &error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(fits)
+    }
+
+    /// Whether output waits for room on its disk.
+    pub fn is_stuck(&self) -> bool {
+        !self.stuck.is_empty()
     }
 
     /// Ends the segment that a commit makes visible.
     pub fn seal(&mut self, sink: usize, shard: u16, number: u64) -> Result<SealedSegment> {
         match self.writers.remove(&(sink, shard)) {
             Some((open, writer)) if open == number => writer.seal(),
-            _ => Err(streamjob_core::Error::engine(format!("segment {number} of shard {shard} is not open"))),
+            _ => Err(Error::engine(format!("segment {number} of shard {shard} is not open"))),
         }
     }
 
@@ -55,20 +114,55 @@ impl Port {
         }
     }
 
-    /// Tries again what found a queue full. True while something waits.
-    pub fn retry(&mut self) -> bool {
-        while let Some((sink, delivery)) = self.waiting.pop_front() {
-            let Output::Webhook { sender, .. } = &self.outputs[sink] else { continue };
-            if let Err(mpsc::error::TrySendError::Full(delivery)) = sender.try_send(delivery) {
-                self.waiting.push_front((sink, delivery));
-                return true;
-            }
-        }
-        false
+    /// What must be out before a commit may forget it: streams, with how much they were given.
+    pub fn streams(&self) -> Vec<(Arc<Stdout>, u64)> {
+        let stdout = |output: &Output| match output {
+            Output::Stdout(stdout) => Some((stdout.clone(), stdout.given())),
+            _ => None,
+        };
+        self.outputs.iter().filter_map(stdout).collect()
     }
 
-    fn idempotency_key(&self, sink: &str, shard: u16, number: u64) -> String {
-        format!("{}-{sink}-{shard}-{number}", self.shared.state_id)
+    /// Tries again what found a queue or a disk full. True while something waits.
+    pub fn retry(&mut self) -> Result<bool> {
+        for (output, waiting) in std::iter::zip(&self.outputs, &mut self.waiting) {
+            let Output::Webhook { sender, .. } = output else { continue };
+            while let Some(delivery) = waiting.pop_front() {
+                if let Err(mpsc::error::TrySendError::Full(delivery)) = sender.try_send(delivery) {
+                    waiting.push_front(delivery);
+                    break;
+                }
+            }
+        }
+        self.retry_stuck()?;
+        Ok(self.is_stuck() || self.waiting.iter().any(|waiting| !waiting.is_empty()))
+    }
+
+    fn retry_stuck(&mut self) -> Result<()> {
+        while let Some(place) = self.stuck.last() {
+            let flushed = self.writers.get_mut(place).map_or(Ok(()), |(_, writer)| writer.flush());
+            match flushed {
+                Ok(()) => {
+                    self.stuck.pop();
+                    self.shared.has_room();
+                }
+                Err(error) if error.is_disk_full() => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next exactly-once batch of this sink and shard holds rows of a traced batch.
+    pub fn keep_trace(&mut self, sink: usize, shard: u16, trace: &Trace) {
+        self.traces.entry((sink, shard)).or_insert_with(|| trace.traceparent());
+    }
+}
+
+fn note_stuck(shared: &Shared, stuck: &mut Vec<(usize, u16)>, place: (usize, u16), error: &Error) {
+    if !stuck.contains(&place) {
+        stuck.push(place);
+        shared.waits_for_room(error);
     }
 }
 
@@ -78,21 +172,29 @@ impl SinkPort for Port {
         match &self.outputs[sink] {
             Output::Segments(directory) => {
                 let (_, writer) = match self.writers.entry((sink, shard)) {
-                    std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-                    std::collections::hash_map::Entry::Vacant(entry) => entry.insert((number, directory.writer(shard, number)?)),
+                    Entry::Occupied(entry) => entry.into_mut(),
+                    Entry::Vacant(entry) => entry.insert((number, directory.writer(shard, number)?)),
                 };
-                writer.write(bytes)
+                match writer.write(bytes) {
+                    // The writer has the bytes all the same.
+                    Err(error) if error.is_disk_full() => {
+                        note_stuck(&self.shared, &mut self.stuck, (sink, shard), &error);
+                        Ok(())
+                    }
+                    outcome => outcome,
+                }
             }
             Output::Stdout(stdout) => stdout.write(Bytes::copy_from_slice(bytes)),
-            Output::Webhook { .. } => Err(streamjob_core::Error::engine("a webhook takes batches, not lines")),
+            Output::Webhook { .. } => Err(Error::engine("a webhook takes batches, not lines")),
         }
     }
 
     fn send(&mut self, sink: usize, shard: u16, batch: &Batch) -> Result<()> {
         debug_assert!(self.shared.plan.sinks[sink].mode == SinkMode::Messages);
         let Output::Webhook { name, sender } = &self.outputs[sink] else {
-            return Err(streamjob_core::Error::engine(format!("sink {sink} takes no batches")));
+            return Err(Error::engine(format!("sink {sink} takes no batches")));
         };
+        let kept = if self.traces.is_empty() { None } else { self.traces.remove(&(sink, shard)) };
         let delivery = WebhookDelivery {
             shard,
             sink: name.clone(),
@@ -100,17 +202,22 @@ impl SinkPort for Port {
             batch: WebhookBatch {
                 body: Bytes::from_owner(batch.body.clone()),
                 rows: batch.rows,
-                idempotency_key: self.idempotency_key(name, shard, batch.number),
-                traceparent: None,
+                idempotency_key: idempotency_key(
+                    self.shared.plan.sinks[sink].delivery,
+                    self.shared.state.state_id(),
+                    &self.shared.run_id,
+                    name,
+                    shard,
+                    batch.number,
+                ),
+                traceparent: current_traceparent().or(kept),
             },
         };
-        if self.waiting.is_empty() {
-            match sender.try_send(delivery) {
-                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
-                Err(mpsc::error::TrySendError::Full(delivery)) => self.waiting.push_back((sink, delivery)),
-            }
-        } else {
-            self.waiting.push_back((sink, delivery));
+        let waiting = &mut self.waiting[sink];
+        if !waiting.is_empty() {
+            waiting.push_back(delivery);
+        } else if let Err(mpsc::error::TrySendError::Full(delivery)) = sender.try_send(delivery) {
+            waiting.push_back(delivery);
         }
         Ok(())
     }

@@ -1,11 +1,10 @@
 //! What earlier starts journaled and no commit has: given to the workers again, before anything new is taken.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use streamjob_core::Result;
 use streamjob_core::idempotency::answer_of;
-use streamjob_core::journal::RecoveredLog;
+use streamjob_core::journal::JournalReader;
 use streamjob_core::processor::Delivery;
 use streamjob_core::progress::{SplitIndex, SplitStatus};
 use streamjob_core::route::select;
@@ -14,49 +13,56 @@ use streamjob_state::FileLogStorage;
 use crate::inbox::{Hold, Message, Parcel};
 use crate::shared::Shared;
 
-/// Full queues are looked at again after this long.
-const FULL_LOOK: Duration = Duration::from_millis(1);
+/// The journal of an earlier start, from the lowest committed position on.
+pub struct Replay {
+    pub split: SplitIndex,
+    pub reader: JournalReader<FileLogStorage>,
+    pub end_offset: u64,
+}
 
-/// Replays every log from the lowest committed position; each then has finished. `starts`: that position, by split.
-pub fn replay(shared: &Arc<Shared>, logs: &[RecoveredLog<FileLogStorage>], starts: &[u64]) -> Result<()> {
-    for log in logs {
-        let suffix = format!("@{}", log.incarnation());
-        let split = shared.splits.iter().position(|split| split.id.ends_with(&suffix));
-        let split = split.expect("each recovered log is a split") as SplitIndex;
-        let mut reader = log.read(starts[usize::from(split)].min(log.end_offset()))?;
+/// Replays journals one after the other, then opens the gate for new rows. A failure ends the process.
+pub fn run(shared: &Shared, replays: Vec<Replay>) {
+    for replay in replays {
+        let split = replay.split;
+        match replay.run(shared) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                let id = &shared.splits[usize::from(split)].id;
+                return shared.fail(error.context(format!("replaying the journal {id}")));
+            }
+        }
+    }
+    shared.open_gate();
+}
+
+impl Replay {
+    /// False if the process stops first.
+    fn run(mut self, shared: &Shared) -> Result<bool> {
+        let id = &shared.splits[usize::from(self.split)].id;
         let mut rows = 0usize;
-        while let Some(record) = reader.next_record()? {
+        while let Some(record) = self.reader.next_record()? {
             rows += record.batch.rows();
-            let Some(hold) = wait_for_credits(shared, record.batch.rows(), record.batch.memory_bytes()) else { return Ok(()) };
-            shared.count_received(split, record.first_offset, &record.batch);
-            let id = &shared.splits[usize::from(split)].id;
+            let stop = || shared.is_stopping();
+            let credits = shared.credits.take_blocking(record.batch.rows(), record.batch.memory_bytes(), stop);
+            let Some(credits) = credits.filter(|_| !stop()) else { return Ok(false) };
+            let hold: Arc<dyn Hold> = Arc::new(credits);
+            shared.count_received(self.split, record.first_offset, &record.batch);
+            let end_offset = record.end_offset();
             let request = record.request.map(|request| Arc::new(answer_of(&request, id, record.first_offset)));
-            if let Some(request) = &request {
+            if let Some(request) = request.as_ref().filter(|request| !shared.has_committed(self.split, &request.id, end_offset)) {
                 shared.requests.answered(request.clone());
             }
             for (worker, rows) in select(&record.batch, &shared.worker_of, shared.inboxes.len()).into_iter().enumerate() {
-                let mut delivery = Delivery::new(split, record.first_offset, record.batch.clone(), rows);
+                let mut delivery = Delivery::new(self.split, record.first_offset, record.batch.clone(), rows);
                 delivery.request.clone_from(&request);
-                shared.inboxes[worker].put(Message::Rows(Parcel { delivery, _hold: Some(hold.clone()) }));
+                shared.inboxes[worker].put(Message::Rows(Parcel { delivery, trace: None, _hold: Some(hold.clone()) }));
             }
         }
         for inbox in &shared.inboxes {
-            inbox.put(Message::Status { split, at: log.end_offset(), status: SplitStatus::Finished });
+            inbox.put(Message::Status { split: self.split, at: self.end_offset, status: SplitStatus::Finished });
         }
-        tracing::info!(rows, incarnation = %log.incarnation(), cut_bytes = log.cut_bytes(), "replayed a journal");
-    }
-    Ok(())
-}
-
-/// `None` if the process stops first.
-fn wait_for_credits(shared: &Shared, rows: usize, bytes: usize) -> Option<Arc<dyn Hold>> {
-    loop {
-        if let Some(credits) = shared.credits.try_take(rows, bytes) {
-            return Some(Arc::new(credits));
-        }
-        if shared.is_stopping() {
-            return None;
-        }
-        std::thread::sleep(FULL_LOOK);
+        tracing::info!(rows, split = &**id, "replayed a journal");
+        Ok(true)
     }
 }

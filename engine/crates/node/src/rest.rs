@@ -4,25 +4,25 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use streamjob_core::accumulate::{STAT_WORDS, Statistic, read_statistic};
 use streamjob_core::batch::{hash_key, shard_of};
 use streamjob_core::event_time::parse_rfc3339;
 use streamjob_core::plan::Plan;
 use streamjob_core::processor::Processor;
 use streamjob_core::shard::HistoryReader;
+use streamjob_core::stats_json::write_statistics;
 use streamjob_core::store::ShardStore;
-use streamjob_core::{Error, Result};
+use streamjob_core::{Actor, Error, Result};
 use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::inbox::Message;
-use crate::metrics::Metrics;
-use crate::shared::Shared;
+use crate::shared::{Gate, Shared};
 
 /// Rows of a page where the query names no limit.
 const DEFAULT_LIMIT: usize = 100;
@@ -35,7 +35,6 @@ const MAX_STARTS: usize = 10_000;
 #[derive(Clone)]
 pub struct Rest {
     pub shared: Arc<Shared>,
-    pub metrics: Metrics,
 }
 
 /// A problem, for a person.
@@ -49,8 +48,9 @@ fn problem(status: StatusCode, error: impl Into<String>) -> Response {
     (status, Json(Problem { error: error.into() })).into_response()
 }
 
-/// Running statistics of one key.
-#[derive(serde::Serialize, ToSchema)]
+/// Running statistics of one key. Written by [`write_statistics`]; this describes it.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
 pub struct KeyStats {
     key: String,
     /// Rows that updated the statistics.
@@ -84,6 +84,8 @@ pub struct WindowQuery {
     /// `next` of the page before.
     cursor: Option<String>,
 }
+
+type WindowQueryResult = std::result::Result<Query<WindowQuery>, QueryRejection>;
 
 #[derive(OpenApi)]
 #[openapi(info(title = "StreamJob engine", description = "Ingest and queries of one running job."))]
@@ -140,14 +142,20 @@ async fn healthz() -> &'static str {
 }
 
 async fn readyz(State(rest): State<Rest>) -> Response {
-    match rest.shared.is_stopping() {
-        false => "ready\n".into_response(),
-        true => problem(StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+    let gate = *rest.shared.gate.borrow();
+    match gate {
+        Gate::Open if !rest.shared.is_stopping() => "ready\n".into_response(),
+        Gate::Starting => problem(StatusCode::SERVICE_UNAVAILABLE, "starting"),
+        Gate::Open | Gate::Closed => problem(StatusCode::SERVICE_UNAVAILABLE, "stopping"),
     }
 }
 
 async fn metrics(State(rest): State<Rest>) -> Response {
-    let text = rest.metrics.render(&rest.shared);
+    // What the journals hold is not counted yet, and counters must not seem to go back.
+    if *rest.shared.gate.borrow() == Gate::Starting {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "starting");
+    }
+    let text = rest.shared.metrics.render(&rest.shared);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
@@ -195,21 +203,15 @@ async fn key_stats(State(rest): State<Rest>, Path(key): Path<String>) -> Respons
         let shard = processor.shards().iter().find(|known| known.id == shard);
         shard.map_or(Ok(None), |shard| shard.look_up(hash, name.as_bytes()))
     });
-    match words.await {
-        Ok(Some(words)) => Json(stats_of(&plan, key, &words)).into_response(),
+    match answer(words).await {
+        Ok(Some(words)) => {
+            let mut body = Vec::new();
+            write_statistics(&mut body, &plan, &key, &words);
+            ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+        }
         Ok(None) => problem(StatusCode::NOT_FOUND, format!("no row with the key {key} was seen")),
-        Err(error) => problem(StatusCode::SERVICE_UNAVAILABLE, error.message()),
+        Err(error) => failed(&error),
     }
-}
-
-fn stats_of(plan: &Plan, key: String, words: &[u64]) -> KeyStats {
-    let field = |(number, column): (usize, &usize)| {
-        let words = &words[plan.statistics_at(number)..][..STAT_WORDS];
-        let value = |statistic: Statistic| Some(read_statistic(words, statistic)).filter(|value| value.is_finite());
-        let values = Statistic::ALL.into_iter().map(|statistic| (statistic.name().to_owned(), value(statistic))).collect();
-        (plan.event_columns[*column].name.clone(), values)
-    };
-    KeyStats { key, rows: words[0], fields: plan.numeric.iter().enumerate().map(field).collect() }
 }
 
 /// Closed windows of one key, oldest first.
@@ -219,15 +221,15 @@ fn stats_of(plan: &Plan, key: String, words: &[u64]) -> KeyStats {
     params(("key" = String, Path, description = "The key's text."), WindowQuery),
     responses((status = 200, body = WindowPage), (status = 400, body = Problem), (status = 404, body = Problem))
 )]
-async fn key_windows(State(rest): State<Rest>, Path(key): Path<String>, Query(query): Query<WindowQuery>) -> Response {
-    let page = match PageQuery::new(&rest.shared.plan, &query) {
+async fn key_windows(State(rest): State<Rest>, Path(key): Path<String>, query: WindowQueryResult) -> Response {
+    let page = match PageQuery::new(&rest.shared.plan, query) {
         Ok(page) => page,
-        Err(error) => return problem(StatusCode::BAD_REQUEST, error.message()),
+        Err(error) => return failed(&error),
     };
     match page.of_key(&rest.shared, key.clone()).await {
         Ok(Some(page)) => Json(page).into_response(),
         Ok(None) => problem(StatusCode::NOT_FOUND, format!("no row with the key {key} was seen")),
-        Err(error) => problem(StatusCode::SERVICE_UNAVAILABLE, error.message()),
+        Err(error) => failed(&error),
     }
 }
 
@@ -238,29 +240,42 @@ async fn key_windows(State(rest): State<Rest>, Path(key): Path<String>, Query(qu
     params(WindowQuery),
     responses((status = 200, body = WindowPage), (status = 400, body = Problem))
 )]
-async fn latest_windows(State(rest): State<Rest>, Query(query): Query<WindowQuery>) -> Response {
-    let page = match PageQuery::new(&rest.shared.plan, &query) {
+async fn latest_windows(State(rest): State<Rest>, query: WindowQueryResult) -> Response {
+    let page = match PageQuery::new(&rest.shared.plan, query) {
         Ok(page) => page,
-        Err(error) => return problem(StatusCode::BAD_REQUEST, error.message()),
+        Err(error) => return failed(&error),
     };
     match page.latest(&rest.shared).await {
         Ok(page) => Json(page).into_response(),
-        Err(error) => problem(StatusCode::SERVICE_UNAVAILABLE, error.message()),
+        Err(error) => failed(&error),
     }
 }
 
-/// Runs a question on the thread of the worker that owns a shard.
-async fn ask<T: Send + 'static>(
+/// An answer that a worker gives.
+type Asked<T> = tokio::sync::oneshot::Receiver<Result<T>>;
+
+/// Runs a question on the thread of the worker that owns a shard, between batches.
+fn ask<T: Send + 'static>(
     shared: &Shared,
     shard: u16,
     question: impl FnOnce(&Processor) -> Result<T> + Send + 'static,
-) -> Result<T> {
+) -> Asked<T> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let worker = usize::from(shared.worker_of[usize::from(shard)]);
     shared.inboxes[worker].put(Message::Ask(Box::new(move |processor| {
         let _ = sender.send(question(processor));
     })));
-    receiver.await.map_err(|_| Error::outside("the process is stopping; ask again later"))?
+    receiver
+}
+
+async fn answer<T>(asked: Asked<T>) -> Result<T> {
+    asked.await.map_err(|_| Error::outside("the process is stopping; ask again later"))?
+}
+
+/// What the client can mend is 400, all else may be better later.
+fn failed(error: &Error) -> Response {
+    let status = if error.actor() == Actor::User { StatusCode::BAD_REQUEST } else { StatusCode::SERVICE_UNAVAILABLE };
+    problem(status, error.message())
 }
 
 /// A query, understood.
@@ -283,7 +298,8 @@ struct Pending {
 }
 
 impl PageQuery {
-    fn new(plan: &Plan, query: &WindowQuery) -> Result<PageQuery> {
+    fn new(plan: &Plan, query: WindowQueryResult) -> Result<PageQuery> {
+        let Query(query) = query.map_err(|rejected| Error::user(rejected.body_text()))?;
         let window = match (&query.window, plan.windows.len()) {
             (Some(name), _) => plan.windows.iter().position(|window| window.name == *name),
             (None, 1) => Some(0),
@@ -311,7 +327,7 @@ impl PageQuery {
     }
 
     /// What the worker holds, asked before the store is read: a row that moves in between is seen twice, never missed.
-    async fn pending(&self, shared: &Shared, shard: u16, key: Option<(u64, String)>) -> Result<Pending> {
+    fn pending(&self, shared: &Shared, shard: u16, key: Option<(u64, String)>) -> Asked<Pending> {
         let window = self.window;
         ask(shared, shard, move |processor| {
             let shard = processor.shards().iter().find(|known| known.id == shard);
@@ -331,13 +347,12 @@ impl PageQuery {
                 store: shard.store().clone(),
             })
         })
-        .await
     }
 
     async fn of_key(self, shared: &Arc<Shared>, key: String) -> Result<Option<WindowPage>> {
         let hash = hash_key(key.as_bytes());
         let shard = shard_of(hash, shared.plan.config.shards);
-        let pending = self.pending(shared, shard, Some((hash, key.clone()))).await?;
+        let pending = answer(self.pending(shared, shard, Some((hash, key.clone())))).await?;
         if !pending.known {
             return Ok(None);
         }
@@ -380,9 +395,10 @@ impl PageQuery {
 
     /// Pages go through the shards in their order; the cursor is `start:shard:rows of it that were given`.
     async fn latest(self, shared: &Arc<Shared>) -> Result<WindowPage> {
-        let mut pending = Vec::new();
-        for shard in 0..shared.plan.config.shards {
-            pending.push(self.pending(shared, shard, None).await?);
+        let asked: Vec<_> = (0..shared.plan.config.shards).map(|shard| self.pending(shared, shard, None)).collect();
+        let mut pending = Vec::with_capacity(asked.len());
+        for asked in asked {
+            pending.push(answer(asked).await?);
         }
         let newest = pending.iter().filter_map(|shard| shard.latest_us).max();
         let Some(newest) = newest else { return finish(Vec::new(), None) };

@@ -7,96 +7,127 @@ use streamjob_connectors::backoff::Backoff;
 use streamjob_connectors::deliveries::run_deliveries;
 use streamjob_connectors::webhook::Webhook;
 use streamjob_core::config::HttpSinkConfig;
-use streamjob_core::plan::Plan;
+use streamjob_core::outbox::MAX_OUTBOX_BYTES;
+use streamjob_core::plan::{Limits, Plan};
 use streamjob_core::progress::{SplitIndex, SplitStatus};
 use streamjob_core::{Error, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::inbox::Message;
 use crate::ingest::Ingest;
-use crate::metrics::Metrics;
-use crate::options::{Options, StopHandle, Totals};
+use crate::options::{OnReady, Options, StopHandle, Totals};
 use crate::port::Output;
 use crate::rest::Rest;
-use crate::shared::Shared;
+use crate::shared::{Gate, Shared};
 use crate::start::{Opened, Running, open_outputs};
-use crate::{progress_json, server};
+use crate::telemetry::Traces;
+use crate::{progress_json, server, telemetry};
 
 /// Batches on their way to one webhook's task.
 const WEBHOOK_QUEUE: usize = 256;
 /// How often the run looks at what may have changed without a word.
 const LOOK: Duration = Duration::from_millis(20);
-/// Rows that came in before a split counts as busy again.
-const THREADS: usize = 2;
+/// Threads for connections, webhooks and the run itself.
+const IO_THREADS: usize = 2;
+/// When the process stops, requests under way have this long to end; after that they are told to come again.
+const DRAIN: Duration = Duration::from_secs(3);
+/// Rows that are in when the process stops have this long to be processed, committed and delivered. What is left then is in
+/// the journal, the files or the outbox, for the next start.
+const REST: Duration = Duration::from_secs(2);
+/// The last answers have this long to leave.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// All outboxes of one sink hold about this many bytes together; each shard has its part.
+const OUTBOX_BYTES: usize = 256 << 20;
+/// The part of a shard is at least this.
+const MIN_OUTBOX_BYTES: usize = 256 << 10;
 
 /// Runs a job until a signal, the time limit or the end of its sources.
 pub fn run(options: Options) -> Result<Totals> {
-    let plan = Plan::compile(options.config.clone())?;
+    telemetry::init_logs()?;
+    let outbox_bytes = (OUTBOX_BYTES / usize::from(options.config.shards.max(1))).clamp(MIN_OUTBOX_BYTES, MAX_OUTBOX_BYTES);
+    let plan = Plan::compile_with(options.config.clone(), Limits { outbox_bytes, ..Limits::default() })?;
     #[cfg(feature = "crash-points")]
     streamjob_state::crash::arm()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(THREADS)
+        .worker_threads(IO_THREADS)
         .thread_name("io")
         .enable_all()
         .build()
         .map_err(|error| Error::outside(format!("can't start the runtime: {error}")))?;
     let outcome = runtime.block_on(run_async(plan, options));
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    runtime.shutdown_timeout(LAST_ANSWERS);
     outcome
 }
 
 /// The tasks beside the workers.
 struct Tasks {
-    tracker: TaskTracker,
-    /// Ends the listener.
+    /// Ends the listener, and each connection after the request that it is at.
     listener: CancellationToken,
+    connections: TaskTracker,
     /// Ends deliveries, also those that wait.
     deliveries: CancellationToken,
+    delivering: TaskTracker,
 }
 
 async fn run_async(plan: Arc<Plan>, mut options: Options) -> Result<Totals> {
-    let metrics = Metrics::install()?;
     let mut signals = Signals::new(&options)?;
+    // Before anything is created: a busy port must leave nothing behind.
     let listener = match &options.listen {
         Some(address) => Some(server::bind(address).await?),
         None => None,
     };
-    let tasks = Tasks { tracker: TaskTracker::new(), listener: CancellationToken::new(), deliveries: CancellationToken::new() };
-    let opened = Opened::open(plan.clone(), &options.state_dir)?;
+    let traces = Traces::from_env(&plan.config.name)?;
+    let tasks = Tasks {
+        listener: CancellationToken::new(),
+        connections: TaskTracker::new(),
+        deliveries: CancellationToken::new(),
+        delivering: TaskTracker::new(),
+    };
     let udfs = options.udfs.clone();
     let mut running = tokio::task::block_in_place(|| {
-        opened.start(&udfs, |shared, state| open_outputs(&plan, state, |sink, http| start_webhook(&tasks, shared, sink, http)))
+        let opened = Opened::open(plan, &options.state_dir)?;
+        opened.start(traces, &udfs, |shared| open_outputs(shared, |sink, http| start_webhook(&tasks, shared, sink, http)))
     })?;
+    let mut ready = None;
     if let Some((listener, address)) = listener {
         let ingest = running.sequencer.clone().map(|sequencer| Arc::new(Ingest::new(running.shared.clone(), sequencer)));
-        let router = crate::rest::router(Rest { shared: running.shared.clone(), metrics });
-        tasks.tracker.spawn(server::serve(listener, ingest, router, tasks.listener.clone()));
-        if let Some(on_ready) = options.on_ready.take() {
-            on_ready(&format!("http://{address}"));
-        }
+        let router = crate::rest::router(Rest { shared: running.shared.clone() });
+        tokio::spawn(server::serve(listener, ingest, router, tasks.listener.clone(), tasks.connections.clone()));
+        ready = options.on_ready.take().map(|on_ready| (on_ready, format!("http://{address}")));
     }
-    let mut watch = Watch::new(&running, &options);
-    let outcome = watch.until_end(&mut running, &mut options, &mut signals, &tasks).await;
+    let outcome = Watch::new(&running, &options, ready).until_end(&mut running, &mut options, &mut signals).await;
     finish(running, tasks, outcome).await
 }
 
-async fn finish(running: Running, tasks: Tasks, outcome: Result<()>) -> Result<Totals> {
-    tasks.listener.cancel();
+/// Stops in the order of who needs whom: requests under way get their answers, rows that are in are processed, committed and
+/// delivered as far as that goes within a few seconds, then changes are committed and threads end, the journal's last.
+async fn finish(mut running: Running, tasks: Tasks, outcome: Result<()>) -> Result<Totals> {
     let shared = running.shared.clone();
     let resumed = running.resumed;
-    // Requests under way end first: their rows are in the journal, so it must still be written.
-    tokio::time::sleep(Duration::ZERO).await;
-    tokio::task::block_in_place(|| running.stop());
+    tasks.listener.cancel();
+    // Also where there never was a listener.
+    tasks.connections.close();
+    if outcome.is_ok() && shared.failure().is_none() {
+        let _ = tokio::time::timeout(DRAIN, tasks.connections.wait()).await;
+    }
+    shared.gate.send_replace(Gate::Closed);
+    tokio::task::block_in_place(|| running.begin_stop());
+    running.rest(REST).await;
     tasks.deliveries.cancel();
-    tasks.tracker.close();
-    let _ = tokio::time::timeout(Duration::from_secs(10), tasks.tracker.wait()).await;
+    tasks.delivering.close();
+    tasks.delivering.wait().await;
+    let ended = tokio::task::block_in_place(|| running.end());
+    let _ = tokio::time::timeout(LAST_ANSWERS, tasks.connections.wait()).await;
+    tokio::task::block_in_place(|| shared.traces.finish());
     outcome?;
     if let Some(error) = shared.failure() {
         return Err(error.clone());
     }
+    ended?;
     Ok(progress_json::totals(&shared, resumed))
 }
 
@@ -114,7 +145,7 @@ fn start_webhook(tasks: &Tasks, shared: &Arc<Shared>, sink: usize, config: &Http
         reports.inboxes[worker].put(Message::Report { sink, report });
     };
     let shutdown = tasks.deliveries.clone();
-    tasks.tracker.spawn(async move {
+    tasks.delivering.spawn(async move {
         run_deliveries(webhook, backoff, seed, receiver, report, shutdown).await;
     });
     Ok(Output::Webhook { name: shared.plan.sinks[sink].name.as_str().into(), sender })
@@ -148,75 +179,82 @@ impl Signals {
     }
 }
 
+/// Called once rows are taken, with the URL.
+type Ready = Option<(OnReady, String)>;
+
 /// What a run watches while the workers work.
 struct Watch {
     shared: Arc<Shared>,
-    checkpoint: tokio::time::Interval,
+    trim: tokio::time::Interval,
     progress: tokio::time::Interval,
     look: tokio::time::Interval,
     deadline: Option<Instant>,
-    /// Offset of the push source's journal when rows last came, and when that was.
-    busy: (u64, Instant, bool),
+    ready: Ready,
+    idle: Idle,
     ending: Ending,
     rate: crate::metrics::Rate,
 }
 
-/// How far the end of `--exit-at-end` is.
+/// When the push source last brought something.
+struct Idle {
+    end_offset: u64,
+    since: Instant,
+    announced: bool,
+}
+
+/// How far the end of all sources is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
     No,
     /// All files are read; the push source is closed.
     Closed,
     /// The end of time was announced.
-    Announced {
-        looks: u32,
-    },
+    Announced,
 }
 
-/// Quiet looks in a row that make the end: figures of the workers are a look old.
-const QUIET_LOOKS: u32 = 4;
-
 impl Watch {
-    fn new(running: &Running, options: &Options) -> Watch {
+    fn new(running: &Running, options: &Options, ready: Ready) -> Watch {
         let config = &running.shared.plan.config;
         let interval_us = config.checkpoint.interval_us.max(1_000) as u64;
-        let mut checkpoint = tokio::time::interval(Duration::from_micros(interval_us));
-        checkpoint.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        checkpoint.reset();
+        let mut trim = tokio::time::interval(Duration::from_micros(interval_us));
+        trim.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        trim.reset();
+        let mut progress = tokio::time::interval(options.progress_interval.max(LOOK));
+        progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Watch {
             shared: running.shared.clone(),
-            checkpoint,
-            progress: tokio::time::interval(options.progress_interval.max(LOOK)),
-            look: tokio::time::interval(LOOK),
+            trim,
+            progress,
+            look,
             deadline: options.run_for.map(|limit| Instant::now() + limit),
-            busy: (0, Instant::now(), true),
+            ready,
+            idle: Idle { end_offset: 0, since: Instant::now(), announced: false },
             ending: Ending::No,
             rate: crate::metrics::Rate::default(),
         }
     }
 
-    async fn until_end(
-        &mut self,
-        running: &mut Running,
-        options: &mut Options,
-        signals: &mut Signals,
-        tasks: &Tasks,
-    ) -> Result<()> {
+    async fn until_end(&mut self, running: &mut Running, options: &mut Options, signals: &mut Signals) -> Result<()> {
         loop {
             tokio::select! {
                 () = signals.any() => return Ok(()),
-                _ = self.checkpoint.tick() => {
-                    tokio::task::block_in_place(|| running.trim());
-                }
+                _ = self.trim.tick() => tokio::task::block_in_place(|| running.trim()),
                 _ = self.progress.tick() => self.tell(options),
-                _ = self.look.tick() => {
-                    self.look_at_idle(running);
-                    if options.exit_at_end && self.look_at_end(running, tasks) {
-                        return Ok(());
-                    }
-                }
+                _ = self.look.tick() => {}
+                () = self.shared.changed.notified() => {}
             }
             if self.shared.failure().is_some() || self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Ok(());
+            }
+            if *self.shared.gate.borrow() != Gate::Starting
+                && let Some((on_ready, url)) = self.ready.take()
+            {
+                tokio::task::block_in_place(|| on_ready(&url));
+            }
+            self.look_at_idle(running);
+            if self.look_at_end(running, options.exit_at_end) {
                 return Ok(());
             }
         }
@@ -232,13 +270,13 @@ impl Watch {
     /// A push source without rows for `idleTimeout` stops holding the watermark.
     fn look_at_idle(&mut self, running: &Running) {
         let Some(sequencer) = &running.sequencer else { return };
-        let end = sequencer.end_offset();
+        let end_offset = sequencer.end_offset();
         let timeout = Duration::from_micros(self.shared.plan.config.time.idle_timeout_us.max(0) as u64);
-        if end != self.busy.0 {
-            self.busy = (end, Instant::now(), true);
-        } else if self.busy.2 && self.busy.1.elapsed() >= timeout {
-            self.busy.2 = false;
-            self.announce(sequencer.split(), end, SplitStatus::Idle);
+        if end_offset != self.idle.end_offset {
+            self.idle = Idle { end_offset, since: Instant::now(), announced: false };
+        } else if !self.idle.announced && self.idle.since.elapsed() >= timeout && self.ending == Ending::No {
+            self.idle.announced = true;
+            self.announce(sequencer.split(), end_offset, SplitStatus::Idle);
         }
     }
 
@@ -246,25 +284,23 @@ impl Watch {
         self.shared.inboxes.iter().for_each(|inbox| inbox.put(Message::Status { split, at, status }));
     }
 
-    /// True once everything is read, closed, committed and delivered.
-    fn look_at_end(&mut self, running: &Running, tasks: &Tasks) -> bool {
+    /// True once everything is read, closed, committed and delivered. Without `exit_at_end` that never ends a run, but where
+    /// all sources have an end, time ends with them all the same.
+    fn look_at_end(&mut self, running: &Running, exit_at_end: bool) -> bool {
         match self.ending {
-            Ending::No if running.replayed() => {
-                tasks.listener.cancel();
+            Ending::No if (exit_at_end || running.sequencer.is_none()) && running.replayed() => {
+                self.shared.gate.send_replace(Gate::Closed);
                 if let Some(sequencer) = &running.sequencer {
-                    self.announce(sequencer.split(), sequencer.end_offset(), SplitStatus::Finished);
+                    // Nothing is appended any more, so that this end is the end.
+                    self.announce(sequencer.split(), sequencer.close(), SplitStatus::Finished);
                 }
                 self.ending = Ending::Closed;
             }
             Ending::Closed if running.finished() => {
                 self.shared.inboxes.iter().for_each(|inbox| inbox.put(Message::EndOfTime));
-                self.ending = Ending::Announced { looks: 0 };
+                self.ending = Ending::Announced;
             }
-            Ending::Announced { looks } => {
-                let looks = if running.is_quiet() { looks + 1 } else { 0 };
-                self.ending = Ending::Announced { looks };
-                return looks >= QUIET_LOOKS;
-            }
+            Ending::Announced => return exit_at_end && running.is_complete(),
             Ending::No | Ending::Closed => {}
         }
         false

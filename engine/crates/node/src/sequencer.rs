@@ -9,6 +9,7 @@
 //! Rows reach the workers before their fsync; only answers and commits wait for it (I4).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use streamjob_core::acknowledge::Acknowledgements;
@@ -26,9 +27,13 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::idempotency::Ticket;
 use crate::inbox::{Hold, Message, Parcel};
 use crate::shared::Shared;
+use crate::telemetry::Trace;
 
 /// The buffer between connections and the journal thread is given back to the system where it has grown beyond this.
 const KEPT_BUFFER_BYTES: usize = 16 << 20;
+
+/// Who waits for the journal looks this often whether the process has failed elsewhere.
+const FAILURE_LOOK: Duration = Duration::from_millis(100);
 
 /// The journal of this start.
 pub struct Sequencer {
@@ -112,7 +117,9 @@ impl Sequencer {
         batch: Arc<RowBatch>,
         credits: OwnedSemaphorePermit,
         keyed: Option<Keyed<'_>>,
+        trace: Option<&Arc<Trace>>,
     ) -> Result<Place> {
+        let _routing = trace.map(|trace| trace.span("route"));
         let selection = Selection::of(&batch, &self.shared.worker_of, self.shared.inboxes.len());
         let credits: Arc<dyn Hold> = Arc::new(credits);
         let place = {
@@ -130,7 +137,7 @@ impl Sequencer {
             state.buffer.extend_from_slice(record.seal(first_offset));
             state.held.push(credits.clone());
             let deliveries = state.router.route_selected(&batch, selection, request.as_ref());
-            self.hand_out(deliveries, Some(&credits));
+            self.hand_out(deliveries, Some(&credits), trace);
             self.shared.count_received(self.split, first_offset, &batch);
             Place { durable: self.wait(first_offset + batch.span, request) }
         };
@@ -138,9 +145,10 @@ impl Sequencer {
         Ok(place)
     }
 
-    fn hand_out(&self, deliveries: Vec<(usize, Delivery)>, hold: Option<&Arc<dyn Hold>>) {
+    fn hand_out(&self, deliveries: Vec<(usize, Delivery)>, hold: Option<&Arc<dyn Hold>>, trace: Option<&Arc<Trace>>) {
         for (worker, delivery) in deliveries {
-            self.shared.inboxes[worker].put(Message::Rows(Parcel { delivery, _hold: hold.cloned() }));
+            let parcel = Parcel { delivery, trace: trace.cloned(), _hold: hold.cloned() };
+            self.shared.inboxes[worker].put(Message::Rows(parcel));
         }
     }
 
@@ -166,7 +174,10 @@ impl Sequencer {
             if let Some(error) = &durable.failed {
                 return Err(error.clone());
             }
-            self.synced.wait(&mut durable);
+            if let Some(error) = self.shared.failure() {
+                return Err(error.clone());
+            }
+            self.synced.wait_for(&mut durable, FAILURE_LOOK);
         }
         Ok(())
     }
@@ -192,7 +203,7 @@ impl Sequencer {
                 std::mem::swap(&mut frames, &mut state.buffer);
                 // Workers that had no rows in what is written now: their positions and watermarks move too.
                 let deliveries = state.router.tell();
-                self.hand_out(deliveries, None);
+                self.hand_out(deliveries, None, None);
                 (state.router.next_offset(), std::mem::take(&mut state.held))
             };
             if let Err(error) = self.write(&frames, end) {

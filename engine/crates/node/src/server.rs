@@ -20,8 +20,8 @@ use tower_service::Service;
 
 use crate::ingest::Ingest;
 
-/// Requests under way have this long to end when the process stops.
-const DRAIN: Duration = Duration::from_secs(10);
+/// After a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A client has this long to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -40,27 +40,34 @@ pub async fn bind(address: &str) -> Result<(TcpListener, SocketAddr)> {
     Ok((listener, bound))
 }
 
-/// Serves until `shutdown`, then lets requests under way end.
-pub async fn serve(listener: TcpListener, ingest: Option<Arc<Ingest>>, router: axum::Router, shutdown: CancellationToken) {
-    let connections = TaskTracker::new();
+/// Serves until `shutdown`; connections then end with the request that they are at. `connections` knows when all have.
+pub async fn serve(
+    listener: TcpListener,
+    ingest: Option<Arc<Ingest>>,
+    router: axum::Router,
+    shutdown: CancellationToken,
+    connections: TaskTracker,
+) {
+    let mut failed = false;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
+                    failed = false;
                     connections.spawn(connection(stream, ingest.clone(), router.clone(), shutdown.clone()));
                 }
                 Err(error) => {
                     // Out of file descriptors, most likely: others will end.
-                    tracing::warn!("can't accept a connection: {error}");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    if !std::mem::replace(&mut failed, true) {
+                        tracing::warn!("can't accept a connection: {error}");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
         }
     }
-    drop(listener);
     connections.close();
-    let _ = tokio::time::timeout(DRAIN, connections.wait()).await;
 }
 
 async fn connection(stream: TcpStream, ingest: Option<Arc<Ingest>>, router: axum::Router, shutdown: CancellationToken) {
@@ -95,7 +102,11 @@ async fn respond(
             }
             Some(ingest) => ingest.handle(request).await,
         };
-        return Ok(answer.into_response().map(Either::Left));
+        let mut response = answer.into_response();
+        if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(http::header::ALLOW, http::HeaderValue::from_static("POST"));
+        }
+        return Ok(response.map(Either::Left));
     }
     let response = router.call(request.map(axum::body::Body::new)).await;
     response.map(|response| response.map(Either::Right))

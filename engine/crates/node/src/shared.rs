@@ -1,21 +1,24 @@
 //! What the threads of one process share: the plan, the inboxes, figures, and the first failure.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use streamjob_core::Error;
-use streamjob_core::batch::{RowBatch, shard_of};
+use streamjob_core::batch::{RowBatch, hash_key, shard_of};
 use streamjob_core::ledger::Ledger;
 use streamjob_core::plan::Plan;
 use streamjob_core::progress::SplitIndex;
 use streamjob_core::shard::SplitInfo;
 use streamjob_core::store::ShardStore;
 use streamjob_core::trim::Trimmer;
-use tokio::sync::Notify;
+use streamjob_state::StateDir;
+use tokio::sync::{Notify, watch};
 
 use crate::idempotency::Requests;
-use crate::inbox::{Credits, Inbox};
+use crate::inbox::{BodyBudget, Credits, Inbox};
+use crate::metrics::Metrics;
+use crate::telemetry::Traces;
 
 /// Figures that a worker publishes after each batch.
 #[derive(Debug, Clone, Default)]
@@ -32,8 +35,22 @@ pub struct WorkerFigures {
     pub finished: Vec<bool>,
     pub recent_windows: Vec<String>,
     pub recent_events: Vec<String>,
-    /// Nothing waits: no rows, no windows to close, no commit, no message unconfirmed.
-    pub quiet: bool,
+    /// The worker knows that all splits have ended.
+    pub end_of_time: bool,
+    /// The worker knows that the process stops.
+    pub stopping: bool,
+    /// One of the two, and nothing is left to do: no rows, no windows to close, no change to commit, no message
+    /// unconfirmed. It stays so, as nothing new comes any more.
+    pub at_rest: bool,
+}
+
+/// Whether rows may be sent to the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// The journals of earlier starts are being replayed, with the ids of their requests.
+    Starting,
+    Open,
+    Closed,
 }
 
 /// Figures of commits.
@@ -49,7 +66,8 @@ pub struct CommitFigures {
 /// One process.
 pub struct Shared {
     pub plan: Arc<Plan>,
-    pub state_id: String,
+    /// Another one at each start.
+    pub run_id: String,
     pub inboxes: Vec<Inbox>,
     /// By shard: its worker.
     pub worker_of: Arc<[u16]>,
@@ -57,6 +75,9 @@ pub struct Shared {
     pub rocks: Vec<Arc<streamjob_state::RocksShardStore>>,
     pub splits: Vec<SplitInfo>,
     pub credits: Credits,
+    pub bodies: BodyBudget,
+    pub traces: Traces,
+    pub metrics: Metrics,
     pub figures: Vec<Mutex<WorkerFigures>>,
     pub commit_figures: CommitFigures,
     /// What the newest commits allow to be deleted of the journals (I3).
@@ -69,26 +90,38 @@ pub struct Shared {
     pub sent_rows: Vec<AtomicU64>,
     pub rate: Mutex<crate::metrics::Rate>,
     pub started: std::time::Instant,
-    pub stopping: AtomicBool,
+    pub gate: watch::Sender<Gate>,
+    stopping: AtomicBool,
+    ending: AtomicBool,
+    /// Told when something happened that the run must see to.
     pub changed: Notify,
     failure: OnceLock<Error>,
+    /// Threads that wait for room on a disk.
+    waiting_for_room: AtomicUsize,
+    /// Dropped last: whoever gets its lock finds the stores closed.
+    pub state: StateDir,
 }
 
 impl Shared {
     pub fn new(
         plan: Arc<Plan>,
-        state_id: String,
+        state: StateDir,
+        traces: Traces,
+        metrics: Metrics,
         inboxes: Vec<Inbox>,
         rocks: Vec<Arc<streamjob_state::RocksShardStore>>,
         splits: Vec<SplitInfo>,
     ) -> Shared {
         let workers = inboxes.len();
         Shared {
-            state_id,
+            run_id: StateDir::new_incarnation().to_string(),
             worker_of: (0..plan.config.shards).map(|shard| shard % workers as u16).collect(),
             stores: rocks.iter().map(|store| store.clone() as Arc<dyn ShardStore>).collect(),
             rocks,
             credits: Credits::new(),
+            bodies: BodyBudget::new(plan.config.ingest.max_body_bytes as usize),
+            traces,
+            metrics,
             figures: inboxes.iter().map(|_| Mutex::new(WorkerFigures::default())).collect(),
             commit_figures: CommitFigures::default(),
             trimmer: Mutex::new(Trimmer::new(0..plan.config.shards)),
@@ -98,9 +131,13 @@ impl Shared {
             sent_rows: plan.sinks.iter().map(|_| AtomicU64::new(0)).collect(),
             rate: Mutex::new(crate::metrics::Rate::default()),
             started: std::time::Instant::now(),
+            gate: watch::channel(Gate::Starting).0,
             stopping: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             changed: Notify::new(),
             failure: OnceLock::new(),
+            waiting_for_room: AtomicUsize::new(0),
+            state,
             inboxes,
             splits,
             plan,
@@ -118,8 +155,53 @@ impl Shared {
         self.failure.get()
     }
 
+    /// Everything of earlier starts is in the inboxes: new rows may come.
+    pub fn open_gate(&self) {
+        self.gate.send_if_modified(|gate| {
+            let starting = *gate == Gate::Starting;
+            if starting {
+                *gate = Gate::Open;
+            }
+            starting
+        });
+        self.changed.notify_one();
+    }
+
+    /// Who brings rows brings no more.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire) || self.failure.get().is_some()
+    }
+
+    /// Nobody waits for a disk or a sink any more.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::Release);
+    }
+
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire) || self.failure.get().is_some()
+    }
+
+    /// A thread waits for room on a disk. Until [`Shared::has_room`] requests are refused.
+    pub fn waits_for_room(&self, error: &Error) {
+        if self.waiting_for_room.fetch_add(1, Ordering::AcqRel) == 0 {
+            tracing::error!(actor = error.actor().as_str(), retryable = true, "waiting for room on the disk: {error}");
+        }
+    }
+
+    /// A thread that waited for room has found it.
+    pub fn has_room(&self) {
+        if self.waiting_for_room.fetch_sub(1, Ordering::AcqRel) == 1 {
+            tracing::info!("the disk has room again; the job goes on");
+        }
+    }
+
+    /// Whether somebody waits for room on a disk.
+    pub fn is_disk_full(&self) -> bool {
+        self.waiting_for_room.load(Ordering::Acquire) > 0
     }
 
     /// Counts the rows of a batch that no earlier run has taken.
@@ -138,6 +220,12 @@ impl Shared {
             (rows + rejects.filter(|offset| is_new((offset % u64::from(shards)) as u16, *offset)).count()) as u64
         };
         self.received.fetch_add(new, Ordering::Relaxed);
+    }
+
+    /// Whether the home shard of a request's id had committed its rows, up to `end`, at the start.
+    pub fn has_committed(&self, split: SplitIndex, id: &str, end: u64) -> bool {
+        let home = shard_of(hash_key(id.as_bytes()), self.plan.config.shards);
+        self.start_positions.get().is_some_and(|starts| starts[usize::from(split)][usize::from(home)] >= end)
     }
 
     /// Rows by outcome of all shards.

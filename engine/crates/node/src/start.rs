@@ -1,15 +1,16 @@
 //! From a state directory and a job to threads that run: the same way after a crash as after a clean stop (I7).
 
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use streamjob_connectors::file_sink::SegmentDirectory;
 use streamjob_connectors::file_source::FileSplit;
-use streamjob_connectors::stdout::StdoutSink;
-use streamjob_core::journal::{Journal, JournalOptions, RecoveredLog, recover};
+use streamjob_core::journal::{Journal, JournalOptions, RecoveredLog, recover, split_id};
 use streamjob_core::ledger::Ledger;
 use streamjob_core::plan::{Plan, SinkFrom, SinkMode};
 use streamjob_core::processor::Processor;
@@ -22,15 +23,24 @@ use streamjob_state::{FileLogStorage, JobIdentity, RocksShardStore, SharedResour
 use crate::committer;
 use crate::feed::Feed;
 use crate::inbox::{Inbox, Message};
+use crate::metrics::Metrics;
 use crate::options::UdfFactory;
 use crate::paced::Paced;
-use crate::port::{Output, Port};
+use crate::port::{Output, Port, Stdout};
+use crate::replay::{self, Replay};
 use crate::sequencer::Sequencer;
-use crate::shared::Shared;
+use crate::shared::{Shared, WorkerFigures};
+use crate::telemetry::Traces;
 use crate::worker::Worker;
 
 /// A part of `state.memory` for RocksDB's cache and memtables; the rest is for hot keys.
 const STORE_MEMORY_SHARE: u64 = 4;
+/// Source name of the journals' splits: a push source may be renamed without its rows becoming those of another.
+const JOURNAL: &str = "journal";
+/// A thread that has to end is looked at this often.
+const END_LOOK: Duration = Duration::from_millis(1);
+/// Threads have this long to end; one that has not by then is stuck in a user function or in stdout.
+const END_LIMIT: Duration = Duration::from_secs(10);
 /// Background threads of all stores.
 const STORE_THREADS: u16 = 2;
 
@@ -50,7 +60,6 @@ pub struct Opened {
 
 /// What a worker's shards say once they are open.
 struct Report {
-    worker: usize,
     /// By split, by shard.
     positions: Vec<Vec<(u16, u64)>>,
     /// Sink, shard, number of the first segment that is not committed.
@@ -71,13 +80,13 @@ pub struct Running {
     pub shared: Arc<Shared>,
     pub sequencer: Option<Arc<Sequencer>>,
     pub resumed: bool,
-    /// By split id.
-    logs: Vec<(Arc<str>, RecoveredLog<FileLogStorage>)>,
+    outputs: Vec<Output>,
+    logs: Vec<(SplitIndex, RecoveredLog<FileLogStorage>)>,
     workers: Vec<JoinHandle<()>>,
-    paced: Vec<JoinHandle<()>>,
+    /// Threads that bring rows: of files in event time, of journals.
+    feeders: Vec<JoinHandle<()>>,
     committer: JoinHandle<()>,
     journal: Option<JoinHandle<()>>,
-    _state: StateDir,
 }
 
 impl Opened {
@@ -112,7 +121,8 @@ impl Opened {
 
     fn open_journal(&mut self, identity: &JobIdentity) -> Result<()> {
         let http = self.plan.config.sources.iter().find(|source| source.http.is_some());
-        let name: Arc<str> = http.map_or("http", |source| source.name.as_str()).into();
+        let source: Arc<str> = http.map_or(JOURNAL, |source| source.name.as_str()).into();
+        let info = |incarnation| SplitInfo { id: split_id(JOURNAL, incarnation).into(), source: source.clone() };
         for log in &self.logs {
             if log.fingerprint() != identity.schema_fingerprint {
                 return Err(Error::user(
@@ -120,14 +130,14 @@ impl Opened {
                      until it stops by itself (--exit-at-end), or start with another --state-dir",
                 ));
             }
-            self.splits.push(SplitInfo { id: format!("{name}@{}", log.incarnation()).into(), source: name.clone() });
+            self.splits.push(info(log.incarnation()));
         }
         if http.is_some() {
             let incarnation = StateDir::new_incarnation();
             let options = JournalOptions::new(incarnation, identity.schema_fingerprint);
             self.journal = Some(Arc::new(Journal::open(self.storage.clone(), options)?));
             self.journal_split = Some(self.splits.len() as SplitIndex);
-            self.splits.push(SplitInfo { id: format!("{name}@{incarnation}").into(), source: name });
+            self.splits.push(info(incarnation));
         }
         Ok(())
     }
@@ -151,32 +161,39 @@ impl Opened {
         wanted.clamp(1, usize::from(self.plan.config.shards))
     }
 
-    /// Opens the shards on their workers, replays what the journal holds beyond their commits, and lets all threads go.
+    /// Opens the shards on their workers and lets all threads go, also the one that replays what the journals hold beyond the
+    /// shards' commits.
     pub fn start(
         self,
+        traces: Traces,
         udfs: &Arc<dyn UdfFactory>,
-        sinks: impl FnOnce(&Arc<Shared>, &StateDir) -> Result<Vec<Output>>,
+        sinks: impl FnOnce(&Arc<Shared>) -> Result<Vec<Output>>,
     ) -> Result<Running> {
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..self.worker_count()).map(|_| Inbox::new()).unzip();
-        let shared = Arc::new(Shared::new(
-            self.plan.clone(),
-            self.state.state_id().to_owned(),
-            inboxes,
-            self.rocks.clone(),
-            self.splits.clone(),
-        ));
         let (commits, commit_receiver) = committer::channel(self.worker_count());
+        let Opened { plan, state, rocks, logs, files, splits, journal_split, journal, .. } = self;
+        let shared = Arc::new(Shared::new(plan, state, traces, Metrics::new()?, inboxes, rocks, splits));
         let (workers, reports) = spawn_workers(&shared, receivers, &commits, udfs)?;
         drop(commits);
-        let starts = self.take_reports(&shared, &reports)?;
-        let outputs = sinks(&shared, &self.state)?;
+        let starts = take_reports(&shared, &reports)?;
+        for (split, file, _) in &files {
+            file.check_resume(file.id(), starts[usize::from(*split)])?;
+        }
+        let outputs = sinks(&shared)?;
         recover_segments(&shared, &outputs, &reports)?;
-        let (feeds, paced) = self.open_feeds(&shared, &starts)?;
-        let resumed = shared.received.load(Ordering::Relaxed) > 0 || starts.iter().any(|start| *start > 0);
-        let sequencer = match (&self.journal, self.journal_split) {
-            (Some(journal), Some(split)) => Some(Arc::new(Sequencer::new(shared.clone(), journal.clone(), split))),
+        let logs = name_logs(&shared, logs);
+        let replays = open_replays(&logs, &starts)?;
+        let resumed = shared.received.load(Ordering::Relaxed) > 0
+            || starts.iter().any(|start| *start > 0)
+            || logs.iter().any(|(_, log)| log.end_offset() > 0);
+        let sequencer = match (journal, journal_split) {
+            (Some(journal), Some(split)) => {
+                shared.trimmer.lock().open_log(&*shared.splits[usize::from(split)].id);
+                Some(Arc::new(Sequencer::new(shared.clone(), journal, split)))
+            }
             _ => None,
         };
+        let (feeds, paced) = open_feeds(&shared, files, &starts);
         let mut handles = Vec::new();
         for (worker, (handle, go)) in workers.into_iter().enumerate() {
             let message = Go { outputs: outputs.clone(), feeds: feeds.clone(), starts: starts.clone() };
@@ -184,74 +201,79 @@ impl Opened {
             handles.push(handle);
         }
         let committer = {
-            let (shared, sequencer) = (shared.clone(), sequencer.clone());
-            spawn("committer", move || committer::run(&shared, sequencer.as_deref(), &commit_receiver))?
+            let (owned, sequencer) = (shared.clone(), sequencer.clone());
+            spawn(&shared, "committer", move || committer::run(&owned, sequencer.as_deref(), &commit_receiver))?
         };
         let journal = match sequencer.clone() {
-            Some(sequencer) => Some(spawn("journal", move || sequencer.run())?),
+            Some(sequencer) => Some(spawn(&shared, "journal", move || sequencer.run())?),
             None => None,
         };
-        for (split, log) in std::iter::zip(&self.splits, &self.logs) {
-            shared.trimmer.lock().ended_log(&*split.id, log.end_offset());
+        let mut feeders = Vec::new();
+        for paced in paced {
+            feeders.push(spawn(&shared, "paced", move || paced.run())?);
         }
-        if let Some(split) = self.journal_split {
-            shared.trimmer.lock().open_log(&*self.splits[usize::from(split)].id);
+        match replays.is_empty() {
+            true => shared.open_gate(),
+            false => {
+                let replayed = shared.clone();
+                feeders.push(spawn(&shared, "replay", move || replay::run(&replayed, replays))?);
+            }
         }
-        crate::replay::replay(&shared, &self.logs, &starts)?;
-        let paced = paced.into_iter().map(|paced| spawn("replay", move || paced.run())).collect::<Result<_>>()?;
-        Ok(Running {
-            shared,
-            sequencer,
-            resumed,
-            logs: std::iter::zip(self.splits.iter().map(|split| split.id.clone()), self.logs).collect(),
-            workers: handles,
-            paced,
-            committer,
-            journal,
-            _state: self.state,
-        })
+        Ok(Running { shared, sequencer, resumed, outputs, logs, workers: handles, feeders, committer, journal })
     }
+}
 
-    /// By split: the lowest position of all shards, where reading starts.
-    fn take_reports(&self, shared: &Shared, reports: &[Report]) -> Result<Vec<u64>> {
-        let mut by_shard = vec![vec![0u64; usize::from(self.plan.config.shards)]; self.splits.len()];
-        let mut ledger = Ledger::default();
-        for report in reports {
-            debug_assert!(report.worker < shared.inboxes.len());
-            ledger.add(&report.ledger);
-            for (split, positions) in report.positions.iter().enumerate() {
-                for (shard, position) in positions {
-                    by_shard[split][usize::from(*shard)] = *position;
-                }
-            }
-            for (shard, positions) in &report.committed {
-                shared.trimmer.lock().committed(*shard, positions.iter().map(|(split, position)| (split.as_str(), *position)));
+/// By split: the lowest position of all shards, where reading starts.
+fn take_reports(shared: &Shared, reports: &[Report]) -> Result<Vec<u64>> {
+    let mut by_shard = vec![vec![0u64; usize::from(shared.plan.config.shards)]; shared.splits.len()];
+    let mut ledger = Ledger::default();
+    for report in reports {
+        ledger.add(&report.ledger);
+        for (split, positions) in report.positions.iter().enumerate() {
+            for (shard, position) in positions {
+                by_shard[split][usize::from(*shard)] = *position;
             }
         }
-        shared.received.store(ledger.taken(), Ordering::Relaxed);
-        let starts: Vec<u64> = by_shard.iter().map(|positions| positions.iter().copied().min().unwrap_or(0)).collect();
-        for (split, file, _) in &self.files {
-            file.check_resume(file.id(), starts[usize::from(*split)])?;
+        for (shard, positions) in &report.committed {
+            shared.trimmer.lock().committed(*shard, positions.iter().map(|(split, position)| (split.as_str(), *position)));
         }
-        shared.start_positions.set(by_shard).map_err(|_| Error::engine("a process starts once"))?;
-        Ok(starts)
     }
+    shared.received.store(ledger.taken(), Ordering::Relaxed);
+    let starts: Vec<u64> = by_shard.iter().map(|positions| positions.iter().copied().min().unwrap_or(0)).collect();
+    shared.start_positions.set(by_shard).map_err(|_| Error::engine("a process starts once"))?;
+    Ok(starts)
+}
 
-    fn open_feeds(&self, shared: &Arc<Shared>, starts: &[u64]) -> Result<(Vec<Arc<Feed>>, Vec<Paced>)> {
-        let (mut feeds, mut paced) = (Vec::new(), Vec::new());
-        for (split, file, speed) in &self.files {
-            let offset = starts[usize::from(*split)];
-            // A row's fate must not depend on when it is read again, so the clock for "too far ahead" is the state's birth.
-            let opened_at_us = self.state.created_us();
-            let file = FileSplit::open(&self.splits[usize::from(*split)].source, file.path())?;
-            if *speed > 0.0 {
-                paced.push(Paced { shared: shared.clone(), split: *split, file, offset, speed: *speed, opened_at_us });
-            } else {
-                feeds.push(Arc::new(Feed::new(*split, file, offset, opened_at_us)));
-            }
-        }
-        Ok((feeds, paced))
+/// The journals of earlier starts are the first splits, in order.
+fn name_logs(shared: &Shared, logs: Vec<RecoveredLog<FileLogStorage>>) -> Vec<(SplitIndex, RecoveredLog<FileLogStorage>)> {
+    for (split, log) in std::iter::zip(&shared.splits, &logs) {
+        shared.trimmer.lock().ended_log(&*split.id, log.end_offset());
     }
+    logs.into_iter().enumerate().map(|(split, log)| (split as SplitIndex, log)).collect()
+}
+
+fn open_replays(logs: &[(SplitIndex, RecoveredLog<FileLogStorage>)], starts: &[u64]) -> Result<Vec<Replay>> {
+    let open = |(split, log): &(SplitIndex, RecoveredLog<FileLogStorage>)| {
+        let end_offset = log.end_offset();
+        let reader = log.read(starts[usize::from(*split)].min(end_offset))?;
+        Ok(Replay { split: *split, reader, end_offset })
+    };
+    logs.iter().map(open).collect()
+}
+
+fn open_feeds(shared: &Arc<Shared>, files: Vec<(SplitIndex, FileSplit, f64)>, starts: &[u64]) -> (Vec<Arc<Feed>>, Vec<Paced>) {
+    let (mut feeds, mut paced) = (Vec::new(), Vec::new());
+    for (split, file, speed) in files {
+        let offset = starts[usize::from(split)];
+        // A row's fate must not depend on when it is read again, so the clock for "too far ahead" is not the wall's.
+        let opened_at_us = shared.state.created_us().max(file.modified_us());
+        if speed > 0.0 {
+            paced.push(Paced { shared: shared.clone(), split, file, offset, speed, opened_at_us });
+        } else {
+            feeds.push(Arc::new(Feed::new(split, file, offset, opened_at_us)));
+        }
+    }
+    (feeds, paced)
 }
 
 type WorkerHandle = (JoinHandle<()>, Sender<Go>);
@@ -262,12 +284,13 @@ fn spawn_workers(
     commits: &Sender<committer::Commit>,
     udfs: &Arc<dyn UdfFactory>,
 ) -> Result<(Vec<WorkerHandle>, Vec<Report>)> {
-    let (report_sender, reports) = bounded(receivers.len());
+    let count = receivers.len();
+    let (report_sender, reports) = bounded(count);
     let mut workers = Vec::new();
     for (worker, receiver) in receivers.into_iter().enumerate() {
         let (go_sender, go) = bounded(1);
         let (shared, commits, udfs, report_sender) = (shared.clone(), commits.clone(), udfs.clone(), report_sender.clone());
-        let handle = spawn(&format!("worker-{worker}"), move || {
+        let handle = spawn(&shared.clone(), &format!("worker-{worker}"), move || {
             pin(&shared, worker);
             let opened = open_shards(&shared, worker, &*udfs);
             let (report, processor) = match opened {
@@ -299,7 +322,6 @@ fn open_shards(shared: &Arc<Shared>, worker: usize, udfs: &dyn UdfFactory) -> Re
     let mut ledger = Ledger::default();
     shards.iter().for_each(|shard| ledger.add(&shard.ledger));
     let report = Report {
-        worker,
         positions: (0..shared.splits.len())
             .map(|split| shards.iter().map(|shard| (shard.id, shard.progress(split as SplitIndex).position)).collect())
             .collect(),
@@ -339,19 +361,25 @@ fn pin(shared: &Shared, worker: usize) {
     }
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+/// Starts a thread. One that panics ends the process: nobody else would do its work.
+fn spawn(shared: &Arc<Shared>, name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let (shared, thread) = (shared.clone(), name.to_owned());
     std::thread::Builder::new()
         .name(name.to_owned())
-        .spawn(run)
+        .spawn(move || {
+            if std::panic::catch_unwind(AssertUnwindSafe(run)).is_err() {
+                shared.fail(Error::engine(format!("the thread {thread} panicked; this is a bug, please report it")));
+            }
+        })
         .map_err(|error| Error::outside(format!("can't start the thread {name}: {error}")))
 }
 
 /// Opens the directories and streams of all sinks; webhooks are added by whoever has the runtime.
 pub fn open_outputs(
-    plan: &Plan,
-    state: &StateDir,
+    shared: &Shared,
     mut webhook: impl FnMut(usize, &streamjob_core::config::HttpSinkConfig) -> Result<Output>,
 ) -> Result<Vec<Output>> {
+    let (plan, state) = (&shared.plan, &shared.state);
     let mut outputs = Vec::new();
     for (index, sink) in plan.sinks.iter().enumerate() {
         let segments = |path: PathBuf| Ok(Output::Segments(SegmentDirectory::open(&path, state.state_id(), 0)?));
@@ -364,7 +392,7 @@ pub fn open_outputs(
         outputs.push(match (sink.mode, &config.file, &config.http) {
             (SinkMode::Segments, Some(file), _) => segments(PathBuf::from(&file.path))?,
             (SinkMode::Messages, _, Some(http)) => webhook(index, http)?,
-            _ => Output::Stdout(Arc::new(StdoutSink::start()?)),
+            _ => Output::Stdout(Arc::new(Stdout::start()?)),
         });
     }
     Ok(outputs)
@@ -385,15 +413,21 @@ impl Running {
     fn finished_but(&self, except: Option<usize>) -> bool {
         (0..self.shared.splits.len())
             .filter(|split| Some(*split) != except)
-            .all(|split| self.shared.figures.iter().all(|figures| figures.lock().finished.get(split).copied().unwrap_or(false)))
+            .all(|split| self.figures(|figures| figures.finished.get(split).copied().unwrap_or(false)))
     }
 
-    /// Nothing is left to do: no rows, no closing windows, no commits, no unconfirmed messages.
-    pub fn is_quiet(&self) -> bool {
-        self.shared.figures.iter().all(|figures| {
-            let figures = figures.lock();
-            figures.quiet && figures.pending_rows.iter().all(|rows| *rows == 0)
-        })
+    /// Whether nothing is left to do since the end of time was announced.
+    pub fn is_complete(&self) -> bool {
+        self.figures(|figures| figures.end_of_time && figures.at_rest)
+    }
+
+    /// Whether nothing is left to do since the workers were told to stop.
+    fn is_at_rest(&self) -> bool {
+        self.figures(|figures| figures.stopping && figures.at_rest)
+    }
+
+    fn figures(&self, holds: impl Fn(&WorkerFigures) -> bool) -> bool {
+        self.shared.figures.iter().all(|figures| holds(&figures.lock()))
     }
 
     /// Deletes from the journals what every shard has committed (I3). What can't be deleted now is at the next start.
@@ -408,7 +442,7 @@ impl Running {
 
     fn trim_one(&mut self, trim: &Trim) -> Result<()> {
         let (Trim::Below { split, .. } | Trim::Delete { split }) = trim;
-        let log = self.logs.iter().position(|(id, _)| **id == **split);
+        let log = self.logs.iter().position(|(log, _)| *self.shared.splits[usize::from(*log)].id == **split);
         match (trim, log) {
             (Trim::Below { offset, .. }, Some(log)) => self.logs[log].1.trim(*offset),
             (Trim::Below { offset, .. }, None) => self.sequencer.as_ref().map_or(Ok(()), |sequencer| sequencer.trim(*offset)),
@@ -417,22 +451,67 @@ impl Running {
         }
     }
 
-    /// Commits everything and ends all threads, in the order of who needs whom.
-    pub fn stop(self) {
-        self.shared.stopping.store(true, Ordering::Release);
-        for paced in self.paced {
-            let _ = paced.join();
-        }
-        self.shared.inboxes.iter().for_each(|inbox| inbox.put(Message::Stop));
-        for worker in self.workers {
-            let _ = worker.join();
-        }
-        let _ = self.committer.join();
+    /// Takes no rows any more and asks the workers to finish those that they have. Returns once nobody brings rows.
+    pub fn begin_stop(&mut self) {
+        self.shared.stop();
+        let deadline = Instant::now() + END_LIMIT;
+        self.feeders.drain(..).for_each(|feeder| {
+            join_until(feeder, deadline);
+        });
         if let Some(sequencer) = &self.sequencer {
             sequencer.close();
         }
-        if let Some(journal) = self.journal {
-            let _ = journal.join();
+        self.shared.inboxes.iter().for_each(|inbox| inbox.put(Message::Stop));
+    }
+
+    /// Waits until the workers have nothing left, at most for `limit`.
+    pub async fn rest(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while !self.is_at_rest() && self.shared.failure().is_none() && Instant::now() < deadline {
+            tokio::time::sleep(END_LOOK).await;
         }
     }
+
+    /// Commits what changed and ends all threads, in the order of who needs whom. No sink may confirm anything any more.
+    pub fn end(self) -> Result<()> {
+        let deadline = Instant::now() + END_LIMIT;
+        self.shared.inboxes.iter().for_each(|inbox| inbox.put(Message::End));
+        self.shared.end();
+        for (number, worker) in self.workers.into_iter().enumerate() {
+            if !join_until(worker, deadline) {
+                return Err(Error::outside(format!(
+                    "worker {number} did not end within {END_LIMIT:?}: a user function or whoever reads stdout does not return; \
+                     nothing that was acknowledged is lost, the next start goes on from the last commit"
+                )));
+            }
+        }
+        // The committer ends with the workers, who send to it, and the journal has nothing to wait for.
+        let stuck = |thread| Error::outside(format!("the {thread} did not end within {END_LIMIT:?}; look at the disk"));
+        if !join_until(self.committer, deadline) {
+            return Err(stuck("committer"));
+        }
+        if self.journal.is_some_and(|journal| !join_until(journal, deadline)) {
+            return Err(stuck("journal"));
+        }
+        for output in &self.outputs {
+            if let Output::Stdout(stdout) = output {
+                while !stdout.has_written(stdout.given())? && Instant::now() < deadline {
+                    std::thread::sleep(END_LOOK);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// False if the thread has not ended by then: it is left alone.
+fn join_until(thread: JoinHandle<()>, deadline: Instant) -> bool {
+    while !thread.is_finished() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(END_LOOK);
+    }
+    // A panic has been printed; what it left undone is found by whoever waits for it.
+    thread.join().is_ok()
 }

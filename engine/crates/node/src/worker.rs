@@ -5,12 +5,16 @@
 //!    ▲                                                                 │
 //!    └── nothing to do: take a chunk of a file, else sleep ◀───────────┘
 //! ```
+//!
+//! A worker whose outbox or disk is full takes no rows and closes no windows, and does everything else: it commits what can
+//! be committed, hears what sinks confirm, answers questions, and stops.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use streamjob_connectors::deliveries::DeliveryReport;
 use streamjob_core::checkpoint::{CheckpointScheduler, ShardWish};
 use streamjob_core::decode::Decoder;
 use streamjob_core::plan::SinkMode;
@@ -25,6 +29,7 @@ use crate::feed::Feed;
 use crate::inbox::{Message, Parcel};
 use crate::port::Port;
 use crate::shared::{Shared, WorkerFigures};
+use crate::telemetry::{StageSpans, Trace};
 
 /// Slots that one slice of closing windows looks at while rows wait.
 const CLOSE_SLICE: usize = 2048;
@@ -34,8 +39,12 @@ const MAX_CLOSE_SLICE: usize = 1 << 16;
 const COMMIT_LOOK: Duration = Duration::from_millis(1);
 /// A worker without work looks around after this long.
 const IDLE_LOOK: Duration = Duration::from_millis(100);
-/// With fewer rows than this a worker lingers for more, up to `engine.batchLinger`.
-const LINGER_BELOW_ROWS: usize = 512;
+/// A worker that waits for a queue or a disk looks again after this long.
+const FULL_LOOK: Duration = Duration::from_millis(5);
+/// Fewer rows than this are not worth a batch of their own: the worker lingers for more, up to `engine.batchLinger`.
+const LINGER_BELOW_ROWS: usize = 32;
+/// While it lingers, it looks this often at what has come.
+const LINGER_LOOK: Duration = Duration::from_millis(1);
 /// Figures are published at most this often.
 const FIGURES_EVERY: Duration = Duration::from_millis(20);
 
@@ -56,7 +65,18 @@ pub struct Worker {
     commits_looked_at: Instant,
     close_slice: usize,
     figures_at: Instant,
-    stop: bool,
+    phase: Phase,
+    end_of_time: bool,
+}
+
+/// How far a worker is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// No new rows come; those that are there are processed and committed.
+    Stopping,
+    /// Nothing is taken any more; what changed is committed.
+    Ending,
 }
 
 impl Worker {
@@ -85,7 +105,8 @@ impl Worker {
             ready: Vec::new(),
             close_slice: CLOSE_SLICE,
             figures_at: Instant::now(),
-            stop: false,
+            phase: Phase::Running,
+            end_of_time: false,
             number,
             shared,
             receiver,
@@ -96,7 +117,7 @@ impl Worker {
         })
     }
 
-    /// Runs until it is told to stop and everything is committed. A failure ends the process.
+    /// Runs until it is told to end and everything is committed. A failure ends the process.
     pub fn run(mut self) {
         if let Err(error) = self.work() {
             self.shared.fail(error.context(format!("worker {}", self.number)));
@@ -112,26 +133,27 @@ impl Worker {
             }
             let worked = self.step()?;
             self.commit_due()?;
-            let waiting = self.port.retry();
+            let waits = self.port.retry()?;
             if self.figures_at.elapsed() > FIGURES_EVERY || !worked {
                 self.publish();
             }
-            if self.stop && self.is_done() {
-                return Ok(());
-            }
-            if self.shared.failure().is_some() {
+            if self.shared.failure().is_some() || (self.phase == Phase::Ending && self.has_ended()?) {
                 return Ok(());
             }
             if !worked && !self.read_file()? {
-                self.sleep(waiting)?;
+                self.sleep(waits)?;
             }
         }
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.phase == Phase::Ending || self.port.is_stuck() || self.processor.is_blocked()
     }
 
     /// One batch and one slice of closing windows; false if there was nothing to do.
     fn step(&mut self) -> Result<bool> {
         let mut worked = false;
-        if !self.processor.is_blocked() {
+        if !self.is_blocked() {
             let limit = self.shared.plan.config.engine.batch_rows.max(1) as usize;
             self.reorder.take(limit, &mut self.ready);
             if !self.ready.is_empty() {
@@ -143,7 +165,7 @@ impl Worker {
             worked = true;
             self.processor.shards_mut().iter_mut().for_each(|shard| shard.set_status(split, status));
         }
-        if self.processor.has_closable() && !self.processor.is_blocked() {
+        if self.processor.has_closable() && !self.is_blocked() {
             worked = true;
             let left = self.processor.close_windows(self.close_slice, &mut self.port)?;
             self.close_slice = if left { (self.close_slice * 2).min(MAX_CLOSE_SLICE) } else { CLOSE_SLICE };
@@ -152,9 +174,19 @@ impl Worker {
     }
 
     fn process(&mut self) -> Result<()> {
-        let (deliveries, holds): (Vec<Delivery>, Vec<_>) =
-            self.ready.drain(..).map(|parcel| (parcel.delivery, parcel._hold)).unzip();
-        let refusals = self.processor.process(&deliveries, &mut self.port)?;
+        let mut holds = Vec::with_capacity(self.ready.len());
+        let mut deliveries: Vec<Delivery> = Vec::with_capacity(self.ready.len());
+        let mut traces: Vec<Arc<Trace>> = Vec::new();
+        for parcel in self.ready.drain(..) {
+            // A batch without rows for this worker has no stages here.
+            traces.extend(parcel.trace.filter(|_| !parcel.delivery.rows.is_empty()));
+            deliveries.push(parcel.delivery);
+            holds.push(parcel._hold);
+        }
+        let refusals = match traces.is_empty() {
+            true => self.processor.process(&deliveries, &mut self.port)?,
+            false => self.process_traced(&deliveries, traces)?,
+        };
         drop(deliveries);
         drop(holds);
         match refusals.first() {
@@ -168,6 +200,38 @@ impl Worker {
         }
     }
 
+    #[cold]
+    fn process_traced(
+        &mut self,
+        deliveries: &[Delivery],
+        traces: Vec<Arc<Trace>>,
+    ) -> Result<Vec<streamjob_core::processor::Refusal>> {
+        let first = traces[0].clone();
+        let before = self.staged_rows();
+        self.processor.observer = Some(Box::new(StageSpans::new(traces)));
+        let outcome = self.processor.process(deliveries, &mut self.port);
+        self.processor.observer = None;
+        for (place, (_, before)) in std::iter::zip(self.staged_rows(), before) {
+            let ((sink, shard), after) = place;
+            if after > before {
+                self.port.keep_trace(sink, shard, &first);
+            }
+        }
+        outcome
+    }
+
+    /// Rows that message sinks wait for, by sink and shard.
+    fn staged_rows(&self) -> Vec<((usize, u16), u64)> {
+        let mut rows = Vec::new();
+        for shard in self.processor.shards() {
+            for sink in 0..self.shared.plan.sinks.len() {
+                let staged = shard.outbox(sink).filter(|outbox| outbox.has_staged()).map_or(0, |outbox| outbox.pending_rows());
+                rows.push(((sink, shard.id), staged));
+            }
+        }
+        rows
+    }
+
     fn take(&mut self, message: Message) -> Result<()> {
         match message {
             Message::Rows(parcel) => self.put(parcel)?,
@@ -179,17 +243,19 @@ impl Worker {
             Message::Ask(question) => question(&self.processor),
             Message::EndOfTime => {
                 self.processor.shards_mut().iter_mut().for_each(|shard| shard.set_watermark(END_OF_TIME));
-                self.scheduler.rush();
+                self.end_of_time = true;
             }
-            Message::Stop => {
-                self.stop = true;
-                self.scheduler.rush();
-            }
+            Message::Stop => self.phase = Phase::Stopping,
+            Message::End => self.phase = Phase::Ending,
         }
         Ok(())
     }
 
-    fn take_report(&mut self, sink: usize, report: streamjob_connectors::deliveries::DeliveryReport) -> Result<()> {
+    fn put(&mut self, parcel: Parcel) -> Result<()> {
+        self.reorder.put(parcel).map_err(|_| Error::engine("rows came that have no place to wait"))
+    }
+
+    fn take_report(&mut self, sink: usize, report: DeliveryReport) -> Result<()> {
         match report.result {
             Ok(()) => {
                 self.shared.sent_rows[sink].fetch_add(u64::from(report.batch.rows), Ordering::Relaxed);
@@ -211,43 +277,65 @@ impl Worker {
             return Ok(());
         }
         self.commits_looked_at = Instant::now();
+        // Near the end nothing waits for its turn, but closing windows do not commit after every slice either.
+        if self.phase == Phase::Ending || ((self.end_of_time || self.phase == Phase::Stopping) && !self.has_rows()) {
+            self.scheduler.rush();
+        }
         let now_us = self.shared.uptime_us() as i64;
         while let Some(shard) = self.scheduler.next(now_us, self.processor.shards().iter().map(ShardWish::from)) {
-            self.start_commit(shard)?;
+            if !self.start_commit(shard)? {
+                break;
+            }
         }
         Ok(())
     }
 
-    fn start_commit(&mut self, shard: u16) -> Result<()> {
-        let Some(frozen) = self.processor.freeze(shard) else { return Ok(()) };
+    /// False if the shard's output has no room on its disk: then it commits later.
+    fn start_commit(&mut self, shard: u16) -> Result<bool> {
+        if !self.port.flush(shard)? {
+            return Ok(false);
+        }
+        let Some(frozen) = self.processor.freeze(shard) else { return Ok(true) };
         let mut segments = Vec::with_capacity(frozen.segments.len());
         for segment in &frozen.segments {
             let sealed = self.port.seal(segment.sink, shard, segment.number)?;
             let directory = self.port.directory(segment.sink).expect("a sealed segment has a directory").clone();
             segments.push((directory, sealed));
         }
-        self.commits.send(Commit { frozen, segments }).map_err(|_| Error::engine("the committer has ended"))
+        let commit = Commit { frozen, segments, streams: self.port.streams() };
+        self.commits.send(commit).map_err(|_| Error::engine("the committer has ended"))?;
+        Ok(true)
     }
 
-    fn put(&mut self, parcel: Parcel) -> Result<()> {
-        self.reorder.put(parcel).map_err(|_| Error::engine("rows came that have no place to wait"))
+    /// Whether rows or windows wait to be processed.
+    fn has_rows(&self) -> bool {
+        !self.receiver.is_empty() || !self.reorder.is_empty() || !self.ready.is_empty() || self.processor.has_closable()
     }
 
-    fn has_commit_in_flight(&self) -> bool {
-        self.processor.shards().iter().any(Shard::commit_in_flight)
+    /// Whether nothing is left for a commit, and none is under way.
+    fn is_committed(&self) -> bool {
+        !self.processor.shards().iter().any(|shard| shard.commit_in_flight() || shard.has_changes())
     }
 
-    fn is_done(&self) -> bool {
-        self.ready.is_empty() && !self.has_commit_in_flight() && !self.processor.shards().iter().any(Shard::has_changes)
+    /// Whether all is committed. Output that still waits for room on its disk never is: then the run fails, and the next one
+    /// makes the rows again.
+    fn has_ended(&self) -> Result<bool> {
+        match self.port.is_stuck() {
+            true => Err(Error::disk_full(
+                "the disk of a file sink is still full: what is not committed is processed again by the next start",
+            )),
+            false => Ok(self.is_committed()),
+        }
     }
 
     /// Takes a chunk of a file, if there is one; its rows for this worker go to the reordering.
     fn read_file(&mut self) -> Result<bool> {
-        if self.stop || self.processor.is_blocked() || self.shared.is_stopping() {
+        if self.phase != Phase::Running || self.is_blocked() || self.shared.is_stopping() {
             return Ok(false);
         }
-        for feed in &self.feeds {
-            if let Some(parcel) = feed.take(&self.shared, self.number, &mut self.decoder, &mut self.buffer)? {
+        for number in 0..self.feeds.len() {
+            let taken = self.feeds[number].take(&self.shared, self.number, &mut self.decoder, &mut self.buffer)?;
+            if let Some(parcel) = taken {
                 self.put(parcel)?;
                 return Ok(true);
             }
@@ -256,29 +344,50 @@ impl Worker {
     }
 
     /// Waits for a message, or until something is due.
-    fn sleep(&mut self, webhook_is_full: bool) -> Result<()> {
-        let now = Instant::now();
-        let mut until = now + IDLE_LOOK;
+    fn sleep(&mut self, waits: bool) -> Result<()> {
         let now_us = self.shared.uptime_us() as i64;
+        let mut longest = match waits {
+            true => FULL_LOOK,
+            false if self.phase != Phase::Running || self.end_of_time => COMMIT_LOOK,
+            false => IDLE_LOOK,
+        };
         if let Some(wake_us) = self.scheduler.wake_after_us(now_us) {
-            until = until.min(now + Duration::from_micros((wake_us - now_us) as u64));
+            longest = longest.min(Duration::from_micros((wake_us - now_us) as u64));
         }
-        if webhook_is_full || self.stop {
-            until = now + Duration::from_millis(1);
-        }
-        match self.receiver.recv_timeout(until.saturating_duration_since(now)) {
+        match self.receiver.recv_timeout(longest) {
             Ok(message) => {
-                let lingers = matches!(&message, Message::Rows(parcel) if parcel.delivery.rows.len() < LINGER_BELOW_ROWS);
+                let rows = rows_of(&message);
                 self.take(message)?;
-                let linger_us = self.shared.plan.config.engine.batch_linger_us;
-                if lingers && linger_us > 0 && self.receiver.len() < LINGER_BELOW_ROWS {
-                    std::thread::sleep(Duration::from_micros(linger_us as u64));
+                match rows {
+                    Some(rows) => self.linger(rows),
+                    None => Ok(()),
                 }
-                Ok(())
             }
             Err(RecvTimeoutError::Timeout) => Ok(()),
             Err(RecvTimeoutError::Disconnected) => Err(Error::engine("the inbox of a worker has gone")),
         }
+    }
+
+    /// Waits for more rows, until there are enough for a batch, `engine.batchLinger` is over, or anything else comes. Sleeps
+    /// in between: who brings rows then wakes nobody, which is what it saves.
+    fn linger(&mut self, mut rows: usize) -> Result<()> {
+        let until = Instant::now() + Duration::from_micros(self.shared.plan.config.engine.batch_linger_us.max(0) as u64);
+        while rows < LINGER_BELOW_ROWS {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            std::thread::sleep(left.min(LINGER_LOOK));
+            while let Ok(message) = self.receiver.try_recv() {
+                let more = rows_of(&message);
+                self.take(message)?;
+                match more {
+                    Some(more) => rows += more,
+                    None => return Ok(()),
+                }
+            }
+        }
+        Ok(())
     }
 
     fn publish(&mut self) {
@@ -289,19 +398,13 @@ impl Worker {
             pending_rows: vec![0; self.shared.plan.sinks.len()],
             positions: vec![u64::MAX; splits],
             finished: vec![true; splits],
-            quiet: self.receiver.is_empty()
-                && self.reorder.is_empty()
-                && self.ready.is_empty()
-                && !self.has_commit_in_flight()
-                && !self.processor.has_closable(),
             ..WorkerFigures::default()
         };
         for shard in shards {
             figures.ledger.add(&shard.ledger);
             figures.keys += shard.table.len() as u64;
             figures.table_bytes += shard.table.memory_bytes() as u64;
-            for (sink, plan) in self.shared.plan.sinks.iter().enumerate().filter(|(_, plan)| plan.mode == SinkMode::Messages) {
-                debug_assert_eq!(plan.mode, SinkMode::Messages);
+            for (sink, _) in self.shared.plan.sinks.iter().enumerate().filter(|(_, plan)| plan.mode == SinkMode::Messages) {
                 figures.pending_rows[sink] += shard.outbox(sink).map_or(0, |outbox| outbox.pending_rows());
             }
             for split in 0..splits {
@@ -310,6 +413,12 @@ impl Worker {
                 figures.finished[split] &= progress.status == SplitStatus::Finished;
             }
         }
+        figures.at_rest = (self.end_of_time || self.phase != Phase::Running)
+            && !self.has_rows()
+            && self.is_committed()
+            && figures.pending_rows.iter().all(|rows| *rows == 0);
+        figures.end_of_time = self.end_of_time;
+        figures.stopping = self.phase != Phase::Running;
         let known = |time_us: i64| Some(time_us).filter(|time_us| *time_us != NO_TIME);
         figures.watermark_us = shards.iter().map(Shard::watermark_us).min().and_then(known);
         figures.max_event_time_us = shards.iter().map(Shard::max_event_time_us).max().and_then(known);
@@ -317,6 +426,13 @@ impl Worker {
         figures.recent_windows = self.processor.recent_windows.iter().map(text).collect();
         figures.recent_events = self.processor.recent_events.iter().map(text).collect();
         *self.shared.figures[self.number].lock() = figures;
-        self.shared.changed.notify_one();
+    }
+}
+
+/// Rows that a message brings, where it brings some.
+fn rows_of(message: &Message) -> Option<usize> {
+    match message {
+        Message::Rows(parcel) => Some(parcel.delivery.rows.len()),
+        _ => None,
     }
 }

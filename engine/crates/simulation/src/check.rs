@@ -7,7 +7,6 @@ use serde_json::Value;
 use streamjob_core::batch::{hash_key, shard_of};
 use streamjob_core::event_time::{parse_rfc3339, write_rfc3339};
 use streamjob_core::ledger::{Ledger, Outcome};
-use streamjob_core::progress::SplitIndex;
 use streamjob_core::shard::HistoryReader;
 
 use crate::events::Event;
@@ -326,13 +325,5 @@ impl World {
             }
         }
         Ok(())
-    }
-
-    /// Where a shard is in a split; for messages.
-    #[allow(dead_code, reason = "of use when a failing seed is looked at")]
-    pub fn position(&self, shard: u16, split: SplitIndex) -> Option<u64> {
-        let node = self.node.as_ref()?;
-        let shards = node.workers.iter().flat_map(|worker| worker.processor.shards());
-        shards.filter(|other| other.id == shard).map(|shard| shard.progress(split).position).next()
     }
 }

@@ -45,6 +45,11 @@ pub enum Event {
 
 #[derive(Debug)]
 pub enum NodeEvent {
+    /// The store of a request's home shard is read.
+    LookUp {
+        message: Message,
+        received_us: i64,
+    },
     /// The sequencer writes what came to the journal.
     Append,
     Sync,

@@ -22,41 +22,54 @@ impl World {
             return Ok(());
         }
         let request = &self.requests[message.request];
-        let (id, body, body_hash, array) = (request.id.clone(), request.body.clone(), request.body_hash, request.array);
+        let (id, body_hash, now_us) = (request.id.clone(), request.body_hash, self.now_us);
         if self.node().closing {
             self.answer(&message, 503, "");
             return Ok(());
         }
-        let now_us = self.now_us;
-        if let Some(id) = &id {
-            let stored = self.stored_request(id)?;
-            match self.node().ingest.requests.begin(id, body_hash, now_us, stored) {
-                Decision::New => {}
-                Decision::RepeatOf(first) => {
-                    self.answer(&message, first.status, &first.answer);
-                    return Ok(());
-                }
-                Decision::Conflict => {
-                    self.answer(&message, 422, "");
-                    return Ok(());
-                }
-                Decision::WaitFor => {
-                    self.after(20 * MS, Event::Arrive(message));
-                    return Ok(());
-                }
-                Decision::Full => {
-                    self.answer(&message, 429, "");
-                    return Ok(());
-                }
+        match id {
+            None => self.decode(message, now_us),
+            Some(id) => {
+                let decision = self.node().ingest.requests.begin(&id, body_hash, now_us);
+                self.decided(message, decision, now_us)
             }
         }
+    }
+
+    fn decided(&mut self, message: Message, decision: Decision, received_us: i64) -> Done {
+        match decision {
+            Decision::LookUp => {
+                let wait_us = self.random.between(10, 30 * MS);
+                self.node_after(wait_us, NodeEvent::LookUp { message, received_us });
+            }
+            Decision::New => return self.decode(message, received_us),
+            Decision::RepeatOf(first) => self.answer(&message, first.status, &first.answer),
+            Decision::Conflict => self.answer(&message, 422, ""),
+            Decision::WaitFor => self.after(20 * MS, Event::Arrive(message)),
+            Decision::Full => self.answer(&message, 429, ""),
+        }
+        Ok(())
+    }
+
+    /// The store of the request's home shard has been read.
+    pub fn look_up(&mut self, message: Message, received_us: i64) -> Done {
+        let request = &self.requests[message.request];
+        let (id, body_hash) = (request.id.clone().unwrap_or_default(), request.body_hash);
+        let stored = self.stored_request(&id)?;
+        let decision = self.node().ingest.requests.resolve(&id, body_hash, stored);
+        self.decided(message, decision, received_us)
+    }
+
+    fn decode(&mut self, message: Message, received_us: i64) -> Done {
+        let request = &self.requests[message.request];
+        let (body, array, id) = (request.body.clone(), request.array, request.id.clone());
         let decoder = &mut self.node().ingest.decoder;
         let batch = match array {
-            true => decoder.decode_json(&body, now_us).map_err(|error| Stop::Violation(format!("decode: {error}")))?,
-            false => decoder.decode_ndjson(&body, now_us, Positions::Ordinal),
+            true => decoder.decode_json(&body, received_us).map_err(|error| Stop::Violation(format!("decode: {error}")))?,
+            false => decoder.decode_ndjson(&body, received_us, Positions::Ordinal),
         };
         self.compare_batch(&batch, &self.requests[message.request].fates)?;
-        self.take(message, id, Arc::new(batch))
+        self.take(message, id, Arc::new(batch), received_us)
     }
 
     /// The decoder takes and rejects what the sender thinks.
@@ -69,11 +82,11 @@ impl World {
     }
 
     /// Gives a request its place in the journal, or refuses it before anything of it was taken.
-    fn take(&mut self, message: Message, id: Option<String>, batch: Arc<RowBatch>) -> Done {
+    fn take(&mut self, message: Message, id: Option<String>, batch: Arc<RowBatch>, received_us: i64) -> Done {
         let record = RequestRecord {
             id: id.clone().unwrap_or_default(),
             body_hash: self.requests[message.request].body_hash,
-            received_us: self.now_us,
+            received_us,
             accepted: batch.rows() as u32,
             rejected: batch.rejects.len() as u32,
             errors: errors(&batch),

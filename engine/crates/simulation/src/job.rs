@@ -66,7 +66,7 @@ impl Setup {
             calm_at_us: start_us + random.between(5, 20) * SECOND,
             file,
             file_fates,
-            segment_bytes: *random.pick(&[2_048, 8_192]),
+            segment_bytes: *random.pick(&[700, 2_048, 8_192]),
             max_held: *random.pick(&[2, 6, 64]),
             slow_disk: random.percent(30),
             events_a_crash: *random.pick(&[400, 1_500, 1_000_000]),

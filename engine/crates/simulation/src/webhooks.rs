@@ -1,9 +1,8 @@
 //! Batches on their way to web servers: in order within a shard, tried until they are answered for good.
 
-use streamjob_core::outbox::Batch;
+use streamjob_core::outbox::{Batch, idempotency_key};
 
 use crate::events::{Event, NodeEvent, Outcome};
-use crate::job::ALERTS;
 use crate::rows::{MS, REFUSED_KEY, SECOND};
 use crate::world::{Done, Stop, World};
 
@@ -24,12 +23,9 @@ impl World {
         }
     }
 
-    /// The key of a batch. An at-least-once batch may be cut anew after a crash, and must not be taken for the old one.
     fn batch_key(&self, sink: usize, shard: u16, number: u64) -> String {
-        match sink {
-            ALERTS => format!("{sink}-{shard}-{number}-run{}", self.generation),
-            _ => format!("{sink}-{shard}-{number}"),
-        }
+        let plan = &self.setup.plan.sinks[sink];
+        idempotency_key(plan.delivery, "state", &self.generation.to_string(), &plan.name, shard, number)
     }
 
     /// One attempt: what the network and the server make of it.

@@ -199,6 +199,7 @@ impl World {
 
     fn node_event(&mut self, event: NodeEvent) -> Done {
         match event {
+            NodeEvent::LookUp { message, received_us } => self.look_up(message, received_us),
             NodeEvent::Append => self.append(),
             NodeEvent::Sync => self.sync(),
             NodeEvent::Heartbeat => self.heartbeat(),
@@ -271,7 +272,7 @@ impl World {
             return;
         }
         let what = match self.random.below(8) {
-            0 => {
+            0 | 4 => {
                 self.storage.set_capacity(self.random.below(3) * self.setup.segment_bytes);
                 "the disk is full"
             }

@@ -12,7 +12,7 @@ const QUOTA: &str = "Disk quota exceeded";
 
 /// What to do about a full disk, also for those who read only this line.
 fn full(doing: &str, path: &Path) -> Error {
-    Error::outside(format!(
+    Error::disk_full(format!(
         "{doing}: the disk is full ({}): free space or enlarge the volume; nothing that was acknowledged is lost",
         path.display()
     ))

@@ -14,6 +14,7 @@
 //! completed ([`seal_frame`]) once the offset is known. A *mark* is a header alone; it stands before the first frame
 //! written after a sync and proves that everything before was durable: damage there is no torn tail.
 
+use crate::guards::{self, Guard};
 use crate::{Error, Result};
 
 /// Size of a frame's header.
@@ -121,7 +122,7 @@ pub(super) fn read_header(bytes: &[u8]) -> Result<Header> {
 
 /// Compares a payload with its checksum.
 pub(super) fn check_payload(payload: &[u8], payload_crc: u32) -> Result<()> {
-    match crc32fast::hash(payload) == payload_crc {
+    match crc32fast::hash(payload) == payload_crc || guards::off(Guard::WholeRecord) {
         true => Ok(()),
         false => Err(Error::damaged("a record has a wrong checksum")),
     }

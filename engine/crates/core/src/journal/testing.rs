@@ -312,8 +312,11 @@ impl LogStorage for SimulatedStorage {
 
     fn delete_incarnation(&self, incarnation: Incarnation) -> Result<()> {
         let mut state = self.lock();
-        let names: Vec<LogName> = state.names.keys().copied().filter(|name| name.incarnation() == incarnation).collect();
-        for name in names {
+        let mut names: Vec<LogName> = state.names.keys().copied().filter(|name| name.incarnation() == incarnation).collect();
+        // A directory's files are deleted in any order, and a crash may come in between.
+        while !names.is_empty() {
+            let next = state.below(names.len() as u64) as usize;
+            let name = names.swap_remove(next);
             state.change_name(name, None);
         }
         Ok(())

@@ -104,7 +104,7 @@ impl<S: LogStorage> Journal<S> {
         self.check().map_err(|error| Full { error })?;
         let frame_bytes = frame_bytes as u64;
         let mut space = lock(&self.space);
-        if !space.try_reserve(frame_bytes) {
+        if !space.try_reserve(frame_bytes) && !guards::off(Guard::Reserve) {
             let spare = space.segment_for(frame_bytes);
             self.prepare(spare).map_err(|error| Full { error })?;
             space.add(spare);

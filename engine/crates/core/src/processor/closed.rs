@@ -5,9 +5,9 @@ use std::sync::Arc;
 use arrow_array::{Array, ArrayRef, Int64Array, StringArray};
 use arrow_buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 
-use super::Processor;
 use super::events::write_row;
 use super::stages::{arrow_kinds, floats, mask_or_all};
+use super::{Processor, Stage};
 use crate::Result;
 use crate::accumulate::Value;
 use crate::config::FieldType;
@@ -207,12 +207,17 @@ impl Processor {
         rows: usize,
     ) -> Result<Option<std::collections::HashMap<usize, String>>> {
         let mut failed = std::collections::HashMap::new();
+        if definition.udfs.is_empty() {
+            return Ok(None);
+        }
+        self.begin(Stage::Udf);
         for udf in &definition.udfs {
             let inputs: Vec<ArrayRef> = udf.inputs.iter().map(|column| columns[*column].clone()).collect();
             let result = call_bisecting(&mut *self.udfs, udf.index, &inputs, rows, &arrow_kinds(&udf.outputs))?;
             failed.extend(result.failed.into_iter().map(|(row, reason)| (row, format!("udf {}: {reason}", udf.name))));
             columns.extend(result.outputs);
         }
+        self.end(Stage::Udf);
         Ok(Some(failed).filter(|failed| !failed.is_empty()))
     }
 }

@@ -90,6 +90,33 @@ pub trait SinkPort {
     fn send(&mut self, sink: usize, shard: u16, batch: &Batch) -> Result<()>;
 }
 
+/// A part of the way that can be watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// User functions.
+    Udf,
+    /// Statistics and windows.
+    Window,
+    /// Rows for sinks.
+    Output,
+}
+
+impl Stage {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stage::Udf => "udf",
+            Stage::Window => "window",
+            Stage::Output => "output",
+        }
+    }
+}
+
+/// Watches the stages of a batch: for traces, of which only few batches are part. Stages may lie within each other.
+pub trait Observer: Send {
+    fn begin(&mut self, stage: Stage);
+    fn end(&mut self, stage: Stage);
+}
+
 /// Rows waiting to be handed to the port: of one sink and one shard.
 #[derive(Debug, Default)]
 struct RowBuffer {
@@ -111,6 +138,8 @@ pub struct Processor {
     /// By sink, by place in `shards`.
     buffers: Vec<Vec<RowBuffer>>,
     row: Vec<u8>,
+    /// Set while a batch is watched.
+    pub observer: Option<Box<dyn Observer>>,
     /// Newest event rows that passed a sink's `where`, for the live view.
     pub recent_events: RecentRows,
     /// Newest closed windows, for the live view.
@@ -153,6 +182,7 @@ impl Processor {
             closed: plan.windows.iter().map(closed::ClosedRows::new).collect(),
             work: gather::Work::default(),
             row: Vec::new(),
+            observer: None,
             recent_events: RecentRows::default(),
             recent_windows: RecentRows::default(),
             plan,
@@ -209,9 +239,30 @@ impl Processor {
             self.advance(delivery, &admissions);
         }
         self.run(deliveries, port)?;
+        self.put_out(port)?;
+        Ok(refusals)
+    }
+
+    fn put_out(&mut self, port: &mut dyn SinkPort) -> Result<()> {
+        self.begin(Stage::Output);
         self.flush_closed()?;
         self.hand_over(port)?;
-        Ok(refusals)
+        self.end(Stage::Output);
+        Ok(())
+    }
+
+    #[inline]
+    fn begin(&mut self, stage: Stage) {
+        if let Some(observer) = &mut self.observer {
+            observer.begin(stage);
+        }
+    }
+
+    #[inline]
+    fn end(&mut self, stage: Stage) {
+        if let Some(observer) = &mut self.observer {
+            observer.end(stage);
+        }
     }
 
     /// Closes windows that have ended, looking at no more than `budget` slots in all. True if some are left.
@@ -223,8 +274,7 @@ impl Processor {
                 break;
             }
         }
-        self.flush_closed()?;
-        self.hand_over(port)?;
+        self.put_out(port)?;
         Ok(self.shards.iter().any(Shard::has_closable))
     }
 

@@ -11,7 +11,7 @@ use arrow_schema::DataType;
 
 use super::closed::ClosedRows;
 use super::gather::Work;
-use super::{Delivery, Processor, SinkPort};
+use super::{Delivery, Processor, SinkPort, Stage};
 use crate::accumulate::{Group, STAT_WORDS, read_statistic, update_statistics};
 use crate::batch::KeyReader;
 use crate::config::{FieldConfig, FieldType};
@@ -42,23 +42,30 @@ impl Processor {
         self.work.statistics.resize_with(plan.statistic_inputs.len(), Vec::new);
         let reasons = if plan.event_udfs.is_empty() {
             let computed = compute(&plan, &columns, rows)?;
+            self.begin(Stage::Window);
             for group in groups(rows) {
                 self.look_up(&plan, &columns, &readers, group.clone())?;
                 self.update_windows(&plan, &columns, &computed, group);
             }
+            self.end(Stage::Window);
             Vec::new()
         } else {
             groups(rows).try_for_each(|group| self.look_up(&plan, &columns, &readers, group))?;
+            self.begin(Stage::Udf);
             let reasons = self.call_event_udfs(&plan, &mut columns)?;
+            self.end(Stage::Udf);
             let computed = compute(&plan, &columns, rows)?;
+            self.begin(Stage::Window);
             groups(rows).for_each(|group| self.update_windows(&plan, &columns, &computed, group));
+            self.end(Stage::Window);
             reasons
         };
+        self.begin(Stage::Output);
         self.emit_events(&plan, deliveries, &columns, &reasons)?;
+        self.end(Stage::Output);
         self.work.begin();
         if self.closed.iter().any(ClosedRows::is_large) {
-            self.flush_closed()?;
-            self.hand_over(port)?;
+            self.put_out(port)?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::history::HistoryRows;
 use super::windows::word_start;
 use super::{SHARD_FORMAT, Shard, ShardMeta, SinkState, keys};
+use crate::guards::{self, Guard};
 use crate::outbox::Batch;
 use crate::plan::Plan;
 use crate::progress::NO_TIME;
@@ -248,7 +249,7 @@ fn youngest(mut requests: Vec<RequestCommit>) -> Vec<RequestCommit> {
 impl Shard {
     /// Takes up everything since the last commit. `None` where nothing changed, or while a commit is under way.
     pub fn freeze(&mut self) -> Option<Frozen> {
-        if !self.changed || self.commit_in_flight {
+        if !self.changed || (self.commit_in_flight && !guards::off(Guard::OneCommit)) {
             return None;
         }
         let plan = self.plan.clone();

@@ -3,13 +3,9 @@
 use std::sync::Arc;
 
 use super::{SHARD_FORMAT, Shard, ShardMeta, SinkState, freeze, keys, windows};
-use crate::config::Delivery;
 use crate::outbox::Batch;
 use crate::table::Slot;
 use crate::{Error, Result};
-
-/// Batches that a shard sends between two commits are fewer than this.
-const MAX_UNCOMMITTED_BATCHES: u64 = 1 << 32;
 
 impl Shard {
     pub(super) fn load(&mut self) -> Result<()> {
@@ -65,11 +61,7 @@ impl Shard {
             match state {
                 SinkState::Segments { number, .. } => *number = *next,
                 SinkState::Messages(outbox) => {
-                    // At-least-once batches leave before the commit that keeps their number: numbers that may have been
-                    // used since are skipped, so that none ever names two different batches (I8).
-                    let skip = if sink.delivery == Delivery::AtLeastOnce { MAX_UNCOMMITTED_BATCHES } else { 0 };
-                    let next = next.saturating_add(skip);
-                    *outbox = crate::outbox::Outbox::new(sink.max_batch_rows, next).bounded(self.plan.limits.outbox_bytes);
+                    *outbox = crate::outbox::Outbox::new(sink.max_batch_rows, *next).bounded(self.plan.limits.outbox_bytes);
                 }
                 SinkState::Stream => {}
             }

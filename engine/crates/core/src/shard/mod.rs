@@ -25,6 +25,7 @@ pub use keys::request_key;
 pub(crate) use windows::ClosedPane;
 use windows::WindowState;
 
+use crate::guards::{self, Guard};
 use crate::ledger::{Ledger, Outcome};
 use crate::outbox::Outbox;
 use crate::plan::{Plan, SinkMode};
@@ -392,7 +393,8 @@ impl Shard {
             looks -= 1;
             let slot = self.evict_hand;
             self.evict_hand = (slot + 1) % self.table.slot_end();
-            let clean = u64::from(self.table.dirty_epoch(slot)) <= self.committed_epoch & 0xffff_ffff;
+            let clean =
+                u64::from(self.table.dirty_epoch(slot)) <= self.committed_epoch & 0xffff_ffff || guards::off(Guard::EvictClean);
             if self.table.is_live(slot) && clean && !overflowing.contains(&slot) && !self.has_inline_pane(slot) {
                 self.table.remove(slot);
             }

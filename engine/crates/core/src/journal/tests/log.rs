@@ -146,6 +146,25 @@ fn a_restart_finds_everything_that_was_synced_and_deletes_it_when_told() {
     assert!(written.storage.list().unwrap().is_empty());
 }
 
+/// A crash in the middle of a deletion leaves a log that ends where it did and has no gap.
+#[test]
+fn an_interrupted_deletion_is_no_damage() {
+    for seed in 0..40 {
+        let mut written = Written::open(Arc::new(SimulatedStorage::new(seed)));
+        for _ in 0..30 {
+            written.append(100).unwrap();
+        }
+        written.journal.sync().unwrap();
+        recover_one(&written.storage).unwrap().delete().unwrap();
+        written.storage.crash();
+        for log in recover(&written.storage).unwrap() {
+            assert_eq!(log.end_offset(), 3000);
+            let left = read_all(log.read(log.first_offset()).unwrap()).unwrap();
+            assert_eq!(left, written.records[written.records.len() - left.len()..]);
+        }
+    }
+}
+
 #[test]
 fn an_incarnation_is_never_used_twice() {
     let mut written = Written::new();

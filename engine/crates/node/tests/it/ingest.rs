@@ -1,0 +1,186 @@
+//! The contract of `POST /ingest`.
+
+use std::io::Write;
+
+use serde_json::json;
+
+use crate::support::{Job, Running, lines, wait_until};
+use crate::web::send;
+
+fn job() -> Job {
+    Job::new().http_source()
+}
+
+fn processed(running: &Running) -> f64 {
+    running.metrics().iter().filter(|(name, _)| name.starts_with("events_processed_total")).map(|(_, value)| value).sum()
+}
+
+#[test]
+fn objects_arrays_and_lines_are_taken() {
+    let job = job();
+    let running = job.start();
+    let one = r#"{"device_id":"a","timestamp":1000,"temperature":1.5}"#;
+    let accepted = |n: u32| json!({"accepted": n, "rejected": 0, "errors": []});
+    assert_eq!(running.post_json(one).json(), accepted(1));
+    assert_eq!(running.post_json(&format!(" [{one},{one}]\n")).json(), accepted(2));
+    assert_eq!(running.post("application/x-ndjson", &[], format!("{one}\n\n{one}").as_bytes()).json(), accepted(2));
+    assert_eq!(running.post("application/json; charset=utf-8", &[], one.as_bytes()).status, 202);
+    // Without a content type it is JSON.
+    assert_eq!(send("POST", &format!("{}/ingest", running.url), &[], one.as_bytes()).status, 202);
+    wait_until("all rows are processed", || processed(&running) == 7.0);
+    let totals = running.finish().unwrap();
+    assert_eq!((totals.received, totals.applied, totals.resumed), (7, 7, false));
+}
+
+#[test]
+fn compressed_bodies_are_taken() {
+    let job = job();
+    let running = job.start();
+    let body = lines(1000, 10);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(body.as_bytes()).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let zstd = zstd::stream::encode_all(body.as_bytes(), 1).unwrap();
+    for (encoding, compressed) in [("gzip", gzip), ("zstd", zstd)] {
+        let answer = running.post("application/x-ndjson", &[("content-encoding", encoding)], &compressed);
+        assert_eq!((answer.status, answer.json()["accepted"].as_u64()), (202, Some(1000)), "{encoding}");
+        let answer = running.post("application/x-ndjson", &[("content-encoding", encoding)], b"not compressed");
+        assert_eq!(answer.status, 400, "{encoding}");
+    }
+    assert_eq!(running.finish().unwrap().received, 2000);
+}
+
+#[test]
+fn what_can_not_be_taken_is_told() {
+    let job = job();
+    let running = job.start();
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u8], u16);
+    let cases: [Case<'_>; 9] = [
+        ("application/json", &[], b"", 400),
+        ("application/json", &[], b" \n", 400),
+        ("application/json", &[], b"[1,", 400),
+        ("application/json", &[], b"[]", 202),
+        ("text/csv", &[], b"a,b", 415),
+        ("application/json", &[("content-encoding", "br")], b"{}", 415),
+        ("application/json", &[("idempotency-key", "")], b"{}", 400),
+        ("application/json", &[], b"[{\"timestamp\":1}]", 400),
+        ("application/x-ndjson", &[], b"nonsense\n", 400),
+    ];
+    for (content_type, headers, body, status) in cases {
+        let answer = running.post(content_type, headers, body);
+        assert_eq!(answer.status, status, "{} {}", String::from_utf8_lossy(body), answer.text());
+        assert!(answer.json().is_object());
+    }
+    assert_eq!(running.post_json("[]").json(), json!({"accepted": 0, "rejected": 0, "errors": []}));
+    let too_long = vec![b' '; (1 << 20) + 1];
+    assert_eq!(running.post("application/json", &[], &too_long).status, 413);
+    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    bomb.write_all(&vec![b' '; 8 << 20]).unwrap();
+    let bomb = bomb.finish().unwrap();
+    assert_eq!(running.post("application/json", &[("content-encoding", "gzip")], &bomb).status, 413);
+    let get = running.get("/ingest");
+    assert_eq!((get.status, get.headers["allow"].as_str()), (405, "POST"));
+    // Two rejected rows were journaled, and are dead letters once they are committed.
+    let totals = running.finish().unwrap();
+    assert_eq!((totals.received, totals.rejected), (2, 2));
+    assert_eq!(job.dead_letters().len(), 2);
+}
+
+#[test]
+fn rejected_rows_are_listed_up_to_a_bound() {
+    let job = job();
+    let running = job.start();
+    let good = r#"{"device_id":"a","timestamp":1,"temperature":1}"#;
+    let answer = running.post("application/x-ndjson", &[], format!("{}{good}\n", "{}\n".repeat(150)).as_bytes());
+    let body = answer.json();
+    assert_eq!((answer.status, &body["accepted"], &body["rejected"]), (202, &json!(1), &json!(150)));
+    let errors = body["errors"].as_array().unwrap();
+    assert_eq!((errors.len(), &errors[99]["row"]), (100, &json!(99)));
+    assert!(errors[0]["field"].is_string() && errors[0]["reason"].is_string());
+    let totals = running.finish().unwrap();
+    assert_eq!((totals.received, totals.applied, totals.rejected), (151, 1, 150));
+}
+
+#[test]
+fn a_repeated_request_gets_its_first_answer_also_after_a_restart() {
+    let job = job();
+    let running = job.start();
+    let body = r#"[{"device_id":"a","timestamp":1,"temperature":1},{"device_id":"a"}]"#;
+    let post =
+        |running: &Running, key: &str, body: &str| running.post("application/json", &[("idempotency-key", key)], body.as_bytes());
+    let first = post(&running, "k-1", body);
+    assert_eq!((first.status, first.json()["accepted"].as_u64()), (202, Some(1)));
+    let repeat = post(&running, "k-1", body);
+    assert_eq!((repeat.status, repeat.text()), (202, first.text()));
+    assert_eq!(post(&running, "k-1", "[]").status, 422);
+    let refused = post(&running, "k-2", "[{}]");
+    assert_eq!(refused.status, 400);
+    // Once its home shard has committed, the answer comes from the store.
+    wait_until("the ids are committed", || running.metrics()["streamjob_uncommitted_request_ids"] == 0.0);
+    assert_eq!(post(&running, "k-1", body).text(), first.text());
+    assert_eq!(running.finish().unwrap().received, 3);
+
+    let running = job.start();
+    let repeat = post(&running, "k-1", body);
+    assert_eq!((repeat.status, repeat.text()), (202, first.text()));
+    assert_eq!(post(&running, "k-1", "[]").status, 422);
+    assert_eq!((post(&running, "k-2", "[{}]").status, post(&running, "k-2", "[{}]").text()), (400, refused.text()));
+    let totals = running.finish().unwrap();
+    assert_eq!((totals.received, totals.applied, totals.rejected, totals.resumed), (3, 1, 2, true));
+}
+
+#[test]
+fn of_concurrent_requests_with_one_id_one_runs() {
+    let job = job();
+    let running = job.start();
+    let body = lines(500, 5);
+    std::thread::scope(|scope| {
+        let send = || running.post("application/x-ndjson", &[("idempotency-key", "same")], body.as_bytes());
+        let answers: Vec<_> = (0..8).map(|_| scope.spawn(send)).collect();
+        let answers: Vec<_> = answers.into_iter().map(|answer| answer.join().unwrap()).collect();
+        assert!(answers.iter().all(|answer| answer.status == 202 && answer.body == answers[0].body), "{answers:?}");
+    });
+    assert_eq!(running.finish().unwrap().received, 500);
+}
+
+#[test]
+fn full_queues_are_429_and_lose_nothing() {
+    // Nobody answers at the webhook, so that its outbox fills and the workers take no more rows.
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", dead.local_addr().unwrap());
+    let job =
+        Job::new().http_source().webhook("events", "exactly-once", &url).with("/shards", 1).with("/ingest/max_wait_us", 50_000);
+    let job = job.with("/ingest/max_body_bytes", 16 << 20);
+    let running = job.start();
+    let body = lines(100_000, 10);
+    let mut accepted = 0;
+    let refused = (0..60).find_map(|_| {
+        let answer = running.post("application/x-ndjson", &[], body.as_bytes());
+        match answer.status {
+            202 => {
+                accepted += 100_000;
+                None
+            }
+            _ => Some(answer),
+        }
+    });
+    let refused = refused.expect("the queues are full some time");
+    assert_eq!(refused.status, 429, "{refused:?}");
+    assert!(refused.headers.contains_key("retry-after"));
+    // A blocked worker still answers questions and stops.
+    assert_eq!(running.get("/v1/keys/device-0/stats").status, 200);
+    let begun = std::time::Instant::now();
+    assert_eq!(running.finish().unwrap().received, accepted);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+    drop(dead);
+}
+
+#[test]
+fn a_job_without_an_http_source_takes_no_rows() {
+    let job = Job::new().file_source(0.0);
+    std::fs::write(job.path("data.ndjson"), "").unwrap();
+    let running = job.start();
+    assert_eq!(running.post_json("[]").status, 404);
+    assert_eq!(running.get("/readyz").status, 200);
+    running.finish().unwrap();
+}
