@@ -4,7 +4,8 @@
 #
 #   engine/fuzz/run.sh [SECONDS_EACH] [TARGET…]      SEED=1 makes a run repeatable
 #
-# What was found in earlier runs is kept beside the build; a crash is written to engine/fuzz/artifacts.
+# A crash is written to engine/fuzz/artifacts. Inputs that reach new code are forgotten at the next run, unless KEEP=1 lets
+# them add up, beside the build.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -27,6 +28,7 @@ passed=0 failed=0
 for target in "${targets[@]}"; do
     found=$CARGO_TARGET_DIR/corpus/$target
     log=$CARGO_TARGET_DIR/$target.log
+    [ "${KEEP:-}" = 1 ] || rm -rf "$found"
     mkdir -p "$found"
     options=(-max_len=4096 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=1 "-artifact_prefix=artifacts/$target-")
     case $target in decode | record | rows) options+=(-dict=json.dict) ;; esac

@@ -35,7 +35,8 @@ const NOW_US: i64 = 1_700_100_000_000_000;
 const START_MS: usize = 1_700_000_000_000;
 
 fn main() {
-    let steps: [(&str, fn() -> usize); 7] = [
+    type Step = (&'static str, fn() -> usize);
+    let steps: [Step; 7] = [
         ("decode", decode),
         ("route", route),
         ("aggregate", aggregate),

@@ -60,10 +60,10 @@ enum Encoding {
 
 /// A decoded request, ready for the journal.
 struct Decoded {
-    batch: Arc<RowBatch>,
-    record: EncodedRecord,
     /// What is kept of it; its id is empty where the client named none.
     request: RequestRecord,
+    /// `None` where there is nothing to keep.
+    rows: Option<(Arc<RowBatch>, EncodedRecord)>,
 }
 
 /// A request's id, and that it is the first to run under it.
@@ -268,31 +268,29 @@ impl Ingest {
         id: Option<Id>,
         trace: Option<&Arc<Trace>>,
     ) -> std::result::Result<Answer, Answer> {
-        let (record, ticket) = match id {
+        let (request, ticket) = match id {
             Some(Id { id, body_hash, received_us, ticket }) => (new_record(id, body_hash, received_us), Some(ticket)),
             None => (new_record(String::new(), 0, now_us()), None),
         };
         let parsing = trace.map(|trace| trace.span("parse"));
         let decoded = if body.len() > LONG_BODY_BYTES {
-            tokio::task::block_in_place(|| self.decode(format, &body, record))
+            tokio::task::block_in_place(|| self.decode(format, &body, request))
         } else {
-            self.decode(format, &body, record)
+            self.decode(format, &body, request)
         }?;
         drop(parsing);
         drop(body);
         let request = decoded.request;
         let split = &self.shared.splits[usize::from(self.sequencer.split())].id;
-        if decoded.batch.span == 0 {
-            return Ok(Answer::first(&request));
-        }
-        let (rows, bytes) = (decoded.batch.rows(), decoded.batch.memory_bytes());
+        let Some((batch, record)) = decoded.rows else { return Ok(Answer::first(&request)) };
+        let (rows, bytes) = (batch.rows(), batch.memory_bytes());
         let credits = match self.shared.credits.try_take(rows, bytes) {
             Some(credits) => credits,
             None => self.bounded(self.shared.credits.take(rows, bytes)).await?,
         };
         let commit = |first_offset| answer_of(&request, split, first_offset);
         let keyed = ticket.map(|ticket| Keyed { ticket, commit: &commit });
-        let place = self.sequencer.append(decoded.record, decoded.batch, credits, keyed, trace).map_err(|error| Answer {
+        let place = self.sequencer.append(record, batch, credits, keyed, trace).map_err(|error| Answer {
             retry_after_s: Some(RETRY_AFTER_S),
             ..Answer::problem(StatusCode::SERVICE_UNAVAILABLE, error.message())
         })?;
@@ -306,7 +304,7 @@ impl Ingest {
 
     fn decode(&self, format: Format, body: &[u8], mut request: RequestRecord) -> std::result::Result<Decoded, Answer> {
         let mut codec = self.codec().map_err(|error| Answer::problem(StatusCode::INTERNAL_SERVER_ERROR, error.message()))?;
-        let batch = match format {
+        let mut batch = match format {
             Format::Ndjson => codec.decoder.decode_ndjson(body, request.received_us, Positions::Ordinal),
             Format::Json => codec.decoder.decode_json(body, request.received_us).map_err(|error| {
                 Answer::problem(
@@ -324,12 +322,20 @@ impl Ingest {
             .map(|reject| RequestError { row: reject.row, field: reject.field.clone(), reason: reject.reason.clone() })
             .collect();
         let named = Some(&request).filter(|request| !request.id.is_empty());
+        if batch.span == 0 && named.is_some() {
+            // Nothing but its id is kept.
+            batch.span = 1;
+        }
+        if batch.span == 0 {
+            self.codecs.lock().push(codec);
+            return Ok(Decoded { request, rows: None });
+        }
         let record = codec
             .encoder
             .encode(&batch, named)
             .map_err(|error| Answer::problem(StatusCode::PAYLOAD_TOO_LARGE, error.message()))?;
         self.codecs.lock().push(codec);
-        Ok(Decoded { batch: Arc::new(batch), record, request })
+        Ok(Decoded { request, rows: Some((Arc::new(batch), record)) })
     }
 
     fn codec(&self) -> Result<Codec> {

@@ -289,8 +289,8 @@ impl Watch {
     fn look_at_end(&mut self, running: &Running, exit_at_end: bool) -> bool {
         match self.ending {
             Ending::No if (exit_at_end || running.sequencer.is_none()) && running.replayed() => {
-                self.shared.gate.send_replace(Gate::Closed);
                 if let Some(sequencer) = &running.sequencer {
+                    self.shared.gate.send_replace(Gate::Closed);
                     // Nothing is appended any more, so that this end is the end.
                     self.announce(sequencer.split(), sequencer.close(), SplitStatus::Finished);
                 }

@@ -151,6 +151,11 @@ impl Shared {
         self.changed.notify_one();
     }
 
+    /// Asks all threads to end: the start has failed, which is reported elsewhere.
+    pub fn abandon(&self) {
+        let _ = self.failure.set(Error::engine("the start has failed"));
+    }
+
     pub fn failure(&self) -> Option<&Error> {
         self.failure.get()
     }

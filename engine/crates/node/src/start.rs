@@ -173,7 +173,8 @@ impl Opened {
         let (commits, commit_receiver) = committer::channel(self.worker_count());
         let Opened { plan, state, rocks, logs, files, splits, journal_split, journal, .. } = self;
         let shared = Arc::new(Shared::new(plan, state, traces, Metrics::new()?, inboxes, rocks, splits));
-        let (workers, reports) = spawn_workers(&shared, receivers, &commits, udfs)?;
+        let mut workers = Workers { handles: Vec::new(), shared: shared.clone() };
+        let reports = workers.spawn(receivers, &commits, udfs)?;
         drop(commits);
         let starts = take_reports(&shared, &reports)?;
         for (split, file, _) in &files {
@@ -194,12 +195,6 @@ impl Opened {
             _ => None,
         };
         let (feeds, paced) = open_feeds(&shared, files, &starts);
-        let mut handles = Vec::new();
-        for (worker, (handle, go)) in workers.into_iter().enumerate() {
-            let message = Go { outputs: outputs.clone(), feeds: feeds.clone(), starts: starts.clone() };
-            go.send(message).map_err(|_| Error::engine(format!("worker {worker} has ended before its start")))?;
-            handles.push(handle);
-        }
         let committer = {
             let (owned, sequencer) = (shared.clone(), sequencer.clone());
             spawn(&shared, "committer", move || committer::run(&owned, sequencer.as_deref(), &commit_receiver))?
@@ -208,6 +203,10 @@ impl Opened {
             Some(sequencer) => Some(spawn(&shared, "journal", move || sequencer.run())?),
             None => None,
         };
+        for (_, go) in &workers.handles {
+            let message = Go { outputs: outputs.clone(), feeds: feeds.clone(), starts: starts.clone() };
+            go.send(message).map_err(|_| Error::engine("a worker has ended before its start"))?;
+        }
         let mut feeders = Vec::new();
         for paced in paced {
             feeders.push(spawn(&shared, "paced", move || paced.run())?);
@@ -219,7 +218,7 @@ impl Opened {
                 feeders.push(spawn(&shared, "replay", move || replay::run(&replayed, replays))?);
             }
         }
-        Ok(Running { shared, sequencer, resumed, outputs, logs, workers: handles, feeders, committer, journal })
+        Ok(Running { shared, sequencer, resumed, outputs, logs, workers: workers.take(), feeders, committer, journal })
     }
 }
 
@@ -276,41 +275,66 @@ fn open_feeds(shared: &Arc<Shared>, files: Vec<(SplitIndex, FileSplit, f64)>, st
     (feeds, paced)
 }
 
-type WorkerHandle = (JoinHandle<()>, Sender<Go>);
+/// Workers on their way to their start. Dropped before that, they end, and their shards are closed.
+struct Workers {
+    handles: Vec<(JoinHandle<()>, Sender<Go>)>,
+    shared: Arc<Shared>,
+}
 
-fn spawn_workers(
-    shared: &Arc<Shared>,
-    receivers: Vec<Receiver<Message>>,
-    commits: &Sender<committer::Commit>,
-    udfs: &Arc<dyn UdfFactory>,
-) -> Result<(Vec<WorkerHandle>, Vec<Report>)> {
-    let count = receivers.len();
-    let (report_sender, reports) = bounded(count);
-    let mut workers = Vec::new();
-    for (worker, receiver) in receivers.into_iter().enumerate() {
-        let (go_sender, go) = bounded(1);
-        let (shared, commits, udfs, report_sender) = (shared.clone(), commits.clone(), udfs.clone(), report_sender.clone());
-        let handle = spawn(&shared.clone(), &format!("worker-{worker}"), move || {
-            pin(&shared, worker);
-            let opened = open_shards(&shared, worker, &*udfs);
-            let (report, processor) = match opened {
-                Ok((report, processor)) => (Ok(report), Some(processor)),
-                Err(error) => (Err(error), None),
-            };
-            let _ = report_sender.send(report);
-            let (Some(processor), Ok(go)) = (processor, go.recv()) else { return };
-            let Go { outputs, feeds, starts } = go;
-            let port = Port::new(shared.clone(), outputs);
-            match Worker::new(worker, shared.clone(), receiver, commits, processor, port, feeds, &starts) {
-                Ok(worker) => worker.run(),
-                Err(error) => shared.fail(error),
-            }
-        })?;
-        workers.push((handle, go_sender));
+impl Workers {
+    /// Starts the threads, which open their shards.
+    fn spawn(
+        &mut self,
+        receivers: Vec<Receiver<Message>>,
+        commits: &Sender<committer::Commit>,
+        udfs: &Arc<dyn UdfFactory>,
+    ) -> Result<Vec<Report>> {
+        let count = receivers.len();
+        let (report_sender, reports) = bounded(count);
+        for (worker, receiver) in receivers.into_iter().enumerate() {
+            let (go_sender, go) = bounded(1);
+            let (shared, commits) = (self.shared.clone(), commits.clone());
+            let (udfs, report_sender) = (udfs.clone(), report_sender.clone());
+            let handle = spawn(&self.shared, &format!("worker-{worker}"), move || {
+                pin(&shared, worker);
+                let opened = open_shards(&shared, worker, &*udfs);
+                let (report, processor) = match opened {
+                    Ok((report, processor)) => (Ok(report), Some(processor)),
+                    Err(error) => (Err(error), None),
+                };
+                let _ = report_sender.send(report);
+                drop(report_sender);
+                let (Some(processor), Ok(go)) = (processor, go.recv()) else { return };
+                let Go { outputs, feeds, starts } = go;
+                let port = Port::new(shared.clone(), outputs);
+                match Worker::new(worker, shared.clone(), receiver, commits, processor, port, feeds, &starts) {
+                    Ok(worker) => worker.run(),
+                    Err(error) => shared.fail(error),
+                }
+            })?;
+            self.handles.push((handle, go_sender));
+        }
+        drop(report_sender);
+        let report = |_| reports.recv().map_err(|_| Error::engine("a worker has ended before its start"))?;
+        (0..count).map(report).collect()
     }
-    let reports = workers.iter().map(|_| reports.recv().map_err(|_| Error::engine("a worker has ended before its start"))?);
-    let reports = reports.collect::<Result<Vec<Report>>>()?;
-    Ok((workers, reports))
+
+    /// The threads, which run.
+    fn take(mut self) -> Vec<JoinHandle<()>> {
+        std::mem::take(&mut self.handles).into_iter().map(|(handle, _)| handle).collect()
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        if !self.handles.is_empty() {
+            self.shared.abandon();
+        }
+        for (handle, go) in self.handles.drain(..) {
+            drop(go);
+            let _ = handle.join();
+        }
+    }
 }
 
 fn open_shards(shared: &Arc<Shared>, worker: usize, udfs: &dyn UdfFactory) -> Result<(Report, Processor)> {

@@ -128,8 +128,8 @@ fn read_column(input: &mut &[u8], rows: usize) -> Result<ArrayRef> {
     };
     Ok(match kind & !COLUMN_NULLABLE {
         COLUMN_FLOAT => {
-            let values: Vec<f64> = read_planes(input, rows)?.into_iter().map(f64::from_bits).collect();
-            Arc::new(Float64Array::new(ScalarBuffer::from(values), nulls))
+            let values = read_planes(input, rows)?.into_iter().map(f64::from_bits).collect();
+            Arc::new(float_array(values, nulls))
         }
         COLUMN_DECIMAL => Arc::new(read_decimals(input, rows, nulls)?),
         COLUMN_INT => Arc::new(Int64Array::new(ScalarBuffer::from(read_deltas(input, rows)?), nulls)),
@@ -142,7 +142,12 @@ fn read_column(input: &mut &[u8], rows: usize) -> Result<ArrayRef> {
 fn read_decimals(input: &mut &[u8], rows: usize, nulls: Option<NullBuffer>) -> Result<Float64Array> {
     let number = usize::from(take(input, 1)?[0]);
     let scale = *DECIMAL_SCALES.get(number).ok_or_else(|| Error::damaged(format!("the unknown decimal scale {number}")))?;
-    let mut values: Vec<f64> = read_planes(input, rows)?.into_iter().map(|word| unzigzag(word) as f64 / scale).collect();
+    let values = read_planes(input, rows)?.into_iter().map(|word| unzigzag(word) as f64 / scale).collect();
+    Ok(float_array(values, nulls))
+}
+
+/// A null slot holds NaN, whatever the record has there: readers look at the value alone.
+fn float_array(mut values: Vec<f64>, nulls: Option<NullBuffer>) -> Float64Array {
     if let Some(nulls) = &nulls {
         for (value, valid) in values.iter_mut().zip(nulls.iter()) {
             if !valid {
@@ -150,7 +155,7 @@ fn read_decimals(input: &mut &[u8], rows: usize, nulls: Option<NullBuffer>) -> R
             }
         }
     }
-    Ok(Float64Array::new(ScalarBuffer::from(values), nulls))
+    Float64Array::new(ScalarBuffer::from(values), nulls)
 }
 
 fn read_strings(input: &mut &[u8], rows: usize, nulls: Option<NullBuffer>) -> Result<StringArray> {

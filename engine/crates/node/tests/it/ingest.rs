@@ -54,7 +54,8 @@ fn compressed_bodies_are_taken() {
 fn what_can_not_be_taken_is_told() {
     let job = job();
     let running = job.start();
-    let cases: [(&str, &[(&str, &str)], &[u8], u16); 9] = [
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u8], u16);
+    let cases: [Case<'_>; 9] = [
         ("application/json", &[], b"", 400),
         ("application/json", &[], b" \n", 400),
         ("application/json", &[], b"[1,", 400),
@@ -112,6 +113,7 @@ fn a_repeated_request_gets_its_first_answer_also_after_a_restart() {
     let repeat = post(&running, "k-1", body);
     assert_eq!((repeat.status, repeat.text()), (202, first.text()));
     assert_eq!(post(&running, "k-1", "[]").status, 422);
+    assert_eq!((post(&running, "k-0", "[]").status, post(&running, "k-0", body).status), (202, 422));
     let refused = post(&running, "k-2", "[{}]");
     assert_eq!(refused.status, 400);
     // Once its home shard has committed, the answer comes from the store.

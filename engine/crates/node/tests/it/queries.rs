@@ -100,7 +100,10 @@ fn the_latest_windows_of_all_keys_come_in_pages() {
 fn the_ledger_adds_up_over_restarts() {
     let job = Job::new().http_source().with(
         "/where",
-        json!({"kind": "binary", "op": ">=", "left": {"kind": "column", "name": "temperature"}, "right": {"kind": "literal", "value": 0.0}}),
+        json!({
+            "kind": "call", "function": "ge",
+            "args": [{"kind": "column", "name": "temperature"}, {"kind": "literal", "value": 0.0}],
+        }),
     );
     let running = job.start();
     running.post_lines(&lines(2000, 7));

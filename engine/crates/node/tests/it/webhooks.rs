@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::TcpListener;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Job, as_windows, events, lines, model, wait_until};
 use crate::web::Receiver;
@@ -53,7 +53,7 @@ fn at_least_once_sends_before_the_commit_and_again_after_a_stop() {
     let receiver = Receiver::start(|number| if number < 3 { 503 } else { 200 });
     // No commit comes by itself.
     let job = Job::new().http_source().webhook("events", "at-least-once", &receiver.url);
-    let job = job.with("/checkpoint/interval_us", 3_600_000_000i64);
+    let job = job.with("/checkpoint/interval_us", 3_600_000_000i64).with("/windows", json!([]));
     let running = job.start();
     running.post_lines(&lines(1000, 10));
     wait_until("all rows came", || {
@@ -97,7 +97,7 @@ fn one_sink_that_is_down_does_not_hold_another_up() {
     job.json["sinks"][0]["name"] = "down".into();
     // Small batches, so that the queue to the one that is down is full.
     job.json["sinks"][0]["http"]["max_batch_rows"] = 1.into();
-    let job = job.webhook("events", "at-least-once", &up.url);
+    let job = job.webhook("events", "at-least-once", &up.url).with("/windows", json!([]));
     let running = job.start();
     for _ in 0..10 {
         running.post_lines(&lines(1000, 10));
