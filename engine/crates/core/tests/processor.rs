@@ -317,3 +317,37 @@ fn close_when_idle_closes_the_window_of_the_newest_row() {
     while harness.processor.close_windows(5, &mut harness.port).expect("windows close") {}
     assert_eq!(parse(&harness.port.rows[&0]), [(("key-1".to_owned(), 0), (1, 5.0))]);
 }
+
+/// After a kill the journal of the start before is replayed beside the one of this start, which cannot have rows yet.
+#[test]
+fn a_replayed_journal_is_judged_as_when_it_was_taken() {
+    let split = |id: &str, source: &str| SplitInfo { id: id.into(), source: source.into() };
+    let watermarks = |splits: &[SplitInfo], steps: &dyn Fn(&mut Processor, &mut Collected)| {
+        let plan = Plan::compile(job()).expect("the job compiles");
+        let store: Arc<dyn ShardStore> = Arc::new(MemoryStore::new());
+        let shard = Shard::open(0, plan.clone(), store, splits).expect("the store opens");
+        let mut processor = Processor::new(plan, splits.to_vec(), vec![shard], Box::new(NoUdfs));
+        steps(&mut processor, &mut Collected::default());
+        (processor.shards()[0].watermark_us(), *processor.shards()[0].progress(splits.len() as u16 - 1))
+    };
+    let replay = |processor: &mut Processor, port: &mut Collected| {
+        let mut decoder = Decoder::new(&job().schema, SHARDS, 1_000_000).expect("a decodable schema");
+        let batch = decoder.decode_ndjson(line(&(1, 50, 5)).as_bytes(), 0, Positions::Ordinal);
+        processor.process(&[Delivery::new(0, 0, Arc::new(batch), Vec::new())], port).expect("the rows are fine");
+    };
+    let ends = |processor: &mut Processor, port: &mut Collected| {
+        replay(processor, port);
+        processor.shards_mut()[0].set_status(0, SplitStatus::Finished);
+    };
+    let idle_first = |processor: &mut Processor, port: &mut Collected| {
+        processor.shards_mut()[0].set_status(1, SplitStatus::Idle);
+        ends(processor, port);
+    };
+    let journals = [split("in@1", "in"), split("in@2", "in")];
+    assert_eq!(watermarks(&journals, &replay).0, 47, "the new journal holds nothing back");
+    let (watermark, new) = watermarks(&journals, &ends);
+    assert_eq!((watermark, new.max_time_us, new.status), (47, 50, SplitStatus::Active), "it goes on where the old one ended");
+    assert_eq!(watermarks(&journals, &idle_first).1.status, SplitStatus::Idle, "what its reader said stands");
+    let two_sources = [split("in@1", "in"), split("file@1", "file")];
+    assert_eq!(watermarks(&two_sources, &replay).0, i64::MIN, "another source does hold it back");
+}

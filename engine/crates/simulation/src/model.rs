@@ -60,6 +60,8 @@ pub struct Expected {
 struct Progress {
     max_us: i64,
     status: SplitStatus,
+    /// Idle only because the split before it has not ended.
+    waits: bool,
 }
 
 /// One shard, row by row.
@@ -91,8 +93,39 @@ impl ShardModel<'_> {
     fn open(&mut self, splits: &[SplitId]) {
         self.open = splits.to_vec();
         for split in splits {
-            let new = Progress { max_us: NO_TIME, status: SplitStatus::Active };
+            let new = Progress { max_us: NO_TIME, status: SplitStatus::Active, waits: false };
             self.splits.entry(split.clone()).or_insert(new);
+        }
+        for split in splits {
+            let finished = self.splits[split].status == SplitStatus::Finished;
+            match self.next_of_source(split) {
+                Some(_) if finished => self.pass_on(split),
+                Some(next) => {
+                    let next = self.splits.get_mut(&next).expect("it is open");
+                    if next.status == SplitStatus::Active {
+                        next.status = SplitStatus::Idle;
+                        next.waits = true;
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// The journals of a push source are one stream: the next goes on where one ended, and holds nothing back before.
+    fn next_of_source(&self, id: &SplitId) -> Option<SplitId> {
+        let source = |id: &SplitId| id.split('@').next().unwrap_or_default().to_owned();
+        let behind = self.open.iter().skip_while(|split| *split != id).skip(1);
+        behind.into_iter().find(|next| source(next) == source(id)).cloned()
+    }
+
+    fn pass_on(&mut self, id: &SplitId) {
+        let max_us = self.splits[id].max_us;
+        let Some(next) = self.next_of_source(id) else { return };
+        let next = self.splits.get_mut(&next).expect("it is open");
+        next.max_us = next.max_us.max(max_us);
+        if std::mem::take(&mut next.waits) && next.status == SplitStatus::Idle {
+            next.status = SplitStatus::Active;
         }
     }
 
@@ -170,10 +203,14 @@ impl ShardModel<'_> {
 
     fn set_status(&mut self, id: &SplitId, status: SplitStatus) {
         let progress = self.splits.get_mut(id).expect("only open splits have a status");
+        progress.waits = false;
         if progress.status == status || progress.status == SplitStatus::Finished {
             return;
         }
         progress.status = status;
+        if status == SplitStatus::Finished {
+            self.pass_on(id);
+        }
         self.raise();
         let active = self.open.iter().any(|split| self.splits[split].status == SplitStatus::Active);
         if self.plan.config.time.close_when_idle && status == SplitStatus::Idle && !active {

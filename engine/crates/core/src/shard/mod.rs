@@ -96,6 +96,10 @@ pub struct Shard {
     split_ids: Vec<Arc<str>>,
     /// Progress in splits that this process does not read.
     foreign_splits: Vec<(String, SplitProgress)>,
+    /// By split: the one that goes on where it ends.
+    next_of_source: Vec<Option<usize>>,
+    /// By split: it is idle only because the one before it has not ended.
+    waits: Vec<bool>,
     watermark_us: i64,
     max_event_time_us: i64,
     windows: Vec<WindowState>,
@@ -144,6 +148,8 @@ impl Shard {
             keys: 0,
             splits: vec![SplitProgress::new(); splits.len()],
             split_ids: splits.iter().map(|split| split.id.clone()).collect(),
+            next_of_source: vec![None; splits.len()],
+            waits: vec![false; splits.len()],
             foreign_splits: Vec::new(),
             watermark_us: NO_TIME,
             max_event_time_us: NO_TIME,
@@ -160,7 +166,37 @@ impl Shard {
             max_hot_keys,
         };
         shard.load()?;
+        shard.chain(splits);
         Ok(shard)
+    }
+
+    /// The journals of a push source, one a start, are one stream: a later one goes on at the event time where the one before
+    /// it ends, and holds nothing back until then, since no row of it can come sooner. So the replay after a kill judges each
+    /// row by the watermark that held when it first came.
+    fn chain(&mut self, splits: &[SplitInfo]) {
+        for split in 0..splits.len() {
+            let Some(next) = (split + 1..splits.len()).find(|next| splits[*next].source == splits[split].source) else {
+                continue;
+            };
+            self.next_of_source[split] = Some(next);
+            if self.splits[split].status == SplitStatus::Finished {
+                self.pass_on(split);
+            } else if self.splits[next].status == SplitStatus::Active {
+                self.splits[next].status = SplitStatus::Idle;
+                self.waits[next] = true;
+            }
+        }
+    }
+
+    /// The split that goes on where `split` ended may hold the watermark back from now on, unless its reader has called it idle.
+    fn pass_on(&mut self, split: usize) {
+        let Some(next) = self.next_of_source[split] else { return };
+        let max_time_us = self.splits[split].max_time_us;
+        let progress = &mut self.splits[next];
+        progress.max_time_us = progress.max_time_us.max(max_time_us);
+        if std::mem::take(&mut self.waits[next]) && progress.status == SplitStatus::Idle {
+            progress.status = SplitStatus::Active;
+        }
     }
 
     pub fn watermark_us(&self) -> i64 {
@@ -209,10 +245,14 @@ impl Shard {
 
     /// A split's reader says what holds for it from now on.
     pub fn set_status(&mut self, split: SplitIndex, status: SplitStatus) {
+        self.waits[usize::from(split)] = false;
         let progress = &mut self.splits[usize::from(split)];
         if progress.status != status && progress.status != SplitStatus::Finished {
             progress.status = status;
             self.changed = true;
+            if status == SplitStatus::Finished {
+                self.pass_on(usize::from(split));
+            }
             self.update_watermark();
             if self.plan.config.time.close_when_idle && status == SplitStatus::Idle && self.all_idle() {
                 self.set_watermark(self.end_of_open_windows_us());
