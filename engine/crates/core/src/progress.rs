@@ -17,6 +17,8 @@ pub enum SplitStatus {
     Active,
     /// Its connected reader said that nothing comes at the moment.
     Idle,
+    /// It goes on where another split ends that has not ended yet: no row of it can come sooner.
+    Waiting,
     /// Nothing will ever come again.
     Finished,
 }

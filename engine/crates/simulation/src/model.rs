@@ -60,8 +60,6 @@ pub struct Expected {
 struct Progress {
     max_us: i64,
     status: SplitStatus,
-    /// Idle only because the split before it has not ended.
-    waits: bool,
 }
 
 /// One shard, row by row.
@@ -93,7 +91,7 @@ impl ShardModel<'_> {
     fn open(&mut self, splits: &[SplitId]) {
         self.open = splits.to_vec();
         for split in splits {
-            let new = Progress { max_us: NO_TIME, status: SplitStatus::Active, waits: false };
+            let new = Progress { max_us: NO_TIME, status: SplitStatus::Active };
             self.splits.entry(split.clone()).or_insert(new);
         }
         for split in splits {
@@ -103,8 +101,7 @@ impl ShardModel<'_> {
                 Some(next) => {
                     let next = self.splits.get_mut(&next).expect("it is open");
                     if next.status == SplitStatus::Active {
-                        next.status = SplitStatus::Idle;
-                        next.waits = true;
+                        next.status = SplitStatus::Waiting;
                     }
                 }
                 None => {}
@@ -124,7 +121,7 @@ impl ShardModel<'_> {
         let Some(next) = self.next_of_source(id) else { return };
         let next = self.splits.get_mut(&next).expect("it is open");
         next.max_us = next.max_us.max(max_us);
-        if std::mem::take(&mut next.waits) && next.status == SplitStatus::Idle {
+        if next.status == SplitStatus::Waiting {
             next.status = SplitStatus::Active;
         }
     }
@@ -147,7 +144,7 @@ impl ShardModel<'_> {
             self.row(id, row);
         }
         let progress = self.splits.get_mut(id).expect("only open splits are taken");
-        if to > from && progress.status == SplitStatus::Idle {
+        if to > from && matches!(progress.status, SplitStatus::Idle | SplitStatus::Waiting) {
             progress.status = SplitStatus::Active;
         }
         progress.max_us = progress.max_us.max(split.max_below_us(to));
@@ -203,7 +200,6 @@ impl ShardModel<'_> {
 
     fn set_status(&mut self, id: &SplitId, status: SplitStatus) {
         let progress = self.splits.get_mut(id).expect("only open splits have a status");
-        progress.waits = false;
         if progress.status == status || progress.status == SplitStatus::Finished {
             return;
         }
@@ -213,7 +209,7 @@ impl ShardModel<'_> {
         }
         self.raise();
         let active = self.open.iter().any(|split| self.splits[split].status == SplitStatus::Active);
-        if self.plan.config.time.close_when_idle && status == SplitStatus::Idle && !active {
+        if self.plan.config.time.close_when_idle && !active {
             self.watermark_us = self.watermark_us.max(self.end_of_newest_window_us());
         }
     }

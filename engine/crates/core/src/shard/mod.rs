@@ -98,8 +98,6 @@ pub struct Shard {
     foreign_splits: Vec<(String, SplitProgress)>,
     /// By split: the one that goes on where it ends.
     next_of_source: Vec<Option<usize>>,
-    /// By split: it is idle only because the one before it has not ended.
-    waits: Vec<bool>,
     watermark_us: i64,
     max_event_time_us: i64,
     windows: Vec<WindowState>,
@@ -149,7 +147,6 @@ impl Shard {
             splits: vec![SplitProgress::new(); splits.len()],
             split_ids: splits.iter().map(|split| split.id.clone()).collect(),
             next_of_source: vec![None; splits.len()],
-            waits: vec![false; splits.len()],
             foreign_splits: Vec::new(),
             watermark_us: NO_TIME,
             max_event_time_us: NO_TIME,
@@ -182,8 +179,7 @@ impl Shard {
             if self.splits[split].status == SplitStatus::Finished {
                 self.pass_on(split);
             } else if self.splits[next].status == SplitStatus::Active {
-                self.splits[next].status = SplitStatus::Idle;
-                self.waits[next] = true;
+                self.splits[next].status = SplitStatus::Waiting;
             }
         }
     }
@@ -194,7 +190,7 @@ impl Shard {
         let max_time_us = self.splits[split].max_time_us;
         let progress = &mut self.splits[next];
         progress.max_time_us = progress.max_time_us.max(max_time_us);
-        if std::mem::take(&mut self.waits[next]) && progress.status == SplitStatus::Idle {
+        if progress.status == SplitStatus::Waiting {
             progress.status = SplitStatus::Active;
         }
     }
@@ -226,7 +222,7 @@ impl Shard {
         if progress.position == to && progress.max_time_us >= max_time_us {
             return;
         }
-        if to > progress.position && progress.status == SplitStatus::Idle {
+        if to > progress.position && matches!(progress.status, SplitStatus::Idle | SplitStatus::Waiting) {
             progress.status = SplitStatus::Active;
         }
         progress.position = progress.position.max(to);
@@ -245,7 +241,6 @@ impl Shard {
 
     /// A split's reader says what holds for it from now on.
     pub fn set_status(&mut self, split: SplitIndex, status: SplitStatus) {
-        self.waits[usize::from(split)] = false;
         let progress = &mut self.splits[usize::from(split)];
         if progress.status != status && progress.status != SplitStatus::Finished {
             progress.status = status;
@@ -254,7 +249,7 @@ impl Shard {
                 self.pass_on(usize::from(split));
             }
             self.update_watermark();
-            if self.plan.config.time.close_when_idle && status == SplitStatus::Idle && self.all_idle() {
+            if self.plan.config.time.close_when_idle && self.all_idle() {
                 self.set_watermark(self.end_of_open_windows_us());
             }
         }
