@@ -11,7 +11,9 @@ class EngineError(Exception):
         self.retryable = retryable
 
 
-def run(job_json, *, state_dir, listen, exit_at_end, for_us, on_ready, on_progress, progress_interval_us):
+def run(
+    job_json, *, state_dir, listen, exit_at_end, for_us, on_ready, on_progress, progress_interval_us, control_token=None
+):
     job = json.loads(job_json)
     if os.environ.get("FAKE_ENGINE_FAILS"):
         raise EngineError("port 8080 is in use: choose another with --listen", actor="user")
@@ -47,5 +49,7 @@ def run(job_json, *, state_dir, listen, exit_at_end, for_us, on_ready, on_progre
             "anomalies": 1,
             "resumed": False,
             "asked": [job["name"], state_dir, listen, exit_at_end, for_us, progress_interval_us],
+            "control_token": control_token,
+            "sources": [udf["source"] for udf in job["udfs"]],
         }
     )

@@ -19,7 +19,9 @@ use crate::udf_host::PythonUdfs;
 /// The interpreter is free meanwhile. `on_ready` gets the base URL once and `on_progress` a JSON object every
 /// `progress_interval_us`, on threads of the engine; what they raise is logged and changes nothing. Raises EngineError.
 #[pyfunction]
-#[pyo3(signature = (job_json, *, state_dir, listen, exit_at_end, for_us, on_ready, on_progress, progress_interval_us))]
+#[pyo3(signature = (
+    job_json, *, state_dir, listen, exit_at_end, for_us, on_ready, on_progress, progress_interval_us, control_token=None
+))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python function")]
 pub fn run(
     py: Python<'_>,
@@ -31,6 +33,7 @@ pub fn run(
     on_ready: Option<Py<PyAny>>,
     on_progress: Option<Py<PyAny>>,
     progress_interval_us: u64,
+    control_token: Option<String>,
 ) -> PyResult<String> {
     let config = JobConfig::from_json(job_json).map_err(|error| raised(py, &error))?;
     let udfs = PythonUdfs::load(py, &config.udfs).map_err(|error| raised(py, &error))?;
@@ -38,6 +41,7 @@ pub fn run(
         config,
         state_dir,
         listen,
+        control_token: control_token.map(Into::into),
         exit_at_end,
         run_for: for_us.map(Duration::from_micros),
         udfs: Arc::new(udfs),

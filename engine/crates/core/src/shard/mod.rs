@@ -389,6 +389,14 @@ impl Shard {
         self.changed
     }
 
+    /// The epoch whose commit makes everything durable that the shard has; `None` where it is durable.
+    pub fn uncommitted_epoch(&self) -> Option<u64> {
+        if self.changed {
+            return Some(self.epoch);
+        }
+        self.commit_in_flight.then(|| self.epoch - 1)
+    }
+
     pub fn commit_in_flight(&self) -> bool {
         self.commit_in_flight
     }
