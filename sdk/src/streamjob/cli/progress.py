@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from streamjob.loading import LoadedJob
-from streamjob.models import EVENTS
+if TYPE_CHECKING:
+    from streamjob.loading import LoadedJob
 
 Progress = Mapping[str, Any]
 _SPARK = "▁▂▃▄▅▆▇█"
@@ -36,6 +36,8 @@ class ViewJob:
 
 def view_job(loaded: LoadedJob) -> ViewJob:
     """The view's knowledge of `loaded`."""
+    from streamjob.models import EVENTS
+
     spec = loaded.job.spec
     event_udfs = [udf for udf in loaded.udfs if udf.on == "event"]
     inputs = [name for udf in event_udfs for name in udf.inputs or () if name in spec.schema_.fields]
