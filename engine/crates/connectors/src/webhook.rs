@@ -154,8 +154,16 @@ fn parse_url(url: &str) -> Result<Uri> {
         Some(authority) if authority.as_str().contains('@') => {
             Err(wrong("must hold no user and password; put an Authorization header into http.headers"))
         }
+        // The client takes a port that is no number for none, and would connect elsewhere.
+        Some(authority) if has_port(authority.as_str()) && authority.port_u16().is_none_or(|port| port == 0) => {
+            Err(wrong(&format!("its port must be a number from 1 to 65535 (got {url})")))
+        }
         Some(_) => Ok(uri),
     }
+}
+
+fn has_port(authority: &str) -> bool {
+    authority.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'))
 }
 
 fn headers(config: &HttpSinkConfig) -> Result<HeaderMap> {
