@@ -14,7 +14,7 @@ class EngineError(Exception):
 
 def run(job_json, *, state_dir, listen, exit_at_end, for_us, on_ready, on_progress, progress_interval_us):
     job = json.loads(job_json)
-    imported = sorted({"pydantic", "sqlglot", "structlog", "yaml", "rich", "asyncio"} & set(sys.modules))
+    imported = sorted({"pydantic", "sqlglot", "yaml", "rich", "asyncio"} & set(sys.modules))
     if os.environ.get("FAKE_ENGINE_FAILS"):
         raise EngineError("port 8080 is in use: choose another with --listen", actor="user")
     os.makedirs(state_dir, exist_ok=True)

@@ -9,9 +9,9 @@ import argparse
 import os
 import sys
 from types import ModuleType
-from typing import Any
 
 from streamjob.cli.display import Display, SilentDisplay, choose_display, is_silent
+from streamjob.cli.logs import Log
 from streamjob.cli.prepared import PreparedJob, prepare, recall, remember
 from streamjob.native import EngineMissingError, engine_module
 
@@ -36,18 +36,19 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         engine = engine_module()
     except EngineMissingError as error:
-        _log(arguments).error("engine_missing", message=str(error))
+        Log(arguments.log_format).error("engine_missing", message=str(error))
         return _FAILED
     return _run(engine, job, arguments, display, new=known is None)
 
 
 def _run(engine: ModuleType, job: PreparedJob, arguments: argparse.Namespace, display: Display, *, new: bool) -> int:
     state_dir = os.path.abspath(arguments.state_dir or os.path.join(".streamjob", job.name))
+    log = Log(arguments.log_format)
 
     def ready(url: str) -> None:
         print(f"READY {url}", flush=True)
         if not display.visible:
-            _log(arguments).info("job_ready", job=job.name, url=url, state_dir=state_dir)
+            log.info("job_ready", job=job.name, url=url, state_dir=state_dir)
         display.start(url)
         if new:
             remember(job, arguments.job, state_dir)
@@ -65,7 +66,7 @@ def _run(engine: ModuleType, job: PreparedJob, arguments: argparse.Namespace, di
         )
     except engine.EngineError as error:
         display.stop()
-        _log(arguments).error(
+        log.error(
             "job_failed",
             job=job.name,
             message=str(error),
@@ -78,9 +79,3 @@ def _run(engine: ModuleType, job: PreparedJob, arguments: argparse.Namespace, di
     sys.stderr.flush()
     print(totals, flush=True)
     return _DONE
-
-
-def _log(arguments: argparse.Namespace) -> Any:
-    from streamjob.cli.logs import configure_logs
-
-    return configure_logs(arguments.log_format)
