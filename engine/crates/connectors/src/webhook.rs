@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -155,15 +156,19 @@ fn parse_url(url: &str) -> Result<Uri> {
             Err(wrong("must hold no user and password; put an Authorization header into http.headers"))
         }
         // The client takes a port that is no number for none, and would connect elsewhere.
-        Some(authority) if has_port(authority.as_str()) && authority.port_u16().is_none_or(|port| port == 0) => {
-            Err(wrong(&format!("its port must be a number from 1 to 65535 (got {url})")))
+        Some(authority) if !is_host_and_port(authority) => {
+            Err(wrong(&format!("must be a host, and perhaps a port from 1 to 65535 (got {url})")))
         }
         Some(_) => Ok(uri),
     }
 }
 
-fn has_port(authority: &str) -> bool {
-    authority.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'))
+fn is_host_and_port(authority: &Authority) -> bool {
+    match authority.as_str().strip_prefix(authority.host()) {
+        Some("") => true,
+        Some(port) => port.starts_with(':') && authority.port_u16().is_some_and(|port| port > 0),
+        None => false,
+    }
 }
 
 fn headers(config: &HttpSinkConfig) -> Result<HeaderMap> {
