@@ -1,25 +1,35 @@
-"""Logs: structured lines on stderr."""
+"""Logs: structured lines on stderr, in the style of the engine's own.
+
+A restart waits for what is imported here, and there are few lines to write: hence no library for it.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
-import structlog
 
+class Log:
+    """Writes events with their fields; `style` is json (one object a line) or text."""
 
-def configure_logs(style: str) -> Any:
-    """The logger; `style` is json (one object a line: timestamp, level, event, …) or text."""
-    renderer: Any = structlog.processors.JSONRenderer()
-    if style == "text":
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
-        ],
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    return structlog.get_logger()
+    def __init__(self, style: str) -> None:
+        self._style = style
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Something that happened as it should."""
+        self._write("info", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Something that somebody must look at."""
+        self._write("error", event, fields)
+
+    def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        if self._style == "text":
+            said = " ".join(f"{name}={value}" for name, value in fields.items())
+            line = f"{now} {level.upper():>5} {event} {said}".rstrip()
+        else:
+            line = json.dumps({"timestamp": now, "level": level, "event": event, **fields}, ensure_ascii=False)
+        print(line, file=sys.stderr, flush=True)
