@@ -94,7 +94,8 @@ def test_run_prints_ready_and_totals(tmp_path: Path) -> None:
 
 def test_logs_as_text(tmp_path: Path) -> None:
     result = streamjob("run", write_job(tmp_path), "--log-format", "text", fake=True, cwd=tmp_path)
-    assert re.fullmatch(r"\S+Z  INFO job_ready job=telemetry url=http://127.0.0.1:8080 state_dir=\S+\n", result.stderr)
+    line = r"\S+Z \[info +\] job_ready +job=telemetry state_dir=\S+ url=http://127.0.0.1:8080\n"
+    assert re.fullmatch(line, result.stderr), result.stderr
 
 
 def test_run_with_live_prints_plain_lines_where_stderr_is_no_terminal(tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from streamjob.cli.logs import Log
+from streamjob.native import EngineMissingError, engine_module
+
 _DONE, _FAILED, _INVALID = 0, 1, 2
 _PROGRESS_INTERVAL_US = 3_600_000_000
 CONTROL_VARIABLE = "STREAMJOB_CONTROL_TOKEN_FILE"
@@ -29,8 +32,6 @@ def engine(arguments: argparse.Namespace) -> int:
     except SetupError as error:
         _say(arguments.log_format, "job_invalid", message=str(error), actor="user", retryable=False)
         return _INVALID
-    from streamjob.native import EngineMissingError, engine_module
-
     try:
         native = engine_module()
     except EngineMissingError as error:
@@ -88,7 +89,5 @@ def control_token() -> str | None:
 
 
 def _say(log_format: str, event: str, **members: Any) -> None:
-    from streamjob.cli.logs import configure_logs
-
-    configure_logs(log_format).error(event, **members)
+    Log(log_format).error(event, **members)
     sys.stderr.flush()
