@@ -12,6 +12,7 @@ mod options;
 mod paced;
 mod port;
 mod progress_json;
+mod read_again;
 mod replay;
 mod rest;
 mod run;

@@ -1,8 +1,10 @@
 //! Whole runs: real stores in temporary directories, real sockets on the loopback.
 
 mod files;
+mod full_sinks;
 mod ingest;
 mod queries;
+mod restored;
 mod state;
 mod stopping;
 mod support;
