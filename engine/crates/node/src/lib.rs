@@ -2,6 +2,7 @@
 //!
 //! Invariant: decisions about rows are in `streamjob_core`; here is only who runs them when, and nothing of Python.
 
+mod body;
 mod committer;
 mod feed;
 mod idempotency;
@@ -20,6 +21,7 @@ mod server;
 mod shared;
 mod start;
 pub mod telemetry;
+mod together;
 mod worker;
 
 pub use options::{NoUdfFactory, OnProgress, OnReady, Options, StopHandle, Totals, UdfFactory};
