@@ -32,6 +32,7 @@ pub fn run(
     on_progress: Option<Py<PyAny>>,
     progress_interval_us: u64,
 ) -> PyResult<String> {
+    crate::memory::tune();
     let config = JobConfig::from_json(job_json).map_err(|error| raised(py, &error))?;
     let udfs = PythonUdfs::load(py, &config.udfs).map_err(|error| raised(py, &error))?;
     let options = Options {
