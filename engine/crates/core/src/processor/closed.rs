@@ -18,7 +18,7 @@ use crate::udf::call_bisecting;
 use crate::window_row::RowFrame;
 
 /// Closed rows are flushed when there are this many.
-const LARGE_ROWS: usize = 4096;
+pub(super) const LARGE_ROWS: usize = 1024;
 
 /// Closed rows of one window, as columns.
 #[derive(Debug)]

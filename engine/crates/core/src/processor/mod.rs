@@ -267,6 +267,19 @@ impl Processor {
 
     /// Closes windows that have ended, looking at no more than `budget` slots in all. True if some are left.
     pub fn close_windows(&mut self, mut budget: usize, port: &mut dyn SinkPort) -> Result<bool> {
+        loop {
+            // Rows leave in parts: the buffers that they pass through keep the size of the largest.
+            let part = budget.min(closed::LARGE_ROWS);
+            let left = self.close_part(part);
+            self.put_out(port)?;
+            budget -= part - left;
+            if budget == 0 || left > 0 {
+                return Ok(self.has_closable());
+            }
+        }
+    }
+
+    fn close_part(&mut self, mut budget: usize) -> usize {
         for shard in &mut self.shards {
             let closed = &mut self.closed;
             budget = shard.close_some(budget, &mut |pane| closed[pane.window].push(&pane, &self.local_of));
@@ -274,8 +287,7 @@ impl Processor {
                 break;
             }
         }
-        self.put_out(port)?;
-        Ok(self.shards.iter().any(Shard::has_closable))
+        budget
     }
 
     /// Whether windows have ended that are not closed yet.
