@@ -119,8 +119,14 @@ fmt: .venv/.tools ## Format all code
 	$(BIN)/ruff format sdk engine integration bench examples docs
 
 .PHONY: lock
-lock: .venv/.tools ## Write the lock file of the Python packages anew (needs uv)
-	cd sdk && uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url requirements-dev.in -o requirements-dev.lock
+lock: .venv/.tools ## Write the lock files of the Python packages anew (needs uv)
+	$(call lock,sdk/requirements-dev)
+	$(call lock,sdk/requirements-runtime,-c sdk/requirements-dev.lock)
+	$(call lock,sdk/requirements-build,-c sdk/requirements-dev.lock)
+	$(call lock,operator/requirements-runtime,-c sdk/requirements-dev.lock)
+
+# A package has one version everywhere: what goes into images is a part of what the tests ran with.
+lock = uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url $(1).in -o $(1).lock $(2)
 
 # ---------------------------------------------------------------------------------------------------------------- bench
 
