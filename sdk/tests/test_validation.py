@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs import GOOD, good_data, load_text, problems_of, spoilt
-from streamjob.loading import load_job
+from streamjob.loading import LoadedJob, load_job
 from streamjob.models import StreamJob
 from streamjob.normalise import local_problems
 from streamjob.problems import JobError
@@ -457,3 +458,48 @@ def test_any_damage_is_reported_and_never_a_crash(index: int, how: str, word: st
     for problem in problems_of("".join(lines)):
         assert problem.line >= 1
         assert problem.message
+
+
+def _with_config_map(read: Callable[[str, str], str]) -> LoadedJob:
+    text, _ = spoilt("      file: udfs.py\n", "      code: {configMap: {name: functions, key: z.py}}\n")
+    return load_job(text, config_maps=read)
+
+
+def test_code_in_a_config_map_is_read_where_there_are_config_maps() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def read(name: str, key: str) -> str:
+        asked.append((name, key))
+        return "def score(*columns): return columns[0]\n"
+
+    loaded = _with_config_map(read)
+    assert asked == [("functions", "z.py")]
+    assert loaded.udfs[0].text == "def score(*columns): return columns[0]\n"
+    assert loaded.udfs[0].filename == "configmap:functions/z.py"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, 'ConfigMap functions does not exist (got "functions/z.py"; create it'),
+        ("def score(:\n", "line 1: Python syntax error"),
+        ("def other(): ...\n", "is not defined or registered in the ConfigMap functions, key z.py"),
+    ],
+)
+def test_what_is_wrong_with_a_config_map_is_told(text: str | None, message: str) -> None:
+    def read(name: str, key: str) -> str:
+        if text is None:
+            raise LookupError(f"ConfigMap {name} does not exist")
+        return text
+
+    with pytest.raises(JobError) as caught:
+        _with_config_map(read)
+    assert message in str(caught.value)
+    assert len(caught.value.problems) == 1
+
+
+def test_replicas_above_one_are_refused() -> None:
+    text, line = spoilt("spec:\n", "spec:\n  replicas: 3\n")
+    (problem,) = problems_of(text)
+    assert problem.line == line + 1
+    assert "spec.replicas: one pod runs all shards of a job in this version (got 3; write 1)" in str(problem)

@@ -10,7 +10,7 @@ from typing import Any
 
 from streamjob.models import StreamJob
 from streamjob.problems import JobError, Problem
-from streamjob.resolve import ReadText, ResolvedUdf, read_text, resolve_udfs
+from streamjob.resolve import ReadConfigMap, ReadText, ResolvedUdf, read_text, resolve_udfs
 from streamjob.source import Source, parse_yaml, plain_source
 from streamjob.validation.cross import check_cross
 from streamjob.validation.spec import check_spec
@@ -28,27 +28,40 @@ class LoadedJob:
     source: Source
 
 
-def load_job(job: JobLike, *, base_dir: str | None = None, read: ReadText = read_text) -> LoadedJob:
+def load_job(
+    job: JobLike,
+    *,
+    base_dir: str | None = None,
+    read: ReadText = read_text,
+    config_maps: ReadConfigMap | None = None,
+) -> LoadedJob:
     """Reads and validates a job.
 
     `job` is a path, YAML text (told by a line break), a mapping or a StreamJob. `base_dir` is what relative paths are
-    relative to; default is the folder of the file, or the working directory. `read` reads a text file.
+    relative to; default is the folder of the file, or the working directory. `read` reads a text file, `config_maps` a
+    ConfigMap's key; without it code in a ConfigMap stays unknown.
     Raises JobError with all problems, or OSError if the job's file cannot be read.
     """
     source, problems, folder = _source(job, read)
     base = os.path.abspath(base_dir if base_dir is not None else folder)
     if source is None:
         raise JobError(problems)
-    return load_source(source, problems, base, read)
+    return load_source(source, problems, base, read, config_maps)
 
 
-def load_source(source: Source, problems: list[Problem], base_dir: str, read: ReadText = read_text) -> LoadedJob:
+def load_source(
+    source: Source,
+    problems: list[Problem],
+    base_dir: str,
+    read: ReadText = read_text,
+    config_maps: ReadConfigMap | None = None,
+) -> LoadedJob:
     """Validates a job that is read already; `problems` are those of its reading. Raises JobError."""
     parsed, spec_problems, view = check_spec(source)
     problems = [*problems, *spec_problems]
     udfs: list[ResolvedUdf] = []
     if parsed is not None:
-        udfs, udf_problems = resolve_udfs(parsed, view, base_dir, read)
+        udfs, udf_problems = resolve_udfs(parsed, view, base_dir, read, config_maps)
         problems += udf_problems + check_cross(parsed, view, base_dir, udfs)
     if problems or parsed is None:
         raise JobError(problems)

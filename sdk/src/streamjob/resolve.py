@@ -6,13 +6,16 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from streamjob.models import StreamJob, UdfSpec
+from streamjob.models import ConfigMapCode, StreamJob, UdfSpec
 from streamjob.problems import Path, Problem, suggest
 from streamjob.source import MISSING, Source
 from streamjob.udf_source import Declared, ModuleFacts, look_at
 
 ReadText = Callable[[str], str]
 """Reads the UTF-8 text of an absolute path; raises OSError or UnicodeDecodeError."""
+
+ReadConfigMap = Callable[[str, str], str]
+"""Gives the text of a ConfigMap's key, `(name, key)`; raises LookupError that says what is not there."""
 
 COLUMN_TYPES = ("string", "float64", "int64", "bool")
 
@@ -43,22 +46,34 @@ class ResolvedUdf:
 
 
 def resolve_udfs(
-    job: StreamJob, source: Source, base_dir: str, read: ReadText = read_text
+    job: StreamJob,
+    source: Source,
+    base_dir: str,
+    read: ReadText = read_text,
+    config_maps: ReadConfigMap | None = None,
 ) -> tuple[list[ResolvedUdf], list[Problem]]:
-    """The job's UDFs in order, and what is wrong with their modules."""
+    """The job's UDFs in order, and what is wrong with their modules.
+
+    Without `config_maps`, code in a ConfigMap stays unknown, which is no problem of the job.
+    """
     problems: list[Problem] = []
     resolved: list[ResolvedUdf] = []
     for index, udf in enumerate(job.spec.udfs):
         path: Path = ("spec", "udfs", index)
-        text, filename = _text(udf, path, source, base_dir, read, problems)
+        in_config_map = udf.code is not None and udf.code.config_map is not None
+        unknown = in_config_map and config_maps is None
+        if udf.code is not None and udf.code.config_map is not None:
+            text, filename = _config_map_text(udf.code.config_map, path, source, config_maps, problems)
+        else:
+            text, filename = _text(udf, path, source, base_dir, read, problems)
         facts = _facts(udf, text, path, source, problems) if text is not None else None
         declared = facts.declared.get(udf.function, Declared()) if facts else Declared()
         inputs = udf.inputs or declared.inputs
         outputs: dict[str, str] | None = {**udf.output} if udf.output else declared.output
         if inputs is None:
-            problems += _missing("inputs", udf, facts, path, source)
+            problems += _missing("inputs", facts, unknown, path, source)
         if outputs is None:
-            problems += _missing("output", udf, facts, path, source)
+            problems += _missing("output", facts, unknown, path, source)
         if udf.output is None and outputs is not None and not set(outputs.values()) <= set(COLUMN_TYPES):
             wrong = next(kind for kind in outputs.values() if kind not in COLUMN_TYPES)
             fix = suggest(wrong, COLUMN_TYPES, "types")
@@ -73,18 +88,33 @@ def resolve_udfs(
     return resolved, problems
 
 
-def _missing(what: str, udf: UdfSpec, facts: ModuleFacts | None, path: Path, source: Source) -> list[Problem]:
+def _missing(what: str, facts: ModuleFacts | None, unknown: bool, path: Path, source: Source) -> list[Problem]:
     """The problem of a UDF that says its inputs or output neither in the job nor in a decorator that can be read."""
-    in_config_map = udf.code is not None and udf.code.config_map is not None
-    if facts is None and not in_config_map:
+    if facts is None and not unknown:
         return []  # the module itself is wrong, which is reported
     if source.value(source.original((*path, what))) is not MISSING:
         return []  # it is there, and what is wrong with it is reported
     example = "inputs: [temperature]" if what == "inputs" else "output: {score: float64}"
     message = "is missing, and the function has no @udf that declares it"
-    if in_config_map:
+    if unknown:
         message = "is missing, and code in a ConfigMap cannot be asked for it"
     return [source.problem((*path, what), message, fix=f"add for example {example}")]
+
+
+def _config_map_text(
+    code: ConfigMapCode, path: Path, source: Source, config_maps: ReadConfigMap | None, problems: list[Problem]
+) -> tuple[str | None, str]:
+    """The module's text from a ConfigMap, where there are ConfigMaps."""
+    filename = f"configmap:{code.name}/{code.key}"
+    if config_maps is None:
+        return None, filename
+    try:
+        return config_maps(code.name, code.key), filename
+    except LookupError as error:
+        message = str(error.args[0]) if error.args else "is not there"
+        fix = "create it in the job's namespace; the job goes on as soon as it is there"
+        problems.append(source.problem((*path, "code", "configMap"), message, got=f"{code.name}/{code.key}", fix=fix))
+        return None, filename
 
 
 def _text(
@@ -110,9 +140,11 @@ def _text(
 
 
 def _facts(udf: UdfSpec, text: str, path: Path, source: Source, problems: list[Problem]) -> ModuleFacts | None:
+    config_map = udf.code.config_map if udf.code else None
     inline = udf.file is None
+    code = f"ConfigMap {config_map.name}, key {config_map.key}" if config_map else "inline code"
     try:
-        facts = look_at(text, udf.file or "inline code")
+        facts = look_at(text, udf.file or code)
     except SyntaxError as error:
         line, message = error.lineno or 1, f"Python syntax error: {error.msg}"
     except ValueError as error:
@@ -120,10 +152,15 @@ def _facts(udf: UdfSpec, text: str, path: Path, source: Source, problems: list[P
     else:
         if not facts.may_have(udf.function):
             fix = suggest(udf.function, facts.known(), "names in the module")
-            where = "the inline code" if inline else udf.file
+            where = udf.file or f"the {code}"
             problems.append(source.problem((*path, "function"), f"is not defined or registered in {where}", fix=fix))
         return facts
-    if inline:
+    if config_map:
+        place = (*path, "code", "configMap")
+        problems.append(
+            source.problem(place, f"line {line}: {message}", got=_line_of(text, line), fix="correct the ConfigMap")
+        )
+    elif inline:
         place = (*path, "code", "inline")
         problem = source.problem(place, message, got=_line_of(text, line), fix="correct this line")
         # A block text begins on the line below its key.

@@ -2,6 +2,7 @@
 
 from streamjob.models.base import ColumnType, Duration, Size
 from streamjob.models.job import API_VERSION, KIND, JobSpec, Metadata, StreamJob
+from streamjob.models.kubernetes import PodMetadata, PodTemplate, StorageSpec
 from streamjob.models.processing import CodeSpec, ConfigMapCode, UdfSpec, WindowSpec
 from streamjob.models.schema import EventTime, KeySpec, SchemaSpec
 from streamjob.models.settings import (
@@ -40,6 +41,8 @@ __all__ = [
     "JobSpec",
     "KeySpec",
     "Metadata",
+    "PodMetadata",
+    "PodTemplate",
     "RestSpec",
     "SchemaSpec",
     "SinkSpec",
@@ -47,6 +50,7 @@ __all__ = [
     "SourceSpec",
     "StateSpec",
     "StdoutSink",
+    "StorageSpec",
     "StreamJob",
     "TimeSpec",
     "UdfSpec",

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from streamjob.models.base import Model
+from streamjob.models.base import Duration, Model
+from streamjob.models.kubernetes import DeletionPolicy, PodTemplate, PullPolicy, Replicas, StorageSpec
 from streamjob.models.processing import UdfSpec, WindowSpec
 from streamjob.models.schema import SchemaSpec
 from streamjob.models.settings import (
@@ -92,6 +93,30 @@ class JobSpec(Model):
 
     rest: RestSpec = RestSpec()
     """The query interface."""
+
+    replicas: Replicas = 1
+    """On Kubernetes: how many pods share the shards. In this version only 1."""
+
+    suspend: bool = False
+    """On Kubernetes: whether the job is stopped, with everything committed and its volumes kept."""
+
+    image: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """On Kubernetes: the engine's image. Default: the operator's."""
+
+    image_pull_policy: PullPolicy | None = None
+    """On Kubernetes: when the image is pulled. Default: Kubernetes' own rule."""
+
+    storage: StorageSpec = StorageSpec()
+    """On Kubernetes: the volume that holds the state."""
+
+    deletion_policy: DeletionPolicy = "Retain"
+    """On Kubernetes: what becomes of the volumes when the job is deleted."""
+
+    deletion_deadline: Duration = 300_000_000
+    """On Kubernetes: after this time a deletion goes on without what it waits for."""
+
+    pod_template: PodTemplate = PodTemplate()
+    """On Kubernetes: what is merged into the pods' template."""
 
 
 class StreamJob(Model):
