@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import itertools
 import socket
@@ -30,13 +31,13 @@ class FakeStore:
         self.races = races
         self._versions = itertools.count(1)
 
-    def read_secret(self, namespace: str, name: str) -> dict[str, Any] | None:
+    async def read_secret(self, namespace: str, name: str) -> dict[str, Any] | None:
         return None if self.secret is None else {**self.secret, "metadata": dict(self.secret["metadata"])}
 
-    def create_secret(self, secret: dict[str, Any]) -> bool:
+    async def create_secret(self, secret: dict[str, Any]) -> bool:
         return self._write(secret, exists=False)
 
-    def replace_secret(self, secret: dict[str, Any]) -> bool:
+    async def replace_secret(self, secret: dict[str, Any]) -> bool:
         return self._write(secret, exists=True)
 
     def _write(self, secret: dict[str, Any], *, exists: bool) -> bool:
@@ -52,10 +53,10 @@ class FakeStore:
         self.calls.append("secret")
         return True
 
-    def read_webhook(self, name: str) -> dict[str, Any] | None:
+    async def read_webhook(self, name: str) -> dict[str, Any] | None:
         return self.webhook
 
-    def patch_webhook(self, name: str, patch: list[dict[str, Any]]) -> None:
+    async def patch_webhook(self, name: str, patch: list[dict[str, Any]]) -> None:
         assert self.webhook is not None
         for step in patch:
             index = int(step["path"].split("/")[2])
@@ -67,6 +68,11 @@ class FakeStore:
         bundles = {one["clientConfig"].get("caBundle", "") for one in self.webhook["webhooks"]}
         assert len(bundles) == 1
         return base64.b64decode(bundles.pop())
+
+
+def keep(store: FakeStore, where: c.Place, now: datetime) -> c.Kept:
+    """One look."""
+    return asyncio.run(c.keep(store, where, now))
 
 
 def place(tmp_path: Path) -> c.Place:
@@ -100,7 +106,7 @@ def handshake(folder: Path, trusted: bytes, name: str = NAMES[0]) -> None:
 
 def test_nothing_is_there_and_everything_is_made(tmp_path: Path) -> None:
     store, where = FakeStore(), place(tmp_path)
-    kept = c.keep(store, where, datetime.now(UTC))
+    kept = keep(store, where, datetime.now(UTC))
     assert kept.decision.need is c.Need.AUTHORITY
     assert kept.trust_changed
     assert kept.files_changed
@@ -110,8 +116,8 @@ def test_nothing_is_there_and_everything_is_made(tmp_path: Path) -> None:
 
 def test_a_second_look_does_nothing(tmp_path: Path) -> None:
     store, where = FakeStore(), place(tmp_path)
-    c.keep(store, where, NOW)
-    kept = c.keep(store, where, NOW + timedelta(days=1))
+    keep(store, where, NOW)
+    kept = keep(store, where, NOW + timedelta(days=1))
     assert (kept.decision.need, kept.trust_changed, kept.files_changed) == (c.Need.NOTHING, False, False)
     assert store.calls == ["secret", "trust"]
 
@@ -119,8 +125,8 @@ def test_a_second_look_does_nothing(tmp_path: Path) -> None:
 def test_another_replica_takes_what_the_first_has_made(tmp_path: Path) -> None:
     store = FakeStore()
     first, second = place(tmp_path / "a"), place(tmp_path / "b")
-    c.keep(store, first, NOW)
-    kept = c.keep(store, second, NOW)
+    keep(store, first, NOW)
+    kept = keep(store, second, NOW)
     assert kept.decision.need is c.Need.NOTHING
     assert kept.files_changed
     for name in (c.CERTIFICATE_FILE, c.KEY_FILE):
@@ -129,11 +135,11 @@ def test_another_replica_takes_what_the_first_has_made(tmp_path: Path) -> None:
 
 def test_the_serving_certificate_is_renewed_in_time_under_the_same_authority(tmp_path: Path) -> None:
     store, where = FakeStore(), place(tmp_path)
-    c.keep(store, where, NOW)
+    keep(store, where, NOW)
     before = store.trusted()
     late = NOW + c.SERVING_LIFE - c.SERVING_RENEWED
-    assert c.keep(store, where, late - timedelta(minutes=1)).decision.need is c.Need.NOTHING
-    kept = c.keep(store, where, late + timedelta(minutes=1))
+    assert keep(store, where, late - timedelta(minutes=1)).decision.need is c.Need.NOTHING
+    kept = keep(store, where, late + timedelta(minutes=1))
     assert kept.decision.need is c.Need.SERVING
     assert kept.files_changed
     assert not kept.trust_changed
@@ -144,11 +150,11 @@ def test_a_new_authority_is_trusted_beside_the_old_one(tmp_path: Path) -> None:
     now = datetime.now(UTC)
     began = now - (c.AUTHORITY_LIFE - c.AUTHORITY_RENEWED) - timedelta(hours=2)
     store, ahead, behind = FakeStore(), place(tmp_path / "a"), place(tmp_path / "b")
-    c.keep(store, ahead, began)
+    keep(store, ahead, began)
     # A serving certificate of the old authority that is still valid.
-    c.keep(store, ahead, now - timedelta(hours=3))
-    c.keep(store, behind, now - timedelta(hours=3))
-    kept = c.keep(store, ahead, now)
+    keep(store, ahead, now - timedelta(hours=3))
+    keep(store, behind, now - timedelta(hours=3))
+    kept = keep(store, ahead, now)
     assert kept.decision.need is c.Need.AUTHORITY
     assert kept.trust_changed
     assert (ahead.folder / c.CERTIFICATE_FILE).read_bytes() != (behind.folder / c.CERTIFICATE_FILE).read_bytes()
@@ -161,36 +167,36 @@ def test_trust_comes_before_serving(tmp_path: Path) -> None:
     store, where = FakeStore(), place(tmp_path)
     store.webhook = None
     with pytest.raises(c.CertificateError, match="install the chart"):
-        c.keep(store, where, NOW)
+        keep(store, where, NOW)
     assert not where.folder.exists()
 
 
 @pytest.mark.parametrize("races", range(c.MAX_ATTEMPTS))
 def test_who_comes_second_reads_again(tmp_path: Path, races: int) -> None:
     store = FakeStore(races)
-    c.keep(store, place(tmp_path), NOW)
+    keep(store, place(tmp_path), NOW)
     assert store.secret is not None
     assert c.from_secret(store.secret) is not None
 
 
 def test_a_secret_that_never_holds_still_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(c.CertificateError, match="changed by others"):
-        c.keep(FakeStore(c.MAX_ATTEMPTS), place(tmp_path), NOW)
+        keep(FakeStore(c.MAX_ATTEMPTS), place(tmp_path), NOW)
 
 
 def test_a_bundle_that_an_upgrade_took_away_comes_back(tmp_path: Path) -> None:
     store, where = FakeStore(), place(tmp_path)
-    c.keep(store, where, NOW)
+    keep(store, where, NOW)
     before = store.trusted()
     store.webhook = {"webhooks": [{"clientConfig": {}}]}
-    assert c.keep(store, where, NOW).trust_changed
+    assert keep(store, where, NOW).trust_changed
     assert store.trusted() == before
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_of_the_service_is_served_and_no_other(tmp_path: Path, name: str) -> None:
     store, where = FakeStore(), place(tmp_path)
-    c.keep(store, where, datetime.now(UTC))
+    keep(store, where, datetime.now(UTC))
     handshake(where.folder, store.trusted(), name)
     with pytest.raises(ssl.SSLCertVerificationError):
         handshake(where.folder, store.trusted(), "other.ops.svc")

@@ -275,19 +275,19 @@ def trust_patch(configuration: dict[str, Any], held: Held) -> list[dict[str, Any
 class Store(Protocol):
     """What is asked of the cluster. `False` says that someone else was first: read again."""
 
-    def read_secret(self, namespace: str, name: str) -> dict[str, Any] | None:
+    async def read_secret(self, namespace: str, name: str) -> dict[str, Any] | None:
         """The Secret, or None if there is none."""
 
-    def create_secret(self, secret: dict[str, Any]) -> bool:
+    async def create_secret(self, secret: dict[str, Any]) -> bool:
         """Creates it; False if there is one."""
 
-    def replace_secret(self, secret: dict[str, Any]) -> bool:
+    async def replace_secret(self, secret: dict[str, Any]) -> bool:
         """Replaces it; False if its resourceVersion is no longer the newest, or if it has gone."""
 
-    def read_webhook(self, name: str) -> dict[str, Any] | None:
+    async def read_webhook(self, name: str) -> dict[str, Any] | None:
         """The ValidatingWebhookConfiguration, or None if there is none."""
 
-    def patch_webhook(self, name: str, patch: list[dict[str, Any]]) -> None:
+    async def patch_webhook(self, name: str, patch: list[dict[str, Any]]) -> None:
         """Applies a JSON patch to it."""
 
 
@@ -314,35 +314,35 @@ class Kept:
     next_look: datetime
 
 
-def keep(store: Store, place: Place, now: datetime) -> Kept:
+async def keep(store: Store, place: Place, now: datetime) -> Kept:
     """Makes the Secret, the API server's trust and the served files right, in this order: see the module.
 
     Raises CertificateError where other replicas were first `MAX_ATTEMPTS` times, or the configuration is missing.
     """
-    held, decision = _keep_secret(store, place, now)
-    configuration = store.read_webhook(place.configuration)
+    held, decision = await _keep_secret(store, place, now)
+    configuration = await store.read_webhook(place.configuration)
     if configuration is None:
         raise CertificateError(f"there is no ValidatingWebhookConfiguration {place.configuration}: install the chart")
     patch = trust_patch(configuration, held)
     if patch:
-        store.patch_webhook(place.configuration, patch)
+        await store.patch_webhook(place.configuration, patch)
     files_changed = write_files(place.folder, held)
     return Kept(decision, bool(patch), files_changed, now + CHECK_INTERVAL)
 
 
-def _keep_secret(store: Store, place: Place, now: datetime) -> tuple[Held, Decision]:
+async def _keep_secret(store: Store, place: Place, now: datetime) -> tuple[Held, Decision]:
     names = names_of(place.service, place.namespace)
     for _ in range(MAX_ATTEMPTS):
-        secret = store.read_secret(place.namespace, place.secret)
+        secret = await store.read_secret(place.namespace, place.secret)
         held = from_secret(secret) if secret else None
         decision = decide(held, names, now)
         if held is not None and decision.need is Need.NOTHING:
             return held, decision
         made = make(held, decision.need, names, now)
         if secret is None:
-            written = store.create_secret(_new_secret(place, made))
+            written = await store.create_secret(_new_secret(place, made))
         else:
-            written = store.replace_secret({**secret, "data": {**(secret.get("data") or {}), **to_data(made)}})
+            written = await store.replace_secret({**secret, "data": {**(secret.get("data") or {}), **to_data(made)}})
         if written:
             return made, decision
     raise CertificateError(f"the Secret {place.namespace}/{place.secret} was changed by others {MAX_ATTEMPTS} times")
