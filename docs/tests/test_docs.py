@@ -1,11 +1,13 @@
 """What the documents say, compared with the code: jobs, commands, links, tables.
 
 A document marks its blocks by a comment on the line before them: `<!-- file: NAME -->` is a file that the document's
-jobs and commands find beside them, `<!-- run -->` a console block that is run, and whose output is compared.
+jobs and commands find beside them, `<!-- run -->` a console block that is run, and whose output is compared,
+`<!-- values -->` values of the Helm chart.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -16,22 +18,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 from streamjob import expressions, scope
 from streamjob.cli.arguments import parse_arguments
 from streamjob.loading import load_job
 from streamjob.models import JobSpec
 from streamjob.problems import JobError
 from streamjob.source import parse_yaml
+from streamjob_operator.plugin.arguments import parse as parse_plugin
 
 ROOT = Path(__file__).resolve().parents[2]
 CRATES = ROOT / "engine" / "crates"
+CHART = ROOT / "charts" / "streamjob-operator"
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 MEASURED_LATER = {"docs/performance.md"}  # comes with the first measurements
-PROGRAMS = {"cargo", "curl", "export", "kill", "make", "pip", "pytest", "python", "streamjob", "tar"}
+PROGRAMS = {"cargo", "curl", "docker", "export", "head", "helm", "kill", "kubectl", "make", "pip", "pytest", "python", "streamjob", "tar"}
 SEPARATORS = {"|", "||", "&", "&&", ";"}
 
 
@@ -66,7 +72,7 @@ def blocks_of(document: Path) -> Iterator[Block]:
         elif line.strip().startswith("```"):
             opened, language, lines = number, line.strip()[3:], []
         elif line.strip():
-            found = re.fullmatch(r"<!-- (run|file: \S+) -->", line.strip())
+            found = re.fullmatch(r"<!-- (run|values|file: \S+) -->", line.strip())
             mark = found[1] if found else ""
 
 
@@ -107,6 +113,10 @@ def located(path: str) -> Path:
 
 @pytest.mark.parametrize("block", in_language("yaml"))
 def test_jobs_are_valid(block: Block, tmp_path: Path) -> None:
+    if block.mark == "values":
+        schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+        jsonschema.validate(yaml.safe_load(block.text), schema)
+        return
     if not block.text.lstrip().startswith("apiVersion:"):
         source, problems = parse_yaml(block.text, str(block))
         assert not problems
@@ -161,6 +171,15 @@ def check_command(words: list[str]) -> None:
             parse_arguments(words[1:])
         except SystemExit:
             pytest.fail(f"the command line refuses {shlex.join(words)}")
+    elif program == "kubectl" and words[1] == "streamjob":
+        try:
+            parse_plugin(words[2:])
+        except SystemExit:
+            pytest.fail(f"the plugin refuses {shlex.join(words)}")
+    elif program in ("docker", "helm", "kubectl"):
+        for word in words[1:]:
+            local = re.match(r"(?:[\w.-]+=)*((?:charts|examples|docs|Dockerfile)[\w./-]*)$", word.lstrip("@"))
+            assert local is None or (ROOT / local[1]).exists(), f"there is no {word}"
     elif program in ("python", "pytest"):
         for word in words[1:]:
             assert word.startswith("-") or (ROOT / word).exists(), f"there is no {word}"
@@ -221,7 +240,7 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
         assert linked.exists(), f"{target} leads nowhere"
         if anchor:
             assert anchor in anchors(linked), f"{target}: there is no such heading"
-    named = re.findall(r"`((?:core|state|connectors|node|python|engine|sdk|docs|examples)/[\w./-]+?)(?:::\w+)?`", prose)
+    named = re.findall(r"`((?:core|state|connectors|node|python|engine|sdk|docs|examples|charts|operator)/[\w./-]+?)(?:::\w+)?`", prose)
     for path in named:
         assert located(path).exists() or path in MEASURED_LATER, f"there is no {path}"
 
