@@ -13,10 +13,13 @@ NOW = datetime(2026, 3, 4, 12, 0, 0, tzinfo=UTC)
 def job(name: str = "telemetry", *, phase: str | None = "Running", **status: Any) -> dict[str, Any]:
     """A job that runs, but for what `status` says."""
     good = {
-        "Ready": ("True", "Serving", "the pod telemetry-0 serves"),
-        "Progressing": ("False", "UpToDate", "nothing is under way"),
+        "Ready": ("True", "PodsReady", "1 of 1 pods serve"),
+        "Progressing": ("False", "Settled", "nothing is under way"),
+        "Degraded": ("False", "AsExpected", "nothing is wrong"),
         "SpecValid": ("True", "Valid", "the spec is valid"),
-        "Suspended": ("False", "NotSuspended", "the job runs"),
+        "StorageReady": ("True", "Bound", "all volumes are bound"),
+        "EngineReachable": ("True", "Answers", "the engine's control interface answers"),
+        "Suspended": ("False", "NotAsked", "spec.suspend is false"),
     }
     conditions = [condition(kind, *values) for kind, values in good.items()]
     full = {
@@ -113,10 +116,13 @@ def running() -> Observation:
 def broken_roll() -> Observation:
     """A new image cannot be pulled, and the roll waits for it."""
     at = "2026-03-04T11:55:30Z"
-    message = "the image registry/engine:9 of the pod telemetry-0 cannot be pulled"
+    message = (
+        "the image registry/engine:9 cannot be pulled (ImagePullBackOff): check spec.image, the registry and "
+        "podTemplate's imagePullSecrets"
+    )
     conditions = [
-        condition("Ready", "False", "ImagePullBackOff", message, at),
-        condition("Progressing", "True", "Rolling", "spec.image changed", at),
+        condition("Ready", "False", "Degraded", message, at),
+        condition("Progressing", "True", "Roll", "spec.image changed; waits for the new pod to serve", at),
         condition("Degraded", "True", "ImagePullBackOff", message, at),
         condition("SpecValid", "True", "Valid", "the spec is valid"),
     ]
@@ -124,7 +130,7 @@ def broken_roll() -> Observation:
         "name": "Roll",
         "startedAt": at,
         "deadline": "2026-03-04T12:05:30Z",
-        "blockedBy": "the pod telemetry-0 to be ready",
+        "blockedBy": "the new pod to serve",
         "message": "spec.image changed",
     }
     waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "registry/engine:9"'}
@@ -141,16 +147,22 @@ def crashing() -> Observation:
     at = "2026-03-04T11:50:00Z"
     ended = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
     waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 2m40s restarting failed container"}}
-    conditions = [condition("Ready", "False", "PodNotReady", "the pod telemetry-0 does not serve", at)]
+    message = "the container engine of telemetry-0 ends with exit code 137: back-off; see kubectl logs telemetry-0 --previous"
+    conditions = [
+        condition("Ready", "False", "Failed", message, at),
+        condition("Degraded", "True", "CrashLoopBackOff", message, at),
+        condition("EngineReachable", "Unknown", "NotAsked", "there is no serving pod to ask", at),
+    ]
     crashed = pod(ready=False, restartCount=5, state=waiting, lastState=ended)
-    return Observation(job(phase="Degraded", conditions=conditions), [crashed], [], [], NOW)
+    return Observation(job(phase="Failed", conditions=conditions), [crashed], [], [], NOW)
 
 
 def suspended() -> Observation:
     """Stopped by its owner."""
     conditions = [
-        condition("Ready", "False", "Suspended", "spec.suspend is true"),
-        condition("Suspended", "True", "Suspended", "spec.suspend is true"),
+        condition("Ready", "False", "Suspended", "spec.suspend is true; the state stays on its volumes"),
+        condition("EngineReachable", "Unknown", "NotAsked", "there is no serving pod to ask"),
+        condition("Suspended", "True", "Asked", "spec.suspend is true"),
     ]
     seen = job(phase="Suspended", conditions=conditions, readyReplicas=0, replicas=0)
     seen["spec"]["suspend"] = True
@@ -167,8 +179,8 @@ def deleting() -> Observation:
             "name": "Delete",
             "startedAt": "2026-03-04T11:59:00Z",
             "deadline": "2026-03-04T12:04:00Z",
-            "blockedBy": "a last checkpoint",
-            "message": "the job was deleted",
+            "blockedBy": "the pods to commit and stop",
+            "message": "the job and its volumes are deleted",
         }
     ]
     return Observation(seen, [pod()], [claim()], [], NOW)

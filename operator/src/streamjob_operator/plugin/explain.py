@@ -55,7 +55,9 @@ class Explanation:
 
 def explain(seen: Observation) -> Explanation:
     """Why the job is as it is: its deletion, what the operator says, its pods, recent warnings, in this order."""
-    findings = _told_once([*_deletion(seen), *_operator(seen), *_conditions(seen), *_pods(seen), *_warnings(seen)])
+    found = [*_deletion(seen), *_operator(seen), *_conditions(seen), *_pods(seen), *_warnings(seen)]
+    named = f"{seen.name} -n {seen.namespace}"
+    findings = _told_once([replace(one, advice=one.advice.replace("NAME", named)) for one in found])
     return Explanation(
         name=seen.name,
         namespace=seen.namespace,
@@ -140,17 +142,17 @@ def _operator(seen: Observation) -> list[Finding]:
 
 
 def _conditions(seen: Observation) -> list[Finding]:
-    """A reason that several conditions give is told once, with the first of them."""
-    findings, told = [], set[tuple[str, str]]()
+    """What several conditions say is told once: by the one with the most to advise, else by the first."""
+    findings: dict[str, Finding] = {}
     for condition in seen.troubling():
         reason, message = str(condition.get("reason") or ""), str(condition.get("message") or "")
-        if (reason, message) in told:
-            continue
-        told.add((reason, message))
         about = f"{condition.get('type')} is {condition.get('status')}"
         age = since(condition.get("lastTransitionTime"), seen.now)
-        findings.append(Finding(about, reason, message, age, advice.for_condition(reason) or ""))
-    return findings
+        finding = Finding(about, reason, message, age, advice.for_condition(reason) or "")
+        before = findings.get(message)
+        if before is None or (finding.advice and not before.advice):
+            findings[message] = finding
+    return list(findings.values())
 
 
 def _pods(seen: Observation) -> list[Finding]:

@@ -94,8 +94,12 @@ class Observation:
         return max((time for time in times if time is not None), default=None)
 
     def troubling(self) -> list[Object]:
-        """The conditions that say that something is not as in a job that runs."""
-        return [one for one in self.conditions if one.get("status") != GOOD.get(str(one.get("type")), one.get("status"))]
+        """The conditions that are not as in a job that runs; what is unknown is no trouble by itself."""
+        return [
+            one
+            for one in self.conditions
+            if one.get("status") != "Unknown" and one.get("status") != GOOD.get(str(one.get("type")), one.get("status"))
+        ]
 
     def newest_events(self, most: int) -> list[Object]:
         """The newest events, oldest of them first."""
