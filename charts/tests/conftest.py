@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -40,12 +41,14 @@ def helm() -> str:
 def render(helm: str) -> Render:
     """Renders the chart: values as `a.b=c`, and `values` as a mapping; gives the objects."""
 
-    def rendered(*settings: str, values: dict[str, Any] | None = None, version: str = KUBE_VERSIONS[-1]) -> Objects:
-        command = [helm, "template", "sj", str(CHART), "--namespace", "ops", "--kube-version", version, "-f", "-"]
+    def rendered(
+        *settings: str, values: dict[str, Any] | None = None, version: str = KUBE_VERSIONS[-1], chart: Path = CHART
+    ) -> Objects:
+        command = [helm, "template", "sj", str(chart), "--namespace", "ops", "--kube-version", version, "-f", "-"]
         for setting in settings:
             command += ["--set", setting]
-        text = yaml.safe_dump(values or {})
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+        # JSON, which is YAML of every version.
+        done = subprocess.run(command, input=json.dumps(values or {}), capture_output=True, text=True, timeout=60, check=False)
         if done.returncode:
             raise ValueError(done.stderr)
         return [one for one in yaml.safe_load_all(done.stdout) if one]
