@@ -30,7 +30,7 @@ help: ## This list
 # ---------------------------------------------------------------------------------------------------------------- setup
 
 .PHONY: setup
-setup: .venv/.sdk .venv/.engine ## Build and install everything into .venv (first time: 20 to 30 minutes on two cores)
+setup: .venv/.sdk .venv/.operator .venv/.engine ## Build and install everything into .venv (first time: 20 to 30 minutes on two cores)
 
 .venv/.system: engine/tools/system.sh
 	@engine/tools/system.sh
@@ -46,6 +46,11 @@ setup: .venv/.sdk .venv/.engine ## Build and install everything into .venv (firs
 .venv/.sdk: .venv/.tools sdk/pyproject.toml
 	@$(call say,installing the package streamjob)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable sdk >&2
+	@touch $@
+
+.venv/.operator: .venv/.sdk operator/pyproject.toml
+	@$(call say,installing the package streamjob_operator)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable operator >&2
 	@touch $@
 
 .venv/.engine: .venv/.tools .venv/.system $(ENGINE_SOURCES)
@@ -79,6 +84,7 @@ test: setup $(DATA) ## Set up, then every test that needs no outside server
 	cd engine && cargo test --quiet --locked -p streamjob-core -p streamjob-simulation
 	cd engine && cargo test --quiet --locked --release --workspace --exclude streamjob-core --exclude streamjob-simulation --exclude streamjob-python
 	$(BIN)/python -m pytest -q sdk
+	$(BIN)/python -m pytest -q operator
 	$(BIN)/python -m pytest -q engine/crates/python/tests
 	$(BIN)/python -m pytest -q docs/tests bench/tests
 
@@ -103,20 +109,27 @@ fuzz: ## Fuzz every target for SECONDS_EACH=20
 # ----------------------------------------------------------------------------------------------------------------- lint
 
 .PHONY: lint
-lint: .venv/.sdk .venv/.system ## Linters and type checkers
+lint: .venv/.sdk .venv/.operator .venv/.system ## Linters and type checkers
 	cd engine && cargo fmt --all --check
 	cd engine && cargo clippy --quiet --locked --release --workspace --all-targets -- -D warnings
 	$(BIN)/python engine/tools/check_layers.py
-	$(BIN)/ruff check sdk engine integration bench examples docs
-	$(BIN)/ruff format --check sdk engine integration bench examples docs
+	$(BIN)/ruff check sdk operator engine integration bench examples docs
+	$(BIN)/ruff format --check sdk operator engine integration bench examples docs
 	cd sdk && ../$(BIN)/mypy
 	cd sdk && ../$(BIN)/lint-imports
+	cd operator && ../$(BIN)/mypy
+	cd operator && ../$(BIN)/lint-imports
 
 .PHONY: fmt
 fmt: .venv/.tools ## Format all code
 	cd engine && cargo fmt --all
 	cd bench && cargo fmt --all
-	$(BIN)/ruff format sdk engine integration bench examples docs
+	$(BIN)/ruff format sdk operator engine integration bench examples docs
+
+.PHONY: manifests
+manifests: .venv/.operator ## Write crds/ (and the chart's copy) anew from the models
+	@$(BIN)/streamjob-operator crd --directory crds
+	@[ ! -d charts/streamjob-operator/files ] || cp crds/*.yaml charts/streamjob-operator/files/
 
 .PHONY: lock
 lock: .venv/.tools ## Write the lock file of the Python packages anew (needs uv)
