@@ -63,7 +63,9 @@ ENGINE = (
         "At a glance",
         (
             Panel("Events a second", "cps", {NAME: rate("events_received_total")}, "Rows that come in.", 5, "stat"),
-            Panel("Queue", "short", {NAME: by_job("sum", "streamjob_queue_rows")}, "Rows in, not processed.", 5, "stat"),
+            Panel(
+                "Queue", "short", {NAME: by_job("sum", "streamjob_queue_rows")}, "Rows in, not processed.", 5, "stat"
+            ),
             Panel(
                 "Checkpoint lag",
                 "s",
@@ -120,11 +122,10 @@ ENGINE = (
                 {
                     f"{NAME} commit": quantile(0.99, "streamjob_commit_duration_seconds"),
                     f"{NAME} functions": quantile(0.99, "udf_latency_seconds"),
-                    f"{NAME} queue": f"{by_job('sum', 'streamjob_queue_rows')} / "
-                    f"({rate('events_received_total')} > 0)",
+                    f"{NAME} queue": f"{by_job('sum', 'streamjob_queue_rows')} / ({rate('events_received_total')} > 0)",
                 },
-                "The parts of a row's way: waiting in the queue (rows that wait, divided by rows that come), functions, "
-                "and the commit that makes its results durable.",
+                "The parts of a row's way: waiting in the queue (rows that wait, divided by rows that come), "
+                "functions, and the commit that makes its results durable.",
             ),
             Panel(
                 "Checkpoint lag",
@@ -198,7 +199,10 @@ ENGINE = (
         "State",
         (
             Panel(
-                "Keys in memory", "short", {NAME: by_job("sum", "streamjob_hot_keys")}, "Others are read when they come."
+                "Keys in memory",
+                "short",
+                {NAME: by_job("sum", "streamjob_hot_keys")},
+                "Others are read when they come.",
             ),
             Panel(
                 "Memory",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,8 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-
-from conftest import CHART, KUBE_VERSIONS, ROOT, Objects, Render
+from chart_files import CHART, KUBE_VERSIONS, ROOT, Objects, Render
 
 CRDS = sorted((ROOT / "crds").glob("*.yaml"))
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
@@ -214,7 +214,7 @@ def test_the_operator_cannot_give_itself_more(render: Render) -> None:
         assert not forbidden & set(rule["resources"])
         assert not {"impersonate", "escalate", "bind", "*"} & set(rule["verbs"])
         if "pods" in rule["resources"]:
-            assert set(rule["verbs"]) == {"get", "list", "watch", "delete"}
+            assert set(rule["verbs"]) == {"list", "watch", "delete"}
 
 
 def test_rights_on_certificates_come_and_go_with_them(render: Render) -> None:
@@ -305,7 +305,9 @@ def test_images(render: Render) -> None:
     objects = render(values={"image": {"tag": "9", "digest": digest}, "engine": engine})
     assert pod_of(objects)["containers"][0]["image"] == f"streamjob-operator@{digest}"
     assert env_of(objects)["STREAMJOB_OPERATOR_ENGINE_IMAGE"] == "r.example.com:5000/e:2"
-    assert {pod["spec"]["containers"][0]["image"] for pod in of_kind(objects, "Pod")} == {f"streamjob-operator@{digest}"}
+    assert {pod["spec"]["containers"][0]["image"] for pod in of_kind(objects, "Pod")} == {
+        f"streamjob-operator@{digest}"
+    }
 
 
 def test_what_is_asked_of_the_scheduler_reaches_the_pods(render: Render) -> None:
@@ -332,12 +334,20 @@ def test_the_webhook_calls_the_service_that_is_there(render: Render) -> None:
     assert called["port"] in [port["port"] for port in service["spec"]["ports"]]
     assert service["spec"]["selector"] == the(objects, "Deployment")["spec"]["selector"]["matchLabels"]
     assert env_of(objects)["STREAMJOB_OPERATOR_WEBHOOK_SERVICE"] == called["name"]
+    handlers = (ROOT / "operator" / "src" / "streamjob_operator" / "handlers.py").read_text(encoding="utf-8")
+    assert re.search(rf'on\.validate\(.*id="{called["path"].removeprefix("/")}"', handlers), (
+        "kopf's path is its handler"
+    )
 
 
 def test_names_of_certificates_agree_between_operator_roles_and_cert_manager(render: Render) -> None:
     own, managed = render(), render(values=CERT_MANAGER)
     secret = env_of(own)["STREAMJOB_OPERATOR_WEBHOOK_SECRET"]
-    named = [rule["resourceNames"] for rule in rules_of(own, "Role") if "secrets" in rule["resources"] and "get" in rule["verbs"]]
+    named = [
+        rule["resourceNames"]
+        for rule in rules_of(own, "Role")
+        if "secrets" in rule["resources"] and "get" in rule["verbs"]
+    ]
     assert named == [[secret]]
     configuration = the(own, "ValidatingWebhookConfiguration")["metadata"]["name"]
     assert env_of(own)["STREAMJOB_OPERATOR_WEBHOOK_CONFIGURATION"] == configuration

@@ -12,8 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-
-from conftest import ROOT
+from chart_files import ROOT
 
 SCHEMA = json.loads((ROOT / "docs" / "log-line.schema.json").read_text(encoding="utf-8"))
 LINE = jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.FormatChecker())
@@ -42,7 +41,18 @@ def lines_of(text: str) -> list[dict[str, Any]]:
 def run(folder: Path, *arguments: str) -> list[dict[str, Any]]:
     """The log of an engine that runs the job above for a second."""
     pytest.importorskip("streamjob_engine", reason="the engine's wheel is not installed: make setup")
-    command = [sys.executable, "-m", "streamjob", "run", "job.yaml", "--listen", "127.0.0.1:0", "--for", "1s", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "streamjob",
+        "run",
+        "job.yaml",
+        "--listen",
+        "127.0.0.1:0",
+        "--for",
+        "1s",
+        *arguments,
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     return lines_of(done.stderr)
 
@@ -97,7 +107,13 @@ def test_the_document_names_every_member_that_all_lines_share() -> None:
 def test_elastic_has_a_type_for_every_member() -> None:
     template = json.loads((LOGS / "elastic" / "index-template.json").read_text(encoding="utf-8"))
     mapped = template["template"]["mappings"]["properties"]["streamjob"]["properties"]
-    fitting = {"integer": {"long"}, "boolean": {"boolean"}, "string": {"keyword", "text", "date"}, None: {"keyword"}}
+    fitting = {
+        "integer": {"long"},
+        "number": {"double"},
+        "boolean": {"boolean"},
+        "string": {"keyword", "text", "date"},
+        None: {"keyword"},
+    }
     assert set(mapped) == set(SCHEMA["properties"])
     for name, member in SCHEMA["properties"].items():
         assert mapped[name]["type"] in fitting[member.get("type")], name

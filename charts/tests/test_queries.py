@@ -22,9 +22,8 @@ import pytest
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import dashboard  # noqa: E402
-
-from conftest import CHART, ROOT, program  # noqa: E402
+import dashboard
+from chart_files import CHART, ROOT, program
 
 RULES = CHART / "files" / "rules" / "streamjob.yaml"
 EXAMPLE = ROOT / "examples" / "telemetry"
@@ -218,7 +217,9 @@ def test_every_metric_of_the_documents_can_be_scraped(prometheus: Prometheus) ->
 
 
 def test_the_rules_are_valid() -> None:
-    done = subprocess.run([program("promtool"), "check", "rules", str(RULES)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [program("promtool"), "check", "rules", str(RULES)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -37,7 +37,22 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 MEASURED_LATER = {"docs/performance.md"}  # comes with the first measurements
-PROGRAMS = {"cargo", "curl", "docker", "export", "head", "helm", "kill", "kubectl", "make", "pip", "pytest", "python", "streamjob", "tar"}
+PROGRAMS = {
+    "cargo",
+    "curl",
+    "docker",
+    "export",
+    "head",
+    "helm",
+    "kill",
+    "kubectl",
+    "make",
+    "pip",
+    "pytest",
+    "python",
+    "streamjob",
+    "tar",
+}
 SEPARATORS = {"|", "||", "&", "&&", ";"}
 
 
@@ -240,7 +255,9 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
         assert linked.exists(), f"{target} leads nowhere"
         if anchor:
             assert anchor in anchors(linked), f"{target}: there is no such heading"
-    named = re.findall(r"`((?:core|state|connectors|node|python|engine|sdk|docs|examples|charts|operator)/[\w./-]+?)(?:::\w+)?`", prose)
+    named = re.findall(
+        r"`((?:core|state|connectors|node|python|engine|sdk|docs|examples|charts|operator)/[\w./-]+?)(?:::\w+)?`", prose
+    )
     for path in named:
         assert located(path).exists() or path in MEASURED_LATER, f"there is no {path}"
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from streamjob_operator import certificates as c
 
 NOW = datetime(2026, 3, 4, tzinfo=UTC)

@@ -102,9 +102,7 @@ def decide(held: Held | None, names: Sequence[str], now: datetime) -> Decision:
     return Decision(*_decide_serving(held, authority, names, now))
 
 
-def _decide_serving(
-    held: Held, authority: x509.Certificate, names: Sequence[str], now: datetime
-) -> tuple[Need, str]:
+def _decide_serving(held: Held, authority: x509.Certificate, names: Sequence[str], now: datetime) -> tuple[Need, str]:
     try:
         serving = x509.load_pem_x509_certificate(held.certificate)
         key = _private_key(held.key)

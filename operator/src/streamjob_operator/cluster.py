@@ -162,7 +162,7 @@ class Cluster:
         return await self._json("PUT", "update", kind, path, query=query, body=manifest)
 
     async def patch(
-        self, kind: Kind, namespace: str, name: str, patch: Any, *, subresource: str | None = None
+        self, kind: Kind, namespace: str | None, name: str, patch: Any, *, subresource: str | None = None
     ) -> Object:
         """A JSON merge patch (a mapping) or a JSON patch (a list)."""
         form = "json-patch" if isinstance(patch, list) else "merge-patch"

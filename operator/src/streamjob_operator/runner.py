@@ -18,6 +18,7 @@ from streamjob_operator.cluster import Cluster, ClusterError
 from streamjob_operator.controller import Controller
 from streamjob_operator.kinds import STREAM_JOB
 from streamjob_operator.leader import Leader
+from streamjob_operator.rotation import place_of, rotate
 from streamjob_operator.settings import Settings
 
 WAIT_FOR_API_S = 5.0
@@ -82,7 +83,8 @@ async def _serve(settings: Settings, cluster: Cluster, stop: asyncio.Event) -> i
     election = asyncio.create_task(leader.run(), name="election")
     leading = asyncio.create_task(_lead(leader, controller), name="controller")
     stopping = asyncio.create_task(stop.wait(), name="stop")
-    tasks: set[asyncio.Task[Any]] = {watching, election, leading, stopping}
+    certifying = asyncio.create_task(_certify(settings, cluster, namespace), name="certificates")
+    tasks: set[asyncio.Task[Any]] = {watching, election, leading, stopping, certifying}
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -90,6 +92,7 @@ async def _serve(settings: Settings, cluster: Cluster, stop: asyncio.Event) -> i
         await _cancel(leading)
         await _cancel(watching)
         await _cancel(stopping)
+        await _cancel(certifying)
         await _cancel(election)
         if not leader.lost.is_set():
             await leader.release()
@@ -105,6 +108,15 @@ async def _serve(settings: Settings, cluster: Cluster, stop: asyncio.Event) -> i
 async def _lead(leader: Leader, controller: Controller) -> None:
     await leader.leading.wait()
     await controller.lead()
+
+
+async def _certify(settings: Settings, cluster: Cluster, namespace: str) -> None:
+    """Every replica does: each serves the webhook, whoever leads."""
+    place = place_of(settings, namespace)
+    if place is None:
+        await asyncio.Event().wait()
+    else:
+        await rotate(cluster, place)
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:

@@ -41,6 +41,13 @@ class Settings:
     """The port of the validating webhook."""
     webhook_cert_dir: str = ""
     """The folder with tls.crt and tls.key; without it there is no webhook."""
+    webhook_secret: str = ""
+    """The Secret of the webhook's certificates, which the operator then makes and rotates; without it somebody else
+    does."""
+    webhook_service: str = "streamjob-operator-webhook"
+    """The Service by which the API server calls the webhook."""
+    webhook_configuration: str = "streamjob-operator"
+    """The ValidatingWebhookConfiguration that has to trust these certificates."""
     log_level: str = "info"
     """debug, info, warning or error."""
 

@@ -147,7 +147,9 @@ def crashing() -> Observation:
     at = "2026-03-04T11:50:00Z"
     ended = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
     waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 2m40s restarting failed container"}}
-    message = "the container engine of telemetry-0 ends with exit code 137: back-off; see kubectl logs telemetry-0 --previous"
+    message = (
+        "the container engine of telemetry-0 ends with exit code 137: back-off; see kubectl logs telemetry-0 --previous"
+    )
     conditions = [
         condition("Ready", "False", "Failed", message, at),
         condition("Degraded", "True", "CrashLoopBackOff", message, at),

@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
+
 from streamjob_operator.plugin import advice
 
 ROOT = Path(__file__).resolve().parents[3]

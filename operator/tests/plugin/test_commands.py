@@ -12,10 +12,10 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 import yaml
-from streamjob_operator.plugin.arguments import parse
-from streamjob_operator.plugin.cli import main
 
 from plugin import objects
+from streamjob_operator.plugin.arguments import parse
+from streamjob_operator.plugin.cli import main
 
 JOB = "/apis/streamjob.dev/v1alpha1/namespaces/shop/streamjobs/telemetry"
 COMMANDS = ("status", "explain", "logs", "query", "suspend", "resume", "restart", "checkpoint", "ui")
@@ -95,7 +95,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
             self.end_headers()
             self.wfile.write(text.encode())
 
-        do_GET = do_PATCH = respond
+        do_GET = do_PATCH = respond  # noqa: N815 - http.server's names
 
         def log_message(self, *_: object) -> None:
             """Says nothing."""
@@ -217,9 +217,7 @@ def test_a_restart_is_done_when_there_is_another_pod_and_it_is_ready(api: Api) -
 
 
 @pytest.mark.parametrize("command", ["query", "ui"])
-def test_who_needs_a_pod_says_why_there_is_none(
-    api: Api, capsys: pytest.CaptureFixture[str], command: str
-) -> None:
+def test_who_needs_a_pod_says_why_there_is_none(api: Api, capsys: pytest.CaptureFixture[str], command: str) -> None:
     arguments = [command, "telemetry", *(["key"] if command == "query" else [])]
     api.pods = [objects.pod(ready=False)]
     assert main(arguments) == 1
@@ -259,7 +257,8 @@ def test_help_is_complete(command: str, capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    "wrong", [[], ["status", "-o", "yaml"], ["suspend"], ["logs", "x", "--tail", "0"], ["restart", "x", "--timeout", "0s"]]
+    "wrong",
+    [[], ["status", "-o", "yaml"], ["suspend"], ["logs", "x", "--tail", "0"], ["restart", "x", "--timeout", "0s"]],
 )
 def test_wrong_command_lines_end_with_2(wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:

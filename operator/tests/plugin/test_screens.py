@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
+
+from plugin import objects
 from streamjob_operator.plugin import text
 from streamjob_operator.plugin.explain import explain, explanation_json, explanation_text
 from streamjob_operator.plugin.logs import readable
 from streamjob_operator.plugin.status import jobs_table, status_json, status_screen
-
-from plugin import objects
 
 GOLDEN = Path(__file__).parent / "golden"
 LINES = 45
@@ -70,7 +70,17 @@ def test_the_events_of_a_busy_namespace_are_cut() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(-5, "0s"), (0, "0s"), (59, "59s"), (60, "1m"), (61, "1m1s"), (3600, "1h"), (7260, "2h1m"), (86_401, "1d"), (1e6, "11d13h")],
+    [
+        (-5, "0s"),
+        (0, "0s"),
+        (59, "59s"),
+        (60, "1m"),
+        (61, "1m1s"),
+        (3600, "1h"),
+        (7260, "2h1m"),
+        (86_401, "1d"),
+        (1e6, "11d13h"),
+    ],
 )
 def test_spans(seconds: float, shown: str) -> None:
     assert text.span(seconds) == shown
@@ -82,7 +92,13 @@ def test_times_without_a_sense_are_a_dash() -> None:
 
 
 def test_sizes_and_numbers() -> None:
-    assert [text.size(value) for value in (0, 1023, 1536, 300 << 20, None)] == ["0 B", "1023 B", "1.5 KiB", "300 MiB", "-"]
+    assert [text.size(value) for value in (0, 1023, 1536, 300 << 20, None)] == [
+        "0 B",
+        "1023 B",
+        "1.5 KiB",
+        "300 MiB",
+        "-",
+    ]
     assert [text.number(value) for value in (0, 1234567.8, None, True)] == ["0", "1,234,568", "-", "-"]
 
 
@@ -94,11 +110,17 @@ def test_sizes_and_numbers() -> None:
             "2026-03-04 12:00:00.123 INFO  job_ready job=telemetry url=http://0.0.0.0:8080",
         ),
         (
-            '{"timestamp":"2026-03-04T12:00:00.1Z","level":"WARN","message":"a delivery failed","shard":3,"reason":"no route","target":"streamjob"}',
+            (
+                '{"timestamp":"2026-03-04T12:00:00.1Z","level":"WARN",'
+                '"message":"a delivery failed","shard":3,"reason":"no route","target":"streamjob"}'
+            ),
             '2026-03-04 12:00:00.1Z  WARN  a delivery failed shard=3 reason="no route"',
         ),
         (
-            '{"event":"job_failed","message":"the disk is full","actor":"outside","level":"error","timestamp":"2026-03-04T12:00:00Z"}',
+            (
+                '{"event":"job_failed","message":"the disk is full",'
+                '"actor":"outside","level":"error","timestamp":"2026-03-04T12:00:00Z"}'
+            ),
             "2026-03-04 12:00:00Z    ERROR job_failed: the disk is full actor=outside",
         ),
         ("thread 'main' panicked", "thread 'main' panicked"),

@@ -21,6 +21,8 @@ def pod_monitor(inputs: Inputs) -> Manifest:
     """How Prometheus' operator finds the metrics."""
     spec = {
         "selector": {"matchLabels": names.selector(inputs.name)},
+        # A label of the series by which the dashboard and the alerts tell jobs apart.
+        "podTargetLabels": [names.JOB_LABEL],
         "podMetricsEndpoints": [{"port": "http", "path": "/metrics"}],
     }
     return child(inputs, "monitoring.coreos.com/v1", "PodMonitor", inputs.name, spec=spec)

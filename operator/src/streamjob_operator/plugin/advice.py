@@ -1,4 +1,4 @@
-"""What a reason means and what to do about it. docs/troubleshooting.md says the same at length; a test compares them."""
+"""What a reason means and what to do about it. docs/troubleshooting.md says the same at length; tests compare them."""
 
 from __future__ import annotations
 

@@ -16,9 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     from streamjob_operator.plugin.commands import COMMANDS
 
     try:
-        cluster = Cluster(
-            kubeconfig=arguments.kubeconfig, context=arguments.context, namespace=arguments.namespace
-        )
+        cluster = Cluster(kubeconfig=arguments.kubeconfig, context=arguments.context, namespace=arguments.namespace)
         return COMMANDS[arguments.command](cluster, arguments)
     except ClusterError as error:
         print(f"kubectl streamjob: {error}", file=sys.stderr)

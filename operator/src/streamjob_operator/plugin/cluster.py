@@ -68,7 +68,9 @@ class Cluster:
         selector = {"labelSelector": f"streamjob.dev/job={name}"}
         pods, claims = self._core("pods", selector), self._core("persistentvolumeclaims", selector)
         about = [name, *(pod["metadata"]["name"] for pod in pods)]
-        events = [event for one in about for event in self._core("events", {"fieldSelector": f"involvedObject.name={one}"})]
+        events = [
+            event for one in about for event in self._core("events", {"fieldSelector": f"involvedObject.name={one}"})
+        ]
         return Observation(job, pods, claims, events, datetime.now(UTC))
 
     def patch(self, name: str, patch: Mapping[str, Any]) -> Object:

@@ -122,7 +122,7 @@ def checkpoint(cluster: Cluster, arguments: argparse.Namespace) -> int:
     job = cluster.patch(arguments.job, {"metadata": {"annotations": {CHECKPOINT: asked}}})
 
     def done(now: Object) -> bool:
-        return (now.get("status") or {}).get("checkpointRequest") == asked
+        return bool((now.get("status") or {}).get("checkpointRequest") == asked)
 
     return _finish(cluster, job, arguments, "checkpoint", done)
 
@@ -176,8 +176,8 @@ def _tell(job: Object, arguments: argparse.Namespace, action: str, reached: bool
         print(f"streamjob/{name}: {action}, done")
     elif arguments.wait:
         print(
-            f"streamjob/{name}: {action} was asked for and is not done after {arguments.timeout}s; its phase is {phase} "
-            f"(kubectl streamjob explain {name})",
+            f"streamjob/{name}: {action} was asked for and is not done after {arguments.timeout}s; "
+            f"its phase is {phase} (kubectl streamjob explain {name})",
             file=sys.stderr,
         )
     else:

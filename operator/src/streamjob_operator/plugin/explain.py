@@ -156,10 +156,10 @@ def _conditions(seen: Observation) -> list[Finding]:
 
 
 def _pods(seen: Observation) -> list[Finding]:
-    return [_pod(pod, seen) for pod in map(pod_state, seen.pods) if not pod.ready]
+    return [_pod(pod) for pod in map(pod_state, seen.pods) if not pod.ready]
 
 
-def _pod(pod: PodState, seen: Observation) -> Finding:
+def _pod(pod: PodState) -> Finding:
     says = pod.state if pod.state != "Running" else "runs and is not ready"
     if pod.last_end:
         times = "once" if pod.restarts == 1 else f"{pod.restarts} times"

@@ -27,7 +27,7 @@ def forwarded(cluster: Cluster, pod: str, local_port: int = 0) -> Iterator[tuple
     command += ["--kubeconfig", cluster.kubeconfig] if cluster.kubeconfig else []
     command += ["--context", cluster.context] if cluster.context else []
     command += ["port-forward", "--address", "127.0.0.1", f"pod/{pod}", f"{local_port or ''}:{PORT}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - kubectl, and no shell
     try:
         assert process.stdout is not None
         # kubectl writes this line when it listens; the end of its output means that it has failed, and said why.
