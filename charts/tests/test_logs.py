@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -77,6 +78,37 @@ def test_lines_of_a_job_that_fails(folder: Path) -> None:
     (folder / "job.yaml").write_text(JOB.replace("{name: logs}", "{name: other}"), encoding="utf-8")
     failed = run(folder, "--state-dir", ".streamjob/logs")[-1]
     assert (failed["event"], failed["level"], failed["actor"]) == ("job_failed", "error", "user")
+
+
+def test_lines_of_the_operator(tmp_path: Path) -> None:
+    """Without a cluster it says so, again and again; told to stop, it stops."""
+    cluster = {"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}
+    context = {"name": "x", "context": {"cluster": "c", "user": "u"}}
+    config = {"clusters": [cluster], "users": [{"name": "u", "user": {}}], "contexts": [context]}
+    (tmp_path / "config").write_text(yaml.safe_dump({**config, "current-context": "x"}), encoding="utf-8")
+    command = [sys.executable, "-m", "streamjob_operator", "run", "--metrics-port=0", "--health-port=0"]
+    environment = {**os.environ, "KUBECONFIG": str(tmp_path / "config")}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        process.terminate()
+        rest = process.stderr.read()
+    lines = lines_of(first + rest)
+    assert lines[0]["level"] == "WARNING"
+    assert "API server" in lines[0]["message"]
+
+
+def test_lines_that_tell_an_exception_are_lines() -> None:
+    script = (
+        "import logging, structlog; from streamjob_operator.logs import configure; configure('debug')\n"
+        "try: 1 / 0\n"
+        "except ZeroDivisionError as error: structlog.get_logger('a').error('ended', exc_info=error, namespace='shop')\n"
+        "logging.getLogger('kopf').warning('of a library %s', 7)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    first, second = lines_of(done.stderr)
+    assert "ZeroDivisionError" in first["exception"]
+    assert second["message"] == "of a library 7"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import start_http_server
+from streamjob_operator import metrics
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import dashboard
@@ -42,11 +44,6 @@ OPERATOR_QUERIES = {
 }
 GROUPS = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
 ALERTS = {rule["alert"]: rule["expr"] for group in GROUPS for rule in group["rules"]}
-
-
-def of_operator(query: str) -> bool:
-    """The query asks for a metric of the operator."""
-    return "streamjob_operator_" in query
 
 
 class Receiver(http.server.BaseHTTPRequestHandler):
@@ -142,11 +139,42 @@ class Prometheus:
 
 
 @pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[Prometheus]:
+def operator() -> Iterator[str]:
+    """The address of the operator's own metrics, with two jobs looked at."""
+    phases = metrics.Phases()
+    phases.note(("shop", "telemetry"), "Running", time.time() - 60)
+    phases.note(("shop", "broken"), "Invalid", time.time() - 60)
+    phases.show(time.time())
+    metrics.leader.set(1)
+    metrics.queue_depth.set(0)
+    server, thread = start_http_server(0, addr="127.0.0.1", registry=metrics.registry)
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(0.1):
+            metrics.reconcile_duration.observe(0.004)
+            metrics.api_calls.labels("patch", "StreamJob").inc()
+            metrics.reconcile_errors.labels("user")
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    yield f"127.0.0.1:{server.server_port}"
+    ended.set()
+    worker.join()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory, engine: str, operator: str) -> Iterator[Prometheus]:
     """Prometheus with some scrapes of the engine."""
     folder = tmp_path_factory.mktemp("prometheus")
     scrape = {"job_name": "shop/telemetry", "static_configs": [{"targets": [engine], "labels": LABELS}]}
-    config = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": [scrape]}
+    own = {"namespace": "streamjob", "pod": "streamjob-operator-0"}
+    static = [{"targets": [operator], "labels": own}]
+    other = {"job_name": "operator", "honor_labels": True, "static_configs": static}
+    config = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": [scrape, other]}
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
     port = free_port()
     command = [
@@ -161,6 +189,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterato
         running = Prometheus(f"http://127.0.0.1:{port}")
         running.wait_for(f"count_over_time(streamjob_checkpoint_lag_seconds[1m]) >= {SAMPLES}")
         running.wait_for("streamjob_windows_closed_total > 0")
+        running.wait_for(f"count_over_time(streamjob_operator_leader[1m]) >= {SAMPLES}")
         yield running
     finally:
         process.terminate()
@@ -200,7 +229,13 @@ def test_a_panel_of_another_namespace_is_empty(prometheus: Prometheus, name: str
     assert prometheus.query(query) == []
 
 
-@pytest.mark.parametrize("name", [name for name, query in ALERTS.items() if not of_operator(query)])
+@pytest.mark.parametrize("name", OPERATOR_QUERIES)
+def test_a_panel_of_the_operator_shows_data(prometheus: Prometheus, name: str) -> None:
+    query = for_prometheus(OPERATOR_QUERIES[name])
+    assert numbers(prometheus.query(query)), f"no data: {query}"
+
+
+@pytest.mark.parametrize("name", ALERTS)
 def test_an_alert_can_be_judged_and_is_silent(prometheus: Prometheus, name: str) -> None:
     judged = without_threshold(ALERTS[name])
     assert judged != ALERTS[name], "an alert compares with a number"

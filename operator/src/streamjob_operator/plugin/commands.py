@@ -137,7 +137,7 @@ def _phase(job: Object) -> str | None:
 
 def _looked_at(job: Object) -> bool:
     """The operator's status speaks of the newest spec."""
-    return (job.get("status") or {}).get("observedGeneration") == job["metadata"].get("generation")
+    return bool((job.get("status") or {}).get("observedGeneration") == job["metadata"].get("generation"))
 
 
 def _pod(cluster: Cluster, name: str, *, ready: bool) -> str:
