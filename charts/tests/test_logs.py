@@ -102,7 +102,7 @@ def test_lines_that_tell_an_exception_are_lines() -> None:
     script = (
         "import logging, structlog; from streamjob_operator.logs import configure; configure('debug')\n"
         "try: 1 / 0\n"
-        "except ZeroDivisionError as error: structlog.get_logger('a').error('ended', exc_info=error, namespace='shop')\n"
+        "except ZeroDivisionError as error: structlog.get_logger('a').error('ended', exc_info=error, job='x')\n"
         "logging.getLogger('kopf').warning('of a library %s', 7)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
