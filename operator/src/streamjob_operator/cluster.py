@@ -161,9 +161,7 @@ class Cluster:
         query = {"fieldManager": names.FIELD_MANAGER}
         return await self._json("PUT", "update", kind, path, query=query, body=manifest)
 
-    async def patch(
-        self, kind: Kind, namespace: str | None, name: str, patch: Any, *, subresource: str | None = None
-    ) -> Object:
+    async def patch(self, kind: Kind, namespace: str | None, name: str, patch: Any) -> Object:
         """A JSON merge patch (a mapping) or a JSON patch (a list)."""
         form = "json-patch" if isinstance(patch, list) else "merge-patch"
         path = kind.path(namespace, name)

@@ -94,7 +94,7 @@ def test_columns_show_members_of_the_status() -> None:
 def test_defaults_are_those_of_the_models() -> None:
     assert SCHEMA["spec.shards"]["default"] == 32
     assert SCHEMA["spec.deletionDeadline"]["default"] == "5m"
-    assert SCHEMA["spec.storage"]["default"] == {}
+    assert SCHEMA["spec.storage"]["default"] == {"size": "10Gi"}
     assert SCHEMA["spec.storage.size"]["default"] == "10Gi"
     assert SCHEMA["spec.replicas"]["default"] == 1
 

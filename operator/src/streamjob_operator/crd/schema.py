@@ -91,7 +91,8 @@ def _object(node: Schema, definitions: Schema) -> Schema:
 
 def _default(default: Any, schema: Schema) -> Any:
     if schema.get("type") == "object" and isinstance(default, dict) and "properties" in schema:
-        return {}  # its members have their own defaults
+        # In full: the API server holds a default against the rules as it stands.
+        return {name: member["default"] for name, member in schema["properties"].items() if "default" in member}
     if schema.get("type") == "string" and isinstance(default, int):
         return format_duration(default)
     if schema.get("x-kubernetes-int-or-string"):
