@@ -146,6 +146,15 @@ def test_jobs_are_valid(block: Block, tmp_path: Path) -> None:
         pytest.fail(str(error))
 
 
+def test_kubectl_reads_the_first_job_as_we_do() -> None:
+    """Its YAML takes words such as `on` and `n` for truth values, also where they are names."""
+    jobs = [block for block in BLOCKS if block.document.name == "first-job.md" and block.language == "yaml"]
+    for block in jobs:
+        source, _ = parse_yaml(block.text, str(block))
+        assert source is not None
+        assert yaml.safe_load(block.text) == source.data
+
+
 @pytest.mark.parametrize("block", in_language("python"))
 def test_python_compiles(block: Block) -> None:
     compile(block.text, str(block), "exec")

@@ -44,6 +44,8 @@ class Cluster:
     """One cluster and one namespace, as a kubeconfig (or a pod's service account) names them."""
 
     def __init__(self, *, kubeconfig: str | None, context: str | None, namespace: str | None) -> None:
+        # A kubeconfig that says insecure-skip-tls-verify is its owner's choice; kubectl does not speak of it either.
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         settings = client.Configuration()
         try:
             config.load_kube_config(config_file=kubeconfig, context=context, client_configuration=settings)

@@ -168,6 +168,7 @@ def _finish(
 
 def _tell(job: Object, arguments: argparse.Namespace, action: str, reached: bool) -> None:
     name, phase = job["metadata"]["name"], _phase(job)
+    further = f"{name} -n {job['metadata']['namespace']}"
     if arguments.output == "json":
         newest = ((job.get("status") or {}).get("engine") or {}).get("lastCheckpoint")
         answer = {"job": name, "action": action, "asked": True, "done": reached, "phase": phase}
@@ -177,11 +178,11 @@ def _tell(job: Object, arguments: argparse.Namespace, action: str, reached: bool
     elif arguments.wait:
         print(
             f"streamjob/{name}: {action} was asked for and is not done after {arguments.timeout}s; "
-            f"its phase is {phase} (kubectl streamjob explain {name})",
+            f"its phase is {phase} (kubectl streamjob explain {further})",
             file=sys.stderr,
         )
     else:
-        print(f"streamjob/{name}: {action}, asked for (kubectl streamjob status {name})")
+        print(f"streamjob/{name}: {action}, asked for (kubectl streamjob status {further})")
 
 
 COMMANDS: dict[str, Command] = {
