@@ -258,6 +258,15 @@ def test_the_rules_are_valid() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_every_alert_is_set_off_by_what_it_is_for(tmp_path: Path) -> None:
+    cases = (Path(__file__).parent / "alerts.yaml").read_text(encoding="utf-8")
+    assert not {name for name in ALERTS if f'alertname="{name}"' not in cases}
+    (tmp_path / "alerts.yaml").write_text(cases.replace("RULES", str(RULES)), encoding="utf-8")
+    command = [program("promtool"), "test", "rules", str(tmp_path / "alerts.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_every_alert_says_what_to_do() -> None:
     for group in GROUPS:
         for rule in group["rules"]:

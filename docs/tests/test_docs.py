@@ -310,6 +310,12 @@ def test_every_metric_is_documented_and_no_other() -> None:
     assert set(documented) == in_code
 
 
+def test_every_alert_is_documented_and_no_other() -> None:
+    rules = yaml.safe_load((CHART / "files" / "rules" / "streamjob.yaml").read_text(encoding="utf-8"))
+    in_chart = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]
+    assert [row[0].strip("`") for row in table(ROOT / "docs" / "metrics.md", "alert")] == in_chart
+
+
 def test_the_reference_is_as_generated() -> None:
     sys.path.insert(0, str(ROOT / "docs"))
     try:
