@@ -78,7 +78,8 @@ class Applier:
         tolerated = self.facts.tolerated.setdefault(key, {})
         if left:
             tolerated[ref] = left
-            _log.warning("the cluster keeps members of its own", kind=ref[0], name=ref[1], members=", ".join(sorted(left)[:5]))
+            shown = ", ".join(sorted(left)[:5])
+            _log.warning("the cluster keeps members of its own", kind=ref[0], name=ref[1], members=shown)
         else:
             tolerated.pop(ref, None)
 
