@@ -63,8 +63,8 @@ setup: .venv/.sdk .venv/.operator .venv/.engine ## Build and install everything 
 .PHONY: wheels
 wheels: setup ## All wheels in dist/
 	@rm -rf dist/sdk dist/operator
-	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist/sdk sdk >&2
-	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist/operator operator >&2
+	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --no-index --wheel-dir dist/sdk ./sdk >&2
+	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --no-index --wheel-dir dist/operator ./operator >&2
 	@ls dist/*/*.whl
 
 # ------------------------------------------------------------------------------------------------------------------ run
