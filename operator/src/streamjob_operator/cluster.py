@@ -103,10 +103,11 @@ class Cluster:
             query = {"limit": str(PAGE), "labelSelector": selector, "fieldSelector": fields, "continue": token}
             accept = METADATA_LIST if metadata_only else "application/json"
             page = await self._json("GET", "list", kind, kind.path(namespace), query=query, accept=accept)
-            for item in page["items"]:
+            items = page.get("items") or []  # null where a list of metadata is empty
+            for item in items:
                 item.setdefault("kind", kind.kind)
                 item.setdefault("apiVersion", kind.api_version)
-            yield page["items"], page["metadata"]["resourceVersion"]
+            yield items, page["metadata"]["resourceVersion"]
             token = page["metadata"].get("continue") or ""
             if not token:
                 return

@@ -83,7 +83,7 @@ def _container_trouble(container: dict[str, Any], pod: str) -> Trouble | None:
 def is_rolling(observed: Observed) -> bool:
     """Whether the pods are not yet those of the StatefulSet's newest template."""
     found = observed.stateful_set
-    if found is None or not found["spec"].get("replicas"):
+    if found is None or not found["spec"].get("replicas") or not observed.pods:
         return False
     status = found.get("status", {})
     if status.get("observedGeneration", 0) < found["metadata"].get("generation", 0):

@@ -9,7 +9,7 @@ from typing import Any
 
 from streamjob_operator import names
 from streamjob_operator.conditions import Condition, merged
-from streamjob_operator.decide.health import Trouble, engine_status, is_rolling, ready_pods
+from streamjob_operator.decide.health import Trouble, engine_status, ready_pods
 from streamjob_operator.decide.operations import Operation
 from streamjob_operator.observed import Observed
 
@@ -116,7 +116,7 @@ def _summary(observed: Observed, suspended: bool, found: Trouble | None, operati
         served_before = observed.status.get("phase") in ("Running", "Degraded", "Progressing")
         phase = "Failed" if found.lasting else "Degraded" if served_before else "Pending"
         return Summary(phase, found.message, operations)
-    if is_rolling(observed):
+    if any(operation.name == "Roll" for operation in operations):
         return Summary("Progressing", "the pod is replaced by one of the new template", operations)
     if ready:
         problem = _engine_problem(observed)
