@@ -46,7 +46,7 @@ class ClusterError(Exception):
     @property
     def actor(self) -> str:
         """Who can do something: `user` (the object is refused), `conflict`, `rights` or `cluster`."""
-        if self.code in (400, 422):
+        if self.code in (400, 422) or "typed patch object" in str(self):  # a member of the wrong type is a 500
             return "user"
         if self.code == 409:
             return "conflict"

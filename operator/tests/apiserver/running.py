@@ -230,13 +230,13 @@ def engine() -> Iterator[Engine]:
             known.tokens.append(found[1])
             return True
 
-        def do_GET(self) -> None:  # noqa: N802 - the library's name
+        def do_GET(self) -> None:
             if self.path != "/v1/control/status":
                 self.answer(404, {})
             elif self.allowed():
                 self.answer(200, known.status)
 
-        def do_POST(self) -> None:  # noqa: N802 - the library's name
+        def do_POST(self) -> None:
             if self.path != "/v1/control/checkpoint":
                 self.answer(404, {})
             elif self.allowed():

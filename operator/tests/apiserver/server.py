@@ -37,7 +37,9 @@ def program(name: str) -> str | None:
 
 def missing() -> str | None:
     """Why there is no API server here, as a sentence."""
-    absent = [name for name in ("kube-apiserver", "kube-controller-manager", "etcd", "openssl") if program(name) is None]
+    absent = [
+        name for name in ("kube-apiserver", "kube-controller-manager", "etcd", "openssl") if program(name) is None
+    ]
     if not absent:
         return None
     return f"{' and '.join(absent)} not found: set {VARIABLE} to the folder that has them"

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from apiserver.network import cut_line, listens, make_certificate
 from apiserver.running import Engine, Operator, Space, engine, operator, until
-from apiserver.server import Server
+from apiserver.server import TOKEN, Server, free_port, kubeconfig
 from streamjob_operator import names
-from unit.jobs import CODE
+from unit.jobs import CODE, job
 
 WINDOWS = [{"name": "per_10s", "tumbling": "20s", "aggregates": {"n": "count()"}}]
 CHILDREN = {
@@ -52,9 +54,11 @@ def test_a_job_becomes_its_children_and_runs(running: Operator, space: Space, to
         assert set(expected) <= set(found)
         for name in expected:
             metadata = found[name]["metadata"]
-            assert [entry["manager"] for entry in metadata["managedFields"]][0] == names.FIELD_MANAGER
+            assert names.FIELD_MANAGER in {entry["manager"] for entry in metadata["managedFields"]}
             assert metadata["ownerReferences"][0]["name"] == "telemetry"
-    job = until("facts", lambda: (found := space.get("streamjobs", "telemetry")) and found["status"].get("engine") and found)
+    job = until(
+        "facts", lambda: (found := space.get("streamjobs", "telemetry")) and found["status"].get("engine") and found
+    )
     status = job["status"]
     assert status["engine"]["udfVersion"] == "0123456789ab"
     assert status["engine"]["rate"] == 12
@@ -103,7 +107,10 @@ def test_drift_is_put_right_and_told(running: Operator, space: Space) -> None:
 
 def test_members_of_others_are_left_and_ours_are_taken_back(running: Operator, space: Space) -> None:
     space.run_job()
-    label = {"metadata": {"annotations": {"theirs": "1"}}, "spec": {"template": {"metadata": {"annotations": {"t": "1"}}}}}
+    label = {
+        "metadata": {"annotations": {"theirs": "1"}},
+        "spec": {"template": {"metadata": {"annotations": {"t": "1"}}}},
+    }
     container = [{"name": "engine", "image": "theirs:1"}]
     body: dict[str, Any] = {"apiVersion": "apps/v1", "kind": "StatefulSet", **label}
     body["spec"]["template"]["spec"] = {"containers": container}
@@ -123,10 +130,12 @@ def test_members_of_others_are_left_and_ours_are_taken_back(running: Operator, s
     assert found is not None
     assert found["metadata"]["annotations"]["theirs"] == "1"
     assert found["spec"]["template"]["metadata"]["annotations"]["t"] == "1"
-    assert _settled(running)
+    until("no fight", lambda: _settled(running))
 
 
-def test_a_roll_tells_its_first_changed_member_and_commits_before(running: Operator, space: Space, told: Engine) -> None:
+def test_a_roll_tells_its_first_changed_member_and_commits_before(
+    running: Operator, space: Space, told: Engine
+) -> None:
     space.run_job()
     old = space.get("pods", "telemetry-0")
     assert old is not None
@@ -253,7 +262,14 @@ def test_what_keeps_a_pod_from_running_is_told(running: Operator, space: Space) 
     space.apply_job("imageless")
     until("the pod", lambda: space.get("pods", "imageless-0"))
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}
-    container = {"name": "engine", "image": "engine:1", "imageID": "", "ready": False, "restartCount": 0, "state": waiting}
+    container = {
+        "name": "engine",
+        "image": "engine:1",
+        "imageID": "",
+        "ready": False,
+        "restartCount": 0,
+        "state": waiting,
+    }
     space.set_ready("imageless-0", ready=False, containerStatuses=[container])
     until("told", lambda: space.condition("Degraded", "imageless").get("reason") == "ImagePullBackOff")
     assert "engine:1" in space.condition("Degraded", "imageless")["message"]
@@ -282,6 +298,7 @@ def test_two_replicas_hand_over(server: Server, namespace: str, space: Space, tm
         other = second if leader is first else first
         space.apply_job("one", suspend=True)
         until("Suspended", lambda: space.phase("one") == "Suspended")
+        until("the other waits", other.healthy)
         assert not other.leads()
         assert sum(other.calls().values()) == 1, "who does not lead asks whether there are StreamJobs, and waits"
         leader.process.send_signal(signal.SIGTERM)
@@ -302,3 +319,53 @@ def test_another_takes_over_from_a_killed_leader(server: Server, namespace: str,
             until("takes over", second.leads)
             space.delete("statefulsets", "one")
             until("made again", lambda: space.get("statefulsets", "one"))
+
+
+def test_dead_watches_fail_the_liveness_probe(server: Server, space: Space, tmp_path: Path) -> None:
+    with cut_line(server) as line:
+        config = kubeconfig(tmp_path, line.url, TOKEN, "through-the-line")
+        with operator(server, space.name, tmp_path, kubeconfig=str(config), dead_after_s="2") as found:
+            until("leads", found.leads)
+            until("healthy", found.healthy)
+            line.cut()
+            until("the probe fails or the Lease is lost", lambda: not found.healthy())
+
+
+def test_the_webhook_says_what_cel_cannot(server: Server, space: Space, tmp_path: Path) -> None:
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    port = free_port()
+    with operator(server, space.name, tmp_path, webhook_port=str(port), webhook_cert_dir=str(folder)) as found:
+        until("leads", found.leads)
+        bundle = make_certificate(folder)  # comes later than the operator, as a Secret's volume does
+        until("the webhook", lambda: listens(port))
+        rules = [{"apiGroups": [names.GROUP], "apiVersions": ["*"], "resources": [names.PLURAL]}]
+        webhook = {
+            "name": "streamjobs.streamjob.dev",
+            "clientConfig": {"url": f"https://127.0.0.1:{port}/streamjobs", "caBundle": bundle},
+            "rules": [{**rules[0], "operations": ["CREATE", "UPDATE"]}],
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": space.name}},
+            "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+        }
+        body = {"metadata": {"name": space.name}, "webhooks": [webhook]}
+        place = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+        assert server.call("POST", place, body)[0] == 201
+        try:
+            made = {**job(where="v >"), "metadata": {"name": "wrong"}}
+
+            def refused() -> str | None:
+                made["metadata"]["name"] += "x"  # until the API server knows of the webhook it takes the job
+                status, answer = server.call("POST", space.path("streamjobs"), made)
+                return answer["message"] if status == 422 else None
+
+            message = until("refused", refused)
+            assert "spec.where: is no SQL expression" in message
+            udf = {"name": "z", "code": {"inline": "def score(v:\n"}, "function": "score", "inputs": ["v"]}
+            made = {**job(udfs=[{**udf, "output": {"s": "float64"}}]), "metadata": {"name": "code"}}
+            status, answer = server.call("POST", space.path("streamjobs"), made)
+            assert status == 422
+            assert "Python syntax error" in answer["message"]
+            space.apply_job("right", suspend=True)
+        finally:
+            server.call("DELETE", f"{place}/{space.name}")

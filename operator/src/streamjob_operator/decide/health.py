@@ -86,7 +86,8 @@ def is_rolling(observed: Observed) -> bool:
     if found is None or not found["spec"].get("replicas") or not observed.pods:
         return False
     status = found.get("status", {})
-    if status.get("observedGeneration", 0) < found["metadata"].get("generation", 0):
+    seen = status.get("observedGeneration", 0)
+    if seen and seen < found["metadata"].get("generation", 0):
         return True
     update = status.get("updateRevision")
     return any(update and revision(pod) not in (None, update) for pod in observed.pods)
