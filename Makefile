@@ -128,7 +128,7 @@ fmt: .venv/.tools ## Format all code
 
 .PHONY: manifests
 manifests: .venv/.operator ## Write crds/ (and the chart's copy) anew from the models
-	@$(BIN)/streamjob-operator crd --directory crds
+	@$(BIN)/streamjob-operator crd --directory crds --reference docs/operator.md
 	@[ ! -d charts/streamjob-operator/files ] || cp crds/*.yaml charts/streamjob-operator/files/
 
 .PHONY: lock

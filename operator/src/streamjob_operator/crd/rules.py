@@ -39,6 +39,11 @@ def _at_least(member: str, least: str, name: str) -> Rule:
 DURATION = rule(f"self.matches('{_DURATION}')", 'must be a duration such as "10s", "250ms" or "1h30m"')
 SIZE = rule(f"string(self).matches('{_SIZE}')", 'must be a size such as "64Mi" (binary) or "500k" (decimal)')
 
+_TRUTHS = rule(
+    "!('true' in self) && !('false' in self)",
+    "true or false as a name is what kubectl reads in an unquoted y, n, yes, no, on or off: put the name in quotes",
+)
+
 RULES: dict[str, list[Rule]] = {
     "": [
         rule(
@@ -71,6 +76,7 @@ RULES: dict[str, list[Rule]] = {
         rule("!(self.time.field in self.fields)", "the time field is not listed among the fields: remove it there"),
         rule("!('_id' in self.fields)", "_id is a column that results have anyway: rename the field"),
     ],
+    "spec.schema.fields": [_TRUTHS],
     "spec.schema.time": [_one_of(("unit", "format"), "time")],
     "spec.sources": [
         rule(
@@ -89,6 +95,8 @@ RULES: dict[str, list[Rule]] = {
         rule("self.name != 'events'", "events stands for the single events: rename the window"),
         _at_least("tumbling", "1ms", "tumbling"),
     ],
+    "spec.windows[].aggregates": [_TRUTHS],
+    "spec.udfs[].output": [_TRUTHS],
     "spec.udfs[]": [
         _one_of(("file", "code"), "a UDF"),
         rule(
