@@ -196,6 +196,7 @@ def engine() -> Iterator[Engine]:
     known.status = {
         "name": "telemetry",
         "version": "0.1.0",
+        "phase": "running",
         "started_at": "2030-01-01T00:00:00Z",
         "shards": 8,
         "received": 10,
@@ -206,9 +207,7 @@ def engine() -> Iterator[Engine]:
         "event_time_lag_s": 0.5,
         "last_checkpoint": {"number": 7, "completed_at": "2030-01-01T00:00:00Z", "duration_s": 0.01},
         "udfs": [{"name": "z", "version": "0123456789ab"}],
-        "blocked_shards": 0,
-        "outputs_may_repeat": False,
-        "state_dir_bytes": 4096,
+        "disk_full": False,
     }
 
     class Handler(http.server.BaseHTTPRequestHandler):

@@ -144,6 +144,8 @@ def _engine_problem(observed: Observed) -> str | None:
     blocked = int(facts.status.get("blocked_shards") or 0)
     if blocked:
         return f"{blocked} shards wait: a sink or function does not take their rows; see the engine's log"
+    if facts.status.get("disk_full"):
+        return "the volume is full, and requests are refused: enlarge spec.storage.size, or shorten spec.history.raw"
     if facts.status.get("outputs_may_repeat"):
         return "the state was restored from before the last output: outputs may repeat"
     return None
