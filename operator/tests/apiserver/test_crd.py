@@ -129,6 +129,8 @@ WRONG: list[tuple[str, dict[str, Any], Path, Any]] = [
     ("spec.checkpoint", {}, ("spec", "checkpoint", "interval"), "1ms"),
     ("spec.checkpoint", {}, ("spec", "checkpoint", "interval"), "1d"),
     ("spec.ingest", {}, ("spec", "ingest", "maxWait"), "1us"),
+    ("spec.ingest", {}, ("spec", "ingest", "maxBody"), 1000),
+    ("spec.ingest", {}, ("spec", "ingest", "maxBody"), "1Gi"),
     ("spec.idempotency", {}, ("spec", "idempotency", "retention"), "1ms"),
     ("spec.history", {}, ("spec", "history", "raw"), "1ms"),
     ("spec.state", {}, ("spec", "state", "memory"), "1Mi"),

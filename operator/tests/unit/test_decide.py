@@ -159,11 +159,12 @@ def test_an_engine_that_is_silent_makes_the_job_degraded_after_a_while() -> None
 
 def test_what_a_serving_engine_complains_about_is_told() -> None:
     world = settled()
-    for fact, word in (
+    complaints: list[tuple[dict[str, Any], str]] = [
         ({"disk_full": True}, "the volume is full"),
         ({"blocked_shards": 2}, "2 shards wait"),
         ({"outputs_may_repeat": True}, "outputs may repeat"),
-    ):
+    ]
+    for fact, word in complaints:
         world.facts = EngineFacts(status={**FACTS, **fact})
         decision = look(world.observe())
         assert decision.status["phase"] == "Degraded"
