@@ -45,7 +45,7 @@ setup: .venv/.sdk .venv/.operator .venv/.engine ## Build and install everything 
 
 .venv/.sdk: .venv/.tools sdk/pyproject.toml
 	@$(call say,installing the package streamjob)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable sdk >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable ./sdk >&2
 	@touch $@
 
 .venv/.operator: .venv/.sdk operator/pyproject.toml
@@ -92,7 +92,7 @@ test: setup $(DATA) ## Set up, then every test that needs no outside server
 	$(BIN)/python -m pytest -q docs/tests bench/tests
 
 .PHONY: integration
-integration: setup $(DATA) .venv/.crash ## The engine as a user runs it: contracts, kills, restarts
+integration: wheels $(DATA) .venv/.crash ## The engine as a user runs it: contracts, kills, restarts
 	STREAMJOB_CRASH_ENGINE=$(CURDIR)/.venv/crash-engine $(BIN)/python -m pytest -q integration
 
 # A second engine that kills itself at named steps of a commit; only for tests.
@@ -131,7 +131,7 @@ fmt: .venv/.tools ## Format all code
 
 .PHONY: manifests
 manifests: .venv/.operator ## Write crds/ and the chart's copy anew from the models
-	@$(BIN)/streamjob-operator crd --directory crds
+	@$(BIN)/streamjob-operator crd --directory crds --reference docs/operator.md
 	@mkdir -p charts/streamjob-operator/files/crds && cp crds/*.yaml charts/streamjob-operator/files/crds/
 
 .PHONY: lock

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from streamjob.models import StreamJob
-from streamjob.units import DURATION_PATTERN, SIZE_PATTERN, format_duration, format_size
+from streamjob.units import DURATION_PATTERN, SIZE_PATTERN
 
 TARGET = Path(__file__).resolve().parent / "job.md"
 BEGIN, END = "<!-- generated -->", "<!-- end of generated -->"
@@ -102,11 +102,6 @@ def _default(name: str, member: Schema, required: list[str]) -> str:
     value = member.get("default")
     if value is None:
         return ""
-    pattern = member.get("pattern")
-    if pattern == DURATION_PATTERN and isinstance(value, int):
-        value = format_duration(value)
-    elif pattern == SIZE_PATTERN and isinstance(value, int):
-        value = format_size(value)
     if isinstance(value, dict):
         return "`{}`" if not value or "$ref" in member else f"`{value}`"
     if isinstance(value, (list, tuple)):

@@ -30,6 +30,7 @@ def outcomes(samples: Samples) -> dict[str, int]:
     return found
 
 
-def total(samples: Samples, name: str) -> float:
-    """The sum over all series of a name."""
-    return sum(value for series, value in samples.items() if series == name or series.startswith(name + "{"))
+def total(samples: Samples, name: str, label: str = "") -> float:
+    """The sum over all series of a name, or those of them that have a label such as `sink="alerts"`."""
+    named = {series: value for series, value in samples.items() if series == name or series.startswith(name + "{")}
+    return sum(value for series, value in named.items() if label in series)

@@ -102,6 +102,7 @@ x_bucket{le="+Inf"} 1e3
     samples = metrics.parse(text)
     assert metrics.outcomes(samples) == {"applied": 1200, "late": 3}
     assert metrics.total(samples, "streamjob_sink_pending_rows") == 7
+    assert metrics.total(samples, "streamjob_sink_pending_rows", 'sink="b"') == 5
     assert metrics.total(samples, "events_received_total") == 1203
     assert samples['x_bucket{le="+Inf"}'] == 1000
 

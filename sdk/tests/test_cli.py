@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,12 @@ def test_run_prints_ready_and_totals(tmp_path: Path) -> None:
     log = json.loads(result.stderr)
     assert (log["event"], log["level"], log["job"]) == ("job_ready", "info", "telemetry")
     assert log["timestamp"].endswith("Z")
+
+
+def test_logs_as_text(tmp_path: Path) -> None:
+    result = streamjob("run", write_job(tmp_path), "--log-format", "text", fake=True, cwd=tmp_path)
+    line = r"\S+Z \[info +\] job_ready +job=telemetry state_dir=\S+ url=http://127.0.0.1:8080\n"
+    assert re.fullmatch(line, result.stderr), result.stderr
 
 
 def test_run_with_live_prints_plain_lines_where_stderr_is_no_terminal(tmp_path: Path) -> None:
@@ -205,6 +212,13 @@ def test_the_view_keeps_its_height() -> None:
     empty = {**PROGRESS, "latest_windows": [], "latest_events": [], "watermark_us": None}
     assert len(drawn(empty, 100, 40).splitlines()) == len(drawn(PROGRESS, 100, 40).splitlines())
     assert "waiting for events" in drawn(empty, 100, 40)
+    assert "watermark waiting for events" in plain_line(empty)
+
+
+def test_the_end_of_all_sources_is_told() -> None:
+    ended = {**PROGRESS, "watermark_us": 2**63 - 1}
+    assert "watermark all sources finished" in drawn(ended, 100, 40)
+    assert "watermark all sources finished" in plain_line(ended)
 
 
 def test_the_view_fits_a_usual_terminal() -> None:

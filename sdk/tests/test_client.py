@@ -112,3 +112,11 @@ def test_nobody_there() -> None:
 
     with pytest.raises(ClientError, match="does not answer"):
         client(handler).stats("x")
+
+
+def test_a_window_must_be_named_where_there_are_several() -> None:
+    said = {"error": "window: name one of the job's windows (a, b)"}
+    for ask in (lambda job: job.latest(), lambda job: job.windows("x")):
+        with pytest.raises(ClientError, match="name one of the job's windows") as caught:
+            ask(client(lambda _: httpx.Response(400, json=said)))
+        assert caught.value.status == 400

@@ -17,6 +17,8 @@ from streamjob.problems import JobError
 
 IN = "    - name: in\n      http: {}\n"
 WINDOW = "      tumbling: 10s"
+WINDOWS = "spec.windows[0].aggregates"
+FIELDS = "spec.schema.fields"
 FILE_SINK = "      file: {path: out}"
 CASES = [
     # old, new, lines below the replacement, path, message, got, fix
@@ -437,6 +439,44 @@ def test_every_member_is_described() -> None:
     described(schema, "StreamJob")
     for name, definition in schema["$defs"].items():
         described(definition, name)
+
+
+def test_a_schema_has_defaults_as_users_write_them() -> None:
+    definitions = StreamJob.model_json_schema()["$defs"]
+    written = {
+        (name, member): schema["default"]
+        for name, definition in definitions.items()
+        for member, schema in definition.get("properties", {}).items()
+        if "pattern" in schema and "default" in schema
+    }
+    assert written["TimeSpec", "idleTimeout"] == "5s"
+    assert written["IngestSpec", "maxBody"] == "64Mi"
+    assert written["HistorySpec", "raw"] == "30d"
+    assert definitions["JobSpec"]["properties"]["time"]["default"]["idleTimeout"] == "5s"
+    for (name, member), default in written.items():
+        assert re.match(definitions[name]["properties"][member]["pattern"], default), (name, member)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "below", "path", "message"),
+    [
+        (WINDOW, "      tumbling: 9000000d", 0, "spec.windows[0].tumbling", "must be at most 2920000d"),
+        (
+            "n: count()",
+            "\n".join(f"        a{n}: count()" for n in range(4096)).strip(),
+            -1,
+            WINDOWS,
+            "more than 4,096",
+        ),
+        ("ok: bool", "\n".join(f"      f{n}: bool" for n in range(4097)).strip(), -4, FIELDS, "more than 4,096"),
+        ("spec:\n", "spec:\n  ingest: {maxBody: 513Mi}\n", 1, "spec.ingest.maxBody", "must be at most 512Mi"),
+    ],
+)
+def test_the_engines_bounds_are_told(old: str, new: str, below: int, path: str, message: str) -> None:
+    text, line = spoilt(old, new)
+    (found,) = [problem for problem in problems_of(text) if problem.path == path]
+    assert message in found.message
+    assert found.line == line + below
 
 
 LINES = GOOD.splitlines(keepends=True)

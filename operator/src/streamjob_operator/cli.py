@@ -11,6 +11,7 @@ from pathlib import Path
 
 from streamjob_operator import __version__
 from streamjob_operator.crd import manifests
+from streamjob_operator.crd.reference import render
 from streamjob_operator.settings import PREFIX, Settings, load
 
 
@@ -26,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
         run.add_argument(f"--{field.name.replace('_', '-')}", metavar="VALUE", help=f"or {variable}{default}")
     crd = commands.add_parser("crd", help="print what a cluster needs before its first StreamJob")
     crd.add_argument("--directory", type=Path, help="write the files into this folder instead")
+    crd.add_argument("--reference", type=Path, help="write the reference of the status into this document as well")
     return parser
 
 
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; gives the exit code: 2 for wrong settings, 1 for a lost Lease or an error."""
     given = _parser().parse_args(arguments)
     if given.command == "crd":
-        return _crd(given.directory)
+        return _crd(given.directory, given.reference)
     try:
         settings = load({field.name: getattr(given, field.name) for field in fields(Settings)})
     except ValueError as error:
@@ -46,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return asyncio.run(run(settings))
 
 
-def _crd(directory: Path | None) -> int:
+def _crd(directory: Path | None, reference: Path | None) -> int:
+    if reference is not None:
+        reference.write_text(render(reference.read_text(encoding="utf-8")), encoding="utf-8")
     for name, text in manifests().items():
         if directory is None:
             print(text, end="" if text.startswith("---") else "---\n")

@@ -46,7 +46,7 @@ class ClusterError(Exception):
     @property
     def actor(self) -> str:
         """Who can do something: `user` (the object is refused), `conflict`, `rights` or `cluster`."""
-        if self.code in (400, 422):
+        if self.code in (400, 422) or "typed patch object" in str(self):  # a member of the wrong type is a 500
             return "user"
         if self.code == 409:
             return "conflict"
@@ -103,10 +103,11 @@ class Cluster:
             query = {"limit": str(PAGE), "labelSelector": selector, "fieldSelector": fields, "continue": token}
             accept = METADATA_LIST if metadata_only else "application/json"
             page = await self._json("GET", "list", kind, kind.path(namespace), query=query, accept=accept)
-            for item in page["items"]:
+            items = page.get("items") or []  # null where a list of metadata is empty
+            for item in items:
                 item.setdefault("kind", kind.kind)
                 item.setdefault("apiVersion", kind.api_version)
-            yield page["items"], page["metadata"]["resourceVersion"]
+            yield items, page["metadata"]["resourceVersion"]
             token = page["metadata"].get("continue") or ""
             if not token:
                 return

@@ -23,6 +23,8 @@ from streamjob_operator.validation import referenced_config_maps
 
 STUCK_S = 600.0
 """A look at one job that takes longer means that a worker is stuck."""
+LATE_BEAT_S = 60.0
+"""How late the heartbeat of the event loop may be."""
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 _log = structlog.get_logger("streamjob_operator.controller")
@@ -40,6 +42,7 @@ class Controller:
         self.work = Work(self._clock)
         self._reconciler = Reconciler(cluster, self._engines, self.index, self._facts, settings.engine_image)
         self._informers: list[Informer] = []
+        self._beat_at = self._clock()
 
     # ------------------------------------------------------------------------------------------------- what is told
 
@@ -98,7 +101,7 @@ class Controller:
         """Watches the children, then works, until it is cancelled."""
         async with asyncio.TaskGroup() as tasks:
             await self._watch(tasks)
-            _log.info("all watches have listed", jobs=len(self.index.jobs()), **self.index.counts())
+            _log.info("all watches have listed", **self.index.counts())
             self._look_at_all()
             for _ in range(self._settings.workers):
                 tasks.create_task(self._worker())
@@ -184,10 +187,20 @@ class Controller:
             self._reconciler.phases.show(time.time())
             await asyncio.sleep(10)
 
+    async def beat(self) -> None:
+        """Shows until it is cancelled that the event loop runs."""
+        while True:
+            self._beat_at = self._clock()
+            await asyncio.sleep(1)
+
     def problem(self) -> str | None:
-        """Why the operator does not do its work, or None: what the liveness probe asks."""
+        """Why the operator does not do its work, or None: what the liveness probe asks, from another thread."""
         now = self._clock()
-        dead = [informer.name for informer in self._informers if not informer.refused and informer.is_dead(now)]
+        if now - self._beat_at > LATE_BEAT_S:
+            return f"the event loop has been busy for {now - self._beat_at:.0f} s"
+        limit = self._settings.dead_after_s
+        asked = [informer for informer in self._informers if not informer.refused]
+        dead = [informer.name for informer in asked if informer.is_dead(now, limit)]
         if dead:
             return f"nothing is heard of {', '.join(dead)}"
         if self.work.longest() > STUCK_S:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from streamjob_operator import names
@@ -26,6 +27,7 @@ _SUFFIXES = {
     **{unit: Decimal(1000) ** power for power, unit in enumerate(("", "k", "M", "G", "T", "P", "E"))},
     **{unit: Decimal(1024) ** power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)},
 }
+_QUANTITY = re.compile(r"([+-]?([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)([numkMGTPE]|[KMGTPE]i|)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +53,8 @@ def _shown(value: Any) -> str:
 
 def quantity(value: Any) -> Decimal | None:
     """A Kubernetes quantity (`500m`, `1Gi`, 2) as a number, or None for anything else."""
-    text = str(value)
-    for suffix in sorted(_SUFFIXES, key=len, reverse=True):
-        if text.endswith(suffix):
-            try:
-                return Decimal(text.removesuffix(suffix) if suffix else text) * _SUFFIXES[suffix]
-            except InvalidOperation:
-                return None
-    return None
+    match = _QUANTITY.fullmatch(str(value))
+    return None if match is None else Decimal(match[1]) * _SUFFIXES[match[3]]
 
 
 def differences(wanted: Any, found: Any, path: str = "") -> list[Difference]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import kopf
@@ -20,8 +21,10 @@ MAX_PROBLEMS = 20
 """Problems that a refusal lists."""
 
 
-def register(registry: kopf.OperatorRegistry, controller: Controller, *, webhook: bool) -> None:
-    """Registers all handlers."""
+def register(
+    registry: kopf.OperatorRegistry, controller: Controller, loop: asyncio.AbstractEventLoop, *, webhook: bool
+) -> None:
+    """Registers all handlers; `loop` is the controller's, kopf has another."""
 
     @kopf.on.login(registry=registry)
     def login(**kwargs: Any) -> Any:
@@ -29,7 +32,7 @@ def register(registry: kopf.OperatorRegistry, controller: Controller, *, webhook
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
     async def job_event(event: Any, **_: Any) -> None:
-        controller.saw_job(event["type"], event["object"])
+        loop.call_soon_threadsafe(controller.saw_job, event["type"], event["object"])
 
     @kopf.on.probe(registry=registry, id="watches")
     async def watches(**_: Any) -> str:

@@ -16,9 +16,6 @@ from streamjob_operator.kinds import Kind
 
 BACKOFF_INITIAL_S = 0.5
 BACKOFF_MAX_S = 30.0
-DEAD_AFTER_S = 240.0
-"""A watch that has heard nothing for so long, with all its new tries, is reported as dead."""
-
 Handler = Callable[[str, Object], None]
 """Called with ADDED, MODIFIED or DELETED and the object; of a deleted one only kind and metadata are sure."""
 
@@ -47,9 +44,9 @@ class Informer:
         """For logs and metrics."""
         return f"{self.kind.plural}{f' in {self.namespace}' if self.namespace else ''}"
 
-    def is_dead(self, now: float) -> bool:
-        """Whether nothing was heard for too long; `now` is the loop's clock."""
-        return now - self.heard_at > DEAD_AFTER_S
+    def is_dead(self, now: float, limit_s: float) -> bool:
+        """Whether nothing was heard for too long, with all new tries; `now` is the loop's clock."""
+        return now - self.heard_at > limit_s
 
     def heard(self) -> None:
         """Notes that the API server has spoken."""

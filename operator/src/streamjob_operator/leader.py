@@ -23,7 +23,7 @@ class Leader:
         self._election = Election(identity)
         self.leading = asyncio.Event()
         self.lost = asyncio.Event()
-        self.heard_at = asyncio.get_running_loop().time()
+        self._held: Object | None = None
 
     async def run(self) -> None:
         """Candidates and renews until the Lease is lost or the task is cancelled."""
@@ -33,7 +33,6 @@ class Leader:
             try:
                 async with asyncio.timeout(RETRY_S * 2):
                     await self._step(started)
-                self.heard_at = clock()
             except (ClusterError, TimeoutError) as error:
                 _log.warning("the Lease cannot be read or written", lease=self._name, error=str(error))
             self._election.tick(clock())
@@ -41,12 +40,14 @@ class Leader:
             await asyncio.sleep(max(0.0, RETRY_S - (clock() - started)))
 
     async def _step(self, started: float) -> None:
-        lease = await self._cluster.get(LEASE, self._namespace, self._name)
+        # Whoever leads knows the Lease: only this replica has written it since.
+        known, self._held = self._held, None
+        lease = known or await self._cluster.get(LEASE, self._namespace, self._name)
         write = self._election.look(lease, started, datetime.now(UTC))
         if write is None:
             return
         try:
-            await self._put(write)
+            self._held = await self._put(write)
         except ClusterError as error:
             if error.code != 409:
                 raise

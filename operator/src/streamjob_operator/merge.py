@@ -37,10 +37,10 @@ def merge(base: Any, patch: Any, name: str = "") -> Any:
 
     null removes a member; `$patch: delete` removes an item of a keyed list, `$patch: replace` takes the patch alone.
     """
-    if isinstance(base, dict) and isinstance(patch, dict):
+    if isinstance(patch, dict):
         if patch.get("$patch") == "replace":
             return {key: value for key, value in patch.items() if key != "$patch"}
-        return _mappings(base, patch)
+        return _mappings(base if isinstance(base, dict) else {}, patch)
     if isinstance(base, list) and isinstance(patch, list) and name in MERGE_KEYS:
         return _lists(base, patch, name)
     return patch
@@ -51,10 +51,8 @@ def _mappings(base: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
     for key, value in patch.items():
         if value is None:
             result.pop(key, None)
-        elif key in result:
-            result[key] = merge(result[key], value, key)
         elif key != "$patch":
-            result[key] = value
+            result[key] = merge(result.get(key), value, key)
     return result
 
 

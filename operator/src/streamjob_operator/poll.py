@@ -14,7 +14,7 @@ from streamjob_operator.observed import EngineFacts, is_ready
 
 MAX_QUESTIONS = 16
 """Engines that are asked at once."""
-_DECISIVE = ("version", "shards", "blocked_shards", "outputs_may_repeat")
+_DECISIVE = ("version", "shards", "blocked_shards", "disk_full", "outputs_may_repeat")
 """Facts that a state hangs on; others are only written down."""
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
+import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,8 @@ async def _serve(settings: Settings, cluster: Cluster, stop: asyncio.Event) -> i
     leading = asyncio.create_task(_lead(leader, controller), name="controller")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     certifying = asyncio.create_task(_certify(settings, cluster, namespace), name="certificates")
-    tasks: set[asyncio.Task[Any]] = {watching, election, leading, stopping, certifying}
+    beating = asyncio.create_task(controller.beat(), name="heartbeat")
+    tasks: set[asyncio.Task[Any]] = {watching, election, leading, stopping, beating, certifying}
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -93,6 +94,7 @@ async def _serve(settings: Settings, cluster: Cluster, stop: asyncio.Event) -> i
         await _cancel(watching)
         await _cancel(stopping)
         await _cancel(certifying)
+        await _cancel(beating)
         await _cancel(election)
         if not leader.lost.is_set():
             await leader.release()
@@ -100,9 +102,7 @@ async def _serve(settings: Settings, cluster: Cluster, stop: asyncio.Event) -> i
     for task in done:
         if task is not stopping and not task.cancelled() and (error := task.exception()) is not None:
             _log.error("ended by an error", task=task.get_name(), error=repr(error), exc_info=error)
-    # kopf takes the signals of a process, and ends without an error when one has come.
-    clean = stopping in done or (watching in done and not watching.cancelled() and watching.exception() is None)
-    return 0 if clean else 1
+    return 0 if stopping in done else 1
 
 
 async def _lead(leader: Leader, controller: Controller) -> None:
@@ -132,20 +132,24 @@ async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _kopf(settings: Settings, controller: Controller) -> None:
-    """kopf, started anew with the webhook once there is a certificate for it. It ends by a signal or an error."""
+    """kopf, started anew with the webhook once there is a certificate for it. It ends by an error alone."""
     while True:
         certificate = _certificate(settings)
-        kopf_task = asyncio.create_task(_kopf_once(settings, controller, certificate))
-        tasks = {kopf_task}
+        stop = threading.Event()
+        loop = asyncio.get_running_loop()
+        kopf_task = asyncio.create_task(asyncio.to_thread(_kopf_thread, settings, controller, certificate, loop, stop))
+        tasks: set[asyncio.Task[Any]] = {kopf_task}
         if settings.webhook_cert_dir and certificate is None:
             tasks.add(asyncio.create_task(_until_certificate(settings)))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if kopf_task.done():
                 kopf_task.result()
-                return
+                raise RuntimeError("kopf has ended by itself")
         finally:
-            for task in tasks:
+            stop.set()
+            await asyncio.wait({kopf_task}, timeout=STOP_LIMIT_S)
+            for task in tasks - {kopf_task}:
                 await _cancel(task)
 
 
@@ -160,9 +164,16 @@ def _certificate(settings: Settings) -> tuple[Path, Path] | None:
     return (certificate, key) if certificate.is_file() and key.is_file() else None
 
 
-async def _kopf_once(settings: Settings, controller: Controller, certificate: tuple[Path, Path] | None) -> None:
+def _kopf_thread(
+    settings: Settings,
+    controller: Controller,
+    certificate: tuple[Path, Path] | None,
+    loop: asyncio.AbstractEventLoop,
+    stop: threading.Event,
+) -> None:
+    """kopf with a loop and a thread of its own: it cancels every task of its loop when it ends, and takes signals."""
     registry = kopf.OperatorRegistry()
-    handlers.register(registry, controller, webhook=certificate is not None)
+    handlers.register(registry, controller, loop, webhook=certificate is not None)
     options = handlers.settings_of_kopf()
     if certificate is not None:
         options.admission.server = kopf.WebhookServer(
@@ -172,21 +183,12 @@ async def _kopf_once(settings: Settings, controller: Controller, certificate: tu
             pkeyfile=certificate[1],
         )
     health = f"http://0.0.0.0:{settings.health_port}/healthz" if settings.health_port else None
-    stop = asyncio.Event()
-    operator = asyncio.create_task(
-        kopf.operator(
-            registry=registry,
-            settings=options,
-            standalone=True,
-            clusterwide=not settings.namespaces,
-            namespaces=settings.namespaces,
-            liveness_endpoint=health,
-            stop_flag=stop,
-        )
+    kopf.run(
+        registry=registry,
+        settings=options,
+        standalone=True,
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+        liveness_endpoint=health,
+        stop_flag=stop,
     )
-    try:
-        await asyncio.shield(operator)
-    finally:
-        stop.set()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait({operator}, timeout=STOP_LIMIT_S)

@@ -27,6 +27,8 @@ class Settings:
     """Seconds after which every job is looked at again though nothing has changed."""
     facts_s: float = 30.0
     """Seconds between two questions to an engine."""
+    dead_after_s: float = 240.0
+    """Seconds without a word from a watch after which the liveness probe fails."""
     lease_name: str = "streamjob-operator"
     """The Lease by which replicas agree who leads."""
     lease_namespace: str = ""

@@ -12,7 +12,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,12 @@ from typing import Any
 VARIABLE = "STREAMJOB_KUBE_BIN"
 """The folder with kube-apiserver and etcd; without it they are looked for on PATH."""
 TOKEN = "loopback-admin"
+CONTROLLERS = (
+    "statefulset-controller",
+    "garbage-collector-controller",
+    "persistentvolumeclaim-protection-controller",
+)
+"""Of the controller manager: what makes pods and claims, and what deletes them. Nothing binds or runs them."""
 START_LIMIT_S = 60.0
 _POLL_S = 0.1
 
@@ -31,7 +37,9 @@ def program(name: str) -> str | None:
 
 def missing() -> str | None:
     """Why there is no API server here, as a sentence."""
-    absent = [name for name in ("kube-apiserver", "etcd", "openssl") if program(name) is None]
+    absent = [
+        name for name in ("kube-apiserver", "kube-controller-manager", "etcd", "openssl") if program(name) is None
+    ]
     if not absent:
         return None
     return f"{' and '.join(absent)} not found: set {VARIABLE} to the folder that has them"
@@ -86,13 +94,26 @@ class Server:
 
     def start(self) -> None:
         """Starts them, and waits until the API server is ready."""
-        self.processes = []
-        for number, command in enumerate(self.commands):
-            log = (self.folder / f"{number}.log").open("ab")
-            self.processes.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder))
+        self.processes = [self._spawn(number) for number in (0, 1)]
+        self._wait()
+        self.processes.append(self._spawn(2))
+
+    def restart_api(self, meanwhile: Callable[[], None]) -> None:
+        """Kills the API server as a crash does, and starts it again after `meanwhile`."""
+        self.processes[1].kill()
+        self.processes[1].wait()
+        meanwhile()
+        self.processes[1] = self._spawn(1)
+        self._wait()
+
+    def _spawn(self, number: int) -> subprocess.Popen[bytes]:
+        log = (self.folder / f"{number}.log").open("ab")
+        return subprocess.Popen(self.commands[number], stdout=log, stderr=log, cwd=self.folder)
+
+    def _wait(self) -> None:
         limit = time.monotonic() + START_LIMIT_S
         while time.monotonic() < limit:
-            if any(process.poll() is not None for process in self.processes):
+            if any(process.poll() is not None for process in self.processes[:2]):
                 break
             with contextlib.suppress(OSError):
                 if self.call("GET", "/readyz")[0] == 200:
@@ -120,7 +141,10 @@ def prepare(folder: Path) -> Server:
     api += ["--service-account-signing-key-file", str(key), "--token-auth-file", str(tokens)]
     api += ["--disable-admission-plugins", "ServiceAccount", "--endpoint-reconciler-type", "none"]
     url = f"https://127.0.0.1:{port}"
-    return Server(url, kubeconfig(folder, url, TOKEN), folder, [etcd, api], [])
+    config = kubeconfig(folder, url, TOKEN)
+    manager = [str(program("kube-controller-manager")), "--kubeconfig", str(config), "--leader-elect=false"]
+    manager += ["--controllers", ",".join(CONTROLLERS), "--secure-port", "0", "--bind-address", "127.0.0.1"]
+    return Server(url, config, folder, [etcd, api, manager], [])
 
 
 def kubeconfig(folder: Path, url: str, token: str, name: str = "kubeconfig") -> Path:

@@ -71,7 +71,12 @@ def test_sizes_may_be_numbers_of_bytes(server: Server, namespace: str) -> None:
 HTTP: Path = ("spec", "sinks", 0, "http")
 _UDF = {"name": "y", "code": {"inline": "x"}, "function": "f"}
 _SINK = {"name": "out2", "from": "events", "file": {"path": "o2"}}
-_URL = {"url": "http://a/b"}
+_STDOUT = {"name": "o", "from": "events", "stdout": {}}
+
+
+def http(**members: Any) -> dict[str, Any]:
+    return {"name": "o", "from": "events", "http": {"url": "http://a/b", **members}}
+
 
 WRONG: list[tuple[str, dict[str, Any], Path, Any]] = [
     ("", {}, ("metadata", "name"), "a" * 51),
@@ -82,6 +87,9 @@ WRONG: list[tuple[str, dict[str, Any], Path, Any]] = [
     ("spec.replicas", {}, ("spec", "replicas"), 0),
     ("spec.schema", {}, ("spec", "schema", "fields", "ts"), "int64"),
     ("spec.schema", {}, ("spec", "schema", "fields", "_id"), "int64"),
+    ("spec.schema.fields", {}, ("spec", "schema", "fields", "true"), "int64"),
+    ("spec.windows[].aggregates", {}, ("spec", "windows", 0, "aggregates", "false"), "count()"),
+    ("spec.udfs[].output", {}, ("spec", "udfs", 0, "output", "false"), "float64"),
     ("spec.schema.time", {}, ("spec", "schema", "time", "format"), "rfc3339"),
     ("spec.sources", {}, ("spec", "sources", 1), {"name": "in2", "http": {}}),
     ("spec.sources[]", {}, ("spec", "sources", 0), {"name": "in"}),
@@ -98,29 +106,31 @@ WRONG: list[tuple[str, dict[str, Any], Path, Any]] = [
         "spec.sinks[]",
         {},
         ("spec", "sinks", 0),
-        {"name": "o", "from": "events", "stdout": {}, "delivery": "exactly-once"},
+        {**_STDOUT, "delivery": "exactly-once"},
     ),
     (
         "spec.sinks[].http",
         {},
         ("spec", "sinks", 0),
-        {"name": "o", "from": "events", "http": {**_URL, "timeout": "1us"}},
+        http(timeout="1us"),
     ),
     (
         "spec.sinks[].http.backoff",
         {},
         ("spec", "sinks", 0),
-        {"name": "o", "from": "events", "http": {**_URL, "backoff": {"initial": "1us"}}},
+        http(backoff={"initial": "1us"}),
     ),
     (
         "spec.sinks[].http.backoff",
         {},
         ("spec", "sinks", 0),
-        {"name": "o", "from": "events", "http": {**_URL, "backoff": {"initial": "1h"}}},
+        http(backoff={"initial": "1h"}),
     ),
     ("spec.checkpoint", {}, ("spec", "checkpoint", "interval"), "1ms"),
     ("spec.checkpoint", {}, ("spec", "checkpoint", "interval"), "1d"),
     ("spec.ingest", {}, ("spec", "ingest", "maxWait"), "1us"),
+    ("spec.ingest", {}, ("spec", "ingest", "maxBody"), 1000),
+    ("spec.ingest", {}, ("spec", "ingest", "maxBody"), "1Gi"),
     ("spec.idempotency", {}, ("spec", "idempotency", "retention"), "1ms"),
     ("spec.history", {}, ("spec", "history", "raw"), "1ms"),
     ("spec.state", {}, ("spec", "state", "memory"), "1Mi"),

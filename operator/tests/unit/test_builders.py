@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from streamjob.cli.arguments import parse_arguments
 
 from streamjob_operator import names
 from streamjob_operator.builders import Inputs, children
@@ -126,6 +127,13 @@ def test_the_pod_template_is_merged_by_name() -> None:
     assert merged["spec"]["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
     assert merged["metadata"]["labels"]["team"] == "a"
     assert merged["metadata"]["labels"][names.JOB_LABEL] == "telemetry", "the selector must keep finding the pod"
+
+
+def test_the_pods_commands_are_the_command_lines() -> None:
+    (container,) = pod()["spec"]["containers"]
+    for command in (container["command"], container["lifecycle"]["preStop"]["exec"]["command"]):
+        assert command[0] == "streamjob"
+        parse_arguments(command[1:])
 
 
 def test_suspended_jobs_have_no_pod() -> None:

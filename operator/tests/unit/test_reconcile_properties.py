@@ -1,4 +1,4 @@
-"""Whatever is observed: the job's objects become what they should be, then nothing is done, and no volume goes unasked."""
+"""Whatever is observed: all becomes what it should be, then nothing is done, and no volume goes unasked."""
 
 from __future__ import annotations
 

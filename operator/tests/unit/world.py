@@ -88,9 +88,10 @@ class World:
         decision = decide(self.observe(), CHOICES)
         for action in decision.actions:
             self.carry_out(action)
-        if self.job is not None and decision.status is not None:
-            if worth_writing(self.job.get("status", {}), decision.status, None, self.now):
-                self.job["status"] = copy.deepcopy(decision.status)
+        if self.job is None or decision.status is None:
+            return decision
+        if worth_writing(self.job.get("status", {}), decision.status, None, self.now):
+            self.job["status"] = copy.deepcopy(decision.status)
         return decision
 
     def carry_out(self, action: Action) -> None:
@@ -225,14 +226,14 @@ class World:
         """Runs all until nothing changes; fails where that does not come."""
         for _ in range(MAX_ROUNDS):
             before = self.picture()
-            done = len(self.actions)
+            done, looked = len(self.actions), self.now
             decision = self.look()
             self.neighbours()
             if len(self.actions) == done and self.picture() == before:
                 wake = decision.wake if decision is not None else None
-                if wake is None or wake <= self.now:
+                if wake is None or wake <= looked:
                     return decision
-                self.now = wake  # nothing changes until then
+                self.now = max(self.now, wake)  # nothing changes until then
         raise AssertionError(f"does not settle: {self.actions[-6:]}")
 
     def picture(self) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from streamjob.loading import load_job
     from streamjob.models import StreamJob
     from streamjob.testing import JobHarness
+    from streamjob.tracing import current_traceparent
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Result",
     "StreamJob",
     "__version__",
+    "current_traceparent",
     "load_job",
     "register",
     "udf",
@@ -38,6 +40,7 @@ _LAZY = {
     "JobHarness": "streamjob.testing",
     "Result": "streamjob.engine",
     "StreamJob": "streamjob.models",
+    "current_traceparent": "streamjob.tracing",
     "load_job": "streamjob.loading",
 }
 

@@ -103,13 +103,19 @@ class Client:
         end: datetime | str | None = None,
         limit: int | None = None,
     ) -> list[Row]:
-        """Closed windows of `key`, of one `window` or all, from `start` to `end`; at most `limit`. None for an unknown
-        key: the list is empty."""
+        """Closed windows of `key`, oldest first, that begin at or after `start` and before `end`; at most `limit`.
+
+        `window` may be left out where the job has just one; else it is a ClientError. An unknown key has none.
+        """
         parameters = {"window": window, "from": _time(start), "to": _time(end)}
         return list(self._pages(f"/v1/keys/{quote(key, safe='')}/windows", parameters, limit))
 
     def latest(self, window: str | None = None, *, limit: int | None = None) -> list[Row]:
-        """The latest closed window of each key, of one `window` or all; at most `limit`."""
+        """All rows of the newest window that has closed, one for each key that was in it; at most `limit`.
+
+        `window` may be left out where the job has just one; else it is a ClientError. A key without events in that
+        time has no row, whatever it had before.
+        """
         return list(self._pages("/v1/windows/latest", {"window": window}, limit))
 
     def _pages(self, path: str, parameters: dict[str, Any], limit: int | None) -> Iterator[Row]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from streamjob.loading import LoadedJob
-from streamjob.normalise import local_problems, normalised_json
 from streamjob.problems import JobError
+
+if TYPE_CHECKING:
+    from streamjob.loading import LoadedJob
 
 
 class EngineMissingError(RuntimeError):
@@ -31,6 +33,8 @@ def engine_module() -> ModuleType:
 
 def engine_json(loaded: LoadedJob) -> str:
     """The JSON that the engine runs. Raises JobError for a job that needs Kubernetes."""
+    from streamjob.normalise import local_problems, normalised_json
+
     problems = local_problems(loaded)
     if problems:
         raise JobError(problems)

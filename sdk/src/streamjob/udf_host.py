@@ -1,7 +1,8 @@
 """Runs a job's Python functions for the engine: loads their modules, checks and converts what they return.
 
-The engine calls `load` once and then each adapter with whole batches. What happens for each call is kept to a few
-attribute reads where the function returns what it declared; everything else is left to the slow paths.
+The engine calls `load` once and then each adapter with whole batches, through `call_traced` where a batch is traced.
+What happens for each call is kept to a few attribute reads where the function returns what it declared; everything else
+is left to the slow paths.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from streamjob.columns import UdfError, arrow_column, numpy_column, numpy_dtype
+from streamjob.tracing import call_traced
 from streamjob.udf import UdfDeclaration, collect_registrations, declaration_of, register
 
-__all__ = ["UdfError", "UdfLoadError", "load"]
+__all__ = ["UdfError", "UdfLoadError", "call_traced", "load"]
 
 Array = np.ndarray[Any, Any]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 
 class EngineError(Exception):
@@ -11,10 +12,14 @@ class EngineError(Exception):
         self.retryable = retryable
 
 
-def run(job_json, *, state_dir, listen, exit_at_end, for_us, on_ready, on_progress, progress_interval_us):
+def run(
+    job_json, *, state_dir, listen, exit_at_end, for_us, on_ready, on_progress, progress_interval_us, control_token=None
+):
     job = json.loads(job_json)
+    imported = sorted({"pydantic", "sqlglot", "yaml", "rich", "asyncio"} & set(sys.modules))
     if os.environ.get("FAKE_ENGINE_FAILS"):
         raise EngineError("port 8080 is in use: choose another with --listen", actor="user")
+    os.makedirs(state_dir, exist_ok=True)
     on_ready(f"http://{listen}")
     progress = {
         "uptime_us": 1_500_000,
@@ -46,6 +51,10 @@ def run(job_json, *, state_dir, listen, exit_at_end, for_us, on_ready, on_progre
             "windows": 3,
             "anomalies": 1,
             "resumed": False,
+            "imported": imported,
+            "source": job["udfs"][0]["source"],
             "asked": [job["name"], state_dir, listen, exit_at_end, for_us, progress_interval_us],
+            "control_token": control_token,
+            "sources": [udf["source"] for udf in job["udfs"]],
         }
     )

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -154,7 +155,19 @@ fn parse_url(url: &str) -> Result<Uri> {
         Some(authority) if authority.as_str().contains('@') => {
             Err(wrong("must hold no user and password; put an Authorization header into http.headers"))
         }
+        // The client takes a port that is no number for none, and would connect elsewhere.
+        Some(authority) if !is_host_and_port(authority) => {
+            Err(wrong(&format!("must be a host, and perhaps a port from 1 to 65535 (got {url})")))
+        }
         Some(_) => Ok(uri),
+    }
+}
+
+fn is_host_and_port(authority: &Authority) -> bool {
+    match authority.as_str().strip_prefix(authority.host()) {
+        Some("") => true,
+        Some(port) => port.starts_with(':') && authority.port_u16().is_some_and(|port| port > 0),
+        None => false,
     }
 }
 

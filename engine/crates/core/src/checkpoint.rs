@@ -55,6 +55,8 @@ struct Turn {
     due_us: i64,
     /// When staged messages were first seen that no commit has taken yet.
     staged_since_us: Option<i64>,
+    /// Somebody waits for a commit of what there is.
+    asked: bool,
 }
 
 impl Turn {
@@ -75,6 +77,7 @@ impl CheckpointScheduler {
             shard: *shard,
             due_us: now_us.saturating_add((interval_us / count).saturating_mul(place as i64 + 1)),
             staged_since_us: None,
+            asked: false,
         };
         let turns = shards.iter().enumerate().map(turn).collect();
         CheckpointScheduler { interval_us, max_in_flight: MAX_COMMITS_IN_FLIGHT, turns, rush: false }
@@ -83,6 +86,11 @@ impl CheckpointScheduler {
     /// From now on every change commits as soon as it can.
     pub fn rush(&mut self) {
         self.rush = true;
+    }
+
+    /// Every shard with changes commits as soon as it can, once, and keeps its turns.
+    pub fn ask(&mut self) {
+        self.turns.iter_mut().for_each(|turn| turn.asked = true);
     }
 
     /// The shard to freeze now, if any. Call it again after a freeze: several may be due. `wishes` are of all shards, as
@@ -103,6 +111,7 @@ impl CheckpointScheduler {
         }
         let turn = &mut self.turns[place];
         turn.staged_since_us = None;
+        turn.asked = false;
         if turn.due_us <= now_us {
             // A turn that was missed is not made up for, and the shards stay spread.
             let missed = (now_us - turn.due_us) / self.interval_us;
@@ -133,14 +142,62 @@ impl CheckpointScheduler {
             turn.staged_since_us = None;
         }
         let staged_us = wish.staged_messages.then(|| *turn.staged_since_us.get_or_insert(now_us));
+        if !wish.changed && !wish.commit_in_flight {
+            turn.asked = false;
+        }
         if !wish.changed || (wish.commit_in_flight && !guards::off(Guard::OneCommit)) {
             return i64::MAX;
         }
-        if self.rush || wish.early {
+        if self.rush || wish.early || turn.asked {
             return now_us.min(turn.due_us);
         }
         staged_us.map_or(turn.due_us, |since_us| turn.due_us.min(since_us.saturating_add(MAX_MESSAGE_WAIT_US)))
     }
+}
+
+/// Checkpoints asked of one worker that are not complete yet; more are refused.
+pub const MAX_CHECKPOINT_REQUESTS: usize = 64;
+
+/// Who waits until every shard of a worker has committed what it had when it was asked.
+#[derive(Debug)]
+pub struct CheckpointRequests<W> {
+    waiting: Vec<(W, Vec<(u16, u64)>)>,
+}
+
+impl<W> Default for CheckpointRequests<W> {
+    fn default() -> Self {
+        CheckpointRequests { waiting: Vec::new() }
+    }
+}
+
+impl<W> CheckpointRequests<W> {
+    /// Lets `waiter` wait for the commits of `uncommitted`: shards with the epoch that holds their newest change. Gives it back
+    /// where nothing is to be waited for, or where [`MAX_CHECKPOINT_REQUESTS`] wait already.
+    pub fn put(&mut self, waiter: W, uncommitted: Vec<(u16, u64)>) -> Result<(), Unqueued<W>> {
+        if uncommitted.is_empty() {
+            return Err(Unqueued::Complete(waiter));
+        }
+        if self.waiting.len() >= MAX_CHECKPOINT_REQUESTS {
+            return Err(Unqueued::Full(waiter));
+        }
+        self.waiting.push((waiter, uncommitted));
+        Ok(())
+    }
+
+    /// A commit is durable. Gives those who wait for nothing else.
+    pub fn committed(&mut self, shard: u16, epoch: u64) -> Vec<W> {
+        self.waiting.iter_mut().for_each(|(_, left)| left.retain(|(wanted, newest)| *wanted != shard || *newest > epoch));
+        self.waiting.extract_if(.., |(_, left)| left.is_empty()).map(|(waiter, _)| waiter).collect()
+    }
+}
+
+/// Why a waiter came back at once.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unqueued<W> {
+    /// Everything was committed already.
+    Complete(W),
+    /// Too many wait.
+    Full(W),
 }
 
 #[cfg(test)]
@@ -221,5 +278,42 @@ mod tests {
         let mut scheduler = CheckpointScheduler::new(&[0, 1], 10 * SECOND, 0);
         let wishes = [wish(0), ShardWish { early: true, ..wish(1) }];
         assert_eq!(scheduler.next(1, wishes), Some(1));
+    }
+
+    #[test]
+    fn what_is_asked_for_commits_at_once_and_keeps_its_turns() {
+        let mut scheduler = CheckpointScheduler::new(&[0, 1], 10 * SECOND, 0);
+        scheduler.ask();
+        let in_flight = ShardWish { commit_in_flight: true, ..wish(1) };
+        assert_eq!(scheduler.next(1, [wish(0), in_flight]), Some(0));
+        assert_eq!(scheduler.next(2, [wish(0), in_flight]), None, "shard 0 had its commit, shard 1 is busy");
+        assert_eq!(scheduler.next(3, [wish(0), wish(1)]), Some(1), "it was asked while it was busy");
+        assert_eq!(scheduler.next(4, [wish(0), wish(1)]), None);
+        assert_eq!(scheduler.wake_at_us(), Some(5 * SECOND));
+        scheduler.ask();
+        let unchanged = ShardWish { changed: false, ..wish(0) };
+        assert_eq!(scheduler.next(5, [unchanged]), None);
+        assert_eq!(scheduler.next(6, [wish(0)]), None, "what came after the request waits for its turn");
+    }
+
+    #[test]
+    fn a_request_is_complete_with_the_last_shard() {
+        let mut requests = CheckpointRequests::default();
+        assert_eq!(requests.put("nothing", Vec::new()), Err(Unqueued::Complete("nothing")));
+        assert_eq!(requests.put("a", vec![(0, 5), (1, 9)]), Ok(()));
+        assert_eq!(requests.put("b", vec![(1, 10)]), Ok(()));
+        assert_eq!(requests.committed(0, 4), Vec::<&str>::new(), "an older epoch");
+        assert_eq!(requests.committed(1, 9), Vec::<&str>::new());
+        assert_eq!(requests.committed(0, 5), ["a"]);
+        assert_eq!(requests.committed(1, 11), ["b"]);
+    }
+
+    #[test]
+    fn requests_are_bounded() {
+        let mut requests = CheckpointRequests::default();
+        for number in 0..MAX_CHECKPOINT_REQUESTS {
+            assert_eq!(requests.put(number, vec![(0, 1)]), Ok(()));
+        }
+        assert_eq!(requests.put(1000, vec![(0, 1)]), Err(Unqueued::Full(1000)));
     }
 }

@@ -297,6 +297,22 @@ pub struct StateConfig {
     pub memory_bytes: u64,
 }
 
+/// Part of `state.memory` for hot keys; the rest is for the stores' caches and memtables.
+const HOT_MEMORY_PERCENT: u64 = 75;
+
+impl StateConfig {
+    /// What the hot keys of all shards may take, bytes.
+    pub fn hot_bytes(&self) -> u64 {
+        // Divided first: no size overflows.
+        self.memory_bytes / 100 * HOT_MEMORY_PERCENT
+    }
+
+    /// What the caches and memtables of all stores may take, bytes: the rest.
+    pub fn store_bytes(&self) -> u64 {
+        self.memory_bytes - self.hot_bytes()
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HistoryConfig {
@@ -317,6 +333,20 @@ impl From<crate::expr::DataKind> for FieldType {
             crate::expr::DataKind::Int64 => FieldType::Int64,
             crate::expr::DataKind::Bool => FieldType::Bool,
             crate::expr::DataKind::Utf8 => FieldType::String,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hot_keys_and_stores_share_the_memory_and_nothing_is_left() {
+        for memory_bytes in [0, 99, 16 << 20, 256 << 20, u64::MAX] {
+            let state = StateConfig { memory_bytes };
+            assert_eq!(state.hot_bytes() + state.store_bytes(), memory_bytes);
+            assert!(state.hot_bytes() >= state.store_bytes() || memory_bytes < 200);
         }
     }
 }

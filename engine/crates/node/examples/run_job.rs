@@ -13,6 +13,7 @@ fn main() {
         config: streamjob_core::config::JobConfig::from_json(&json).expect("a normalised job"),
         state_dir: args[2].clone().into(),
         listen: flag("--listen").map(|at| args[at + 1].clone()),
+        control_token: None,
         exit_at_end: flag("--exit-at-end").is_some(),
         run_for: None,
         udfs: Arc::new(NoUdfFactory),

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use streamjob_connectors::deliveries::DeliveryReport;
+use streamjob_core::Result;
 use streamjob_core::outbox::Batch;
 use streamjob_core::processor::{Delivery, Processor};
 use streamjob_core::progress::{SplitIndex, SplitStatus};
 use streamjob_core::reorder::Covers;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::telemetry::Trace;
 
@@ -167,6 +168,8 @@ pub enum Message {
     },
     /// Runs on the worker's thread between batches: queries.
     Ask(Box<dyn FnOnce(&Processor) + Send>),
+    /// Commit what there is, and tell when it is durable.
+    Checkpoint(oneshot::Sender<Result<()>>),
     /// All splits are read to their end: raise the watermark to the end of time.
     EndOfTime,
     /// Nothing new comes: process what is there and commit it.

@@ -294,11 +294,9 @@ impl Ingest {
             retry_after_s: Some(RETRY_AFTER_S),
             ..Answer::problem(StatusCode::SERVICE_UNAVAILABLE, error.message())
         })?;
-        if let Some(durable) = place.durable {
-            durable.await.map_err(|_| {
-                Answer::problem(StatusCode::SERVICE_UNAVAILABLE, "the journal failed; whether the rows were kept is not known")
-            })?;
-        }
+        place.durable.await.map_err(|_| {
+            Answer::problem(StatusCode::SERVICE_UNAVAILABLE, "the journal failed; whether the rows were kept is not known")
+        })?;
         Ok(Answer::first(&request))
     }
 

@@ -3,6 +3,7 @@
 //! Invariant: decisions about rows are in `streamjob_core`; here is only who runs them when, and nothing of Python.
 
 mod committer;
+mod control;
 mod feed;
 mod idempotency;
 mod inbox;

@@ -47,6 +47,8 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// Address of the one listener, such as `127.0.0.1:8080`; `None` listens nowhere.
     pub listen: Option<String>,
+    /// What `/v1/control` asks for as a bearer token; `None` for no control.
+    pub control_token: Option<Arc<str>>,
     /// End when all replayable sources have ended: watermarks go to infinity and everything is flushed.
     pub exit_at_end: bool,
     pub run_for: Option<Duration>,

@@ -51,7 +51,8 @@ pub fn progress(shared: &Shared, rate: &mut Rate) -> String {
         "anomalies": ledger.anomalies,
         "rate_events_per_s": rate.per_second(received, shared.uptime_us()),
         "queue_rows": received - ledger.taken(),
-        "watermark_us": shared.watermark_us().filter(|watermark_us| *watermark_us != i64::MAX),
+        // The end of time is i64::MAX: all sources have finished, which is not the same as no event yet.
+        "watermark_us": shared.watermark_us(),
         "sinks": sinks,
         "latest_windows": windows,
         "latest_events": events,

@@ -21,6 +21,7 @@ use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::control::Control;
 use crate::inbox::Message;
 use crate::shared::{Gate, Shared};
 
@@ -44,7 +45,7 @@ pub struct Problem {
     error: String,
 }
 
-fn problem(status: StatusCode, error: impl Into<String>) -> Response {
+pub(crate) fn problem(status: StatusCode, error: impl Into<String>) -> Response {
     (status, Json(Problem { error: error.into() })).into_response()
 }
 
@@ -91,8 +92,8 @@ type WindowQueryResult = std::result::Result<Query<WindowQuery>, QueryRejection>
 #[openapi(info(title = "StreamJob engine", description = "Ingest and queries of one running job."))]
 struct Document;
 
-/// All routes but `/ingest`, and the document of all of them.
-pub fn router(rest: Rest) -> axum::Router {
+/// All routes but `/ingest`, and the document of all of them. Without a token there is no control.
+pub fn router(rest: Rest, control_token: Option<Arc<str>>) -> axum::Router {
     let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(key_stats))
         .routes(routes!(key_windows))
@@ -101,6 +102,12 @@ pub fn router(rest: Rest) -> axum::Router {
     let queries = router.layer(middleware::from_fn_with_state(rest.clone(), guard));
     let mut document = document;
     document.merge(IngestDocument::openapi());
+    let control = control_token.map(|token| Control { shared: rest.shared.clone(), token });
+    let control = control.map(|control| crate::control::router(control).split_for_parts());
+    let control = control.map(|(router, described)| {
+        document.merge(described);
+        router
+    });
     let text = document.to_json().unwrap_or_default();
     queries
         .route("/healthz", axum::routing::get(healthz))
@@ -112,6 +119,7 @@ pub fn router(rest: Rest) -> axum::Router {
         )
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing here; /openapi.json lists what is") })
         .with_state(rest)
+        .merge(control.unwrap_or_default())
 }
 
 #[derive(OpenApi)]
@@ -181,7 +189,7 @@ async fn guard(State(rest): State<Rest>, request: Request, next: Next) -> Respon
     response
 }
 
-fn is_authorised(token: Option<&str>, header: Option<&HeaderValue>) -> bool {
+pub(crate) fn is_authorised(token: Option<&str>, header: Option<&HeaderValue>) -> bool {
     let Some(token) = token else { return true };
     let given = header.and_then(|value| value.as_bytes().strip_prefix(b"Bearer ")).unwrap_or_default();
     // The time must not tell how much of a guess was right.

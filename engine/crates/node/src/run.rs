@@ -95,7 +95,7 @@ async fn run_async(plan: Arc<Plan>, mut options: Options) -> Result<Totals> {
     let mut ready = None;
     if let Some((listener, address)) = listener {
         let ingest = running.sequencer.clone().map(|sequencer| Arc::new(Ingest::new(running.shared.clone(), sequencer)));
-        let router = crate::rest::router(Rest { shared: running.shared.clone() });
+        let router = crate::rest::router(Rest { shared: running.shared.clone() }, options.control_token.take());
         tokio::spawn(server::serve(listener, ingest, router, tasks.listener.clone(), tasks.connections.clone()));
         ready = options.on_ready.take().map(|on_ready| (on_ready, format!("http://{address}")));
     }

@@ -6,7 +6,9 @@
 //!                            journal thread: write + fsync what came meanwhile ─▶ wake whoever waits
 //! ```
 //!
-//! Rows reach the workers before their fsync; only answers and commits wait for it (I4).
+//! Rows reach the workers before their fsync; only answers and commits wait for it (I4). With `durability: buffered` answers
+//! wait for the write alone: the operating system has the rows, and a kill of the process loses none. A second thread syncs
+//! behind, for commits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +48,8 @@ pub struct Sequencer {
     work: Condvar,
     durable: Mutex<Durable>,
     synced: Condvar,
+    /// With `durability: buffered`: something was written, or nothing more will be.
+    written: Condvar,
 }
 
 struct State {
@@ -61,11 +65,15 @@ struct State {
 #[derive(Default)]
 struct Durable {
     offset: u64,
+    /// The operating system has everything below.
+    written: u64,
+    /// Nothing more is written.
+    ended: bool,
     waiting: Acknowledgements<Answering>,
     failed: Option<Error>,
 }
 
-/// Who is told once a request is durable.
+/// Who is told once a request is as durable as the job wants it.
 struct Answering {
     client: oneshot::Sender<()>,
     request: Option<Arc<RequestCommit>>,
@@ -73,8 +81,8 @@ struct Answering {
 
 /// A request that is in the journal.
 pub struct Place {
-    /// Resolves when it is durable; an error if the journal failed. `None`: nobody needs to wait.
-    pub durable: Option<oneshot::Receiver<()>>,
+    /// Resolves when it is as durable as the job wants it; an error if the journal failed.
+    pub durable: oneshot::Receiver<()>,
 }
 
 /// A request's id on its way into the journal.
@@ -97,6 +105,7 @@ impl Sequencer {
             work: Condvar::new(),
             durable: Mutex::new(Durable::default()),
             synced: Condvar::new(),
+            written: Condvar::new(),
         }
     }
 
@@ -152,16 +161,10 @@ impl Sequencer {
         }
     }
 
-    fn wait(&self, end: u64, request: Option<Arc<RequestCommit>>) -> Option<oneshot::Receiver<()>> {
-        let (client, receiver) = match self.durability {
-            Durability::Fsync => oneshot::channel(),
-            Durability::Buffered => {
-                request.into_iter().for_each(|request| self.shared.requests.answered(request));
-                return None;
-            }
-        };
+    fn wait(&self, end: u64, request: Option<Arc<RequestCommit>>) -> oneshot::Receiver<()> {
+        let (client, receiver) = oneshot::channel();
         self.durable.lock().waiting.push(end, Answering { client, request });
-        Some(receiver)
+        receiver
     }
 
     /// Blocks until the journal is durable up to `position`; other splits are durable as they are.
@@ -187,8 +190,37 @@ impl Sequencer {
         self.journal.trim(below)
     }
 
-    /// The journal thread: writes and syncs what has come, in one go, until [`Sequencer::close`].
+    /// The journal thread: writes what has come, in one go, and makes it durable, until [`Sequencer::close`].
     pub fn run(&self) {
+        self.write_all();
+        self.durable.lock().ended = true;
+        self.written.notify_one();
+    }
+
+    /// Whether [`Sequencer::sync_behind`] needs a thread.
+    pub fn syncs_behind(&self) -> bool {
+        self.durability == Durability::Buffered
+    }
+
+    /// The thread that syncs what the other has written, until that ends.
+    pub fn sync_behind(&self) {
+        loop {
+            let mut durable = self.durable.lock();
+            while durable.offset >= durable.written && !durable.ended {
+                self.written.wait(&mut durable);
+            }
+            if durable.failed.is_some() || durable.offset >= durable.written {
+                return;
+            }
+            drop(durable);
+            if let Err(error) = self.sync() {
+                self.fail(error);
+                return;
+            }
+        }
+    }
+
+    fn write_all(&self) {
         let mut frames = Vec::new();
         let mut warned = false;
         loop {
@@ -228,17 +260,34 @@ impl Sequencer {
 
     fn write(&self, frames: &[u8], end: u64) -> Result<()> {
         self.journal.append(frames, end)?;
+        match self.durability {
+            Durability::Fsync => self.sync(),
+            Durability::Buffered => {
+                let mut durable = self.durable.lock();
+                durable.written = end;
+                self.answer(&mut durable, end);
+                self.written.notify_one();
+                Ok(())
+            }
+        }
+    }
+
+    fn sync(&self) -> Result<()> {
         let offset = self.journal.sync()?;
         let mut durable = self.durable.lock();
         durable.offset = offset;
-        for answering in durable.waiting.take(offset) {
+        self.answer(&mut durable, offset);
+        self.synced.notify_all();
+        Ok(())
+    }
+
+    fn answer(&self, durable: &mut Durable, below: u64) {
+        for answering in durable.waiting.take(below) {
             if let Some(request) = answering.request {
                 self.shared.requests.answered(request);
             }
             let _ = answering.client.send(());
         }
-        self.synced.notify_all();
-        Ok(())
     }
 
     /// What was not made durable never will be: nobody may be answered, the process must end.
@@ -249,6 +298,7 @@ impl Sequencer {
         self.synced.notify_all();
         drop(durable);
         self.state.lock().closed = true;
+        self.work.notify_all();
         self.shared.fail(error.context("writing the journal"));
     }
 

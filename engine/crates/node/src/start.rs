@@ -33,8 +33,8 @@ use crate::shared::{Shared, WorkerFigures};
 use crate::telemetry::Traces;
 use crate::worker::Worker;
 
-/// A part of `state.memory` for RocksDB's cache and memtables; the rest is for hot keys.
-const STORE_MEMORY_SHARE: u64 = 4;
+/// RocksDB gets at least this for its cache and memtables, whatever `state.memory` says.
+const MIN_STORE_BYTES: u64 = 16 << 20;
 /// Source name of the journals' splits: a push source may be renamed without its rows becoming those of another.
 const JOURNAL: &str = "journal";
 /// A thread that has to end is looked at this often.
@@ -86,7 +86,8 @@ pub struct Running {
     /// Threads that bring rows: of files in event time, of journals.
     feeders: Vec<JoinHandle<()>>,
     committer: JoinHandle<()>,
-    journal: Option<JoinHandle<()>>,
+    /// With a push source: who writes the journal, and who syncs it where that is another.
+    journal: Vec<JoinHandle<()>>,
 }
 
 impl Opened {
@@ -95,7 +96,7 @@ impl Opened {
         let identity = JobIdentity::of(&plan.config);
         let mut state = StateDir::open(path, &identity)?;
         let shared = SharedResources::new(StoreOptions {
-            memory_bytes: (plan.config.state.memory_bytes / STORE_MEMORY_SHARE).max(16 << 20),
+            memory_bytes: plan.config.state.store_bytes().max(MIN_STORE_BYTES),
             background_threads: STORE_THREADS,
             ..StoreOptions::default()
         })?;
@@ -199,10 +200,7 @@ impl Opened {
             let (owned, sequencer) = (shared.clone(), sequencer.clone());
             spawn(&shared, "committer", move || committer::run(&owned, sequencer.as_deref(), &commit_receiver))?
         };
-        let journal = match sequencer.clone() {
-            Some(sequencer) => Some(spawn(&shared, "journal", move || sequencer.run())?),
-            None => None,
-        };
+        let journal = spawn_journal(&shared, sequencer.as_ref())?;
         for (_, go) in &workers.handles {
             let message = Go { outputs: outputs.clone(), feeds: feeds.clone(), starts: starts.clone() };
             go.send(message).map_err(|_| Error::engine("a worker has ended before its start"))?;
@@ -337,8 +335,19 @@ impl Drop for Workers {
     }
 }
 
+fn spawn_journal(shared: &Arc<Shared>, sequencer: Option<&Arc<Sequencer>>) -> Result<Vec<JoinHandle<()>>> {
+    let mut threads = Vec::new();
+    let Some(sequencer) = sequencer else { return Ok(threads) };
+    let writer = sequencer.clone();
+    threads.push(spawn(shared, "journal", move || writer.run())?);
+    if sequencer.syncs_behind() {
+        let syncer = sequencer.clone();
+        threads.push(spawn(shared, "journal-sync", move || syncer.sync_behind())?);
+    }
+    Ok(threads)
+}
+
 fn open_shards(shared: &Arc<Shared>, worker: usize, udfs: &dyn UdfFactory) -> Result<(Report, Processor)> {
-    let host = udfs.host(worker)?;
     let mut shards = Vec::new();
     for shard in (0..shared.plan.config.shards).filter(|shard| usize::from(shared.worker_of[usize::from(*shard)]) == worker) {
         let store = shared.stores[usize::from(shard)].clone();
@@ -357,7 +366,8 @@ fn open_shards(shared: &Arc<Shared>, worker: usize, udfs: &dyn UdfFactory) -> Re
         ledger,
         committed: shards.iter().map(|shard| (shard.id, shard.positions())).collect(),
     };
-    let processor = Processor::new(shared.plan.clone(), shared.splits.clone(), shards, host);
+    // Last: functions may still be on their way.
+    let processor = Processor::new(shared.plan.clone(), shared.splits.clone(), shards, udfs.host(worker)?);
     Ok((report, processor))
 }
 
@@ -518,7 +528,7 @@ impl Running {
         if !join_until(self.committer, deadline) {
             return Err(stuck("committer"));
         }
-        if self.journal.is_some_and(|journal| !join_until(journal, deadline)) {
+        if self.journal.into_iter().any(|journal| !join_until(journal, deadline)) {
             return Err(stuck("journal"));
         }
         for output in &self.outputs {

@@ -3,6 +3,9 @@
 //! A trace is one batch on its way: `ingest` (a request, or a chunk of a file) with the children `parse` and `route` on the
 //! thread that brings it, `udf`, `window` and `output` on each worker that has rows of it. Few batches are sampled; all
 //! others carry `None` and pay for nothing.
+//!
+//! A batch that a start reads again from a journal is traced as any other, as `replay` in place of `ingest`: who sent it is no
+//! longer known. It is linked to `recovery`, the span of the journal as a whole.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -10,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{
-    Span, SpanBuilder, SpanContext, SpanId, SpanKind, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider,
+    Link, Span, SpanBuilder, SpanContext, SpanId, SpanKind, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider,
 };
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::Resource;
@@ -102,13 +105,18 @@ impl Traces {
         let parent = match traceparent.and_then(parse_traceparent) {
             Some(parent) if parent.is_sampled() => Context::new().with_remote_span_context(parent),
             Some(_) => return None,
-            None if exporting.seen.fetch_add(1, Ordering::Relaxed) % exporting.every == 0 => Context::new(),
+            None if exporting.is_next() => Context::new(),
             None => return None,
         };
-        let span = SpanBuilder::from_name("ingest").with_kind(SpanKind::Server);
-        let span = span.start_with_context(&exporting.tracer, &parent);
-        let parent = Context::new().with_remote_span_context(span.span_context().clone());
-        Some(Ingest { span, trace: Arc::new(Trace { tracer: exporting.tracer.clone(), parent }) })
+        Some(exporting.root(SpanBuilder::from_name("ingest").with_kind(SpanKind::Server), &parent))
+    }
+
+    /// Begins the span of a journal that is read again; it ends when it is dropped. `None` without an exporter.
+    pub fn begin_recovery(&self, journal: &str) -> Option<Recovery<'_>> {
+        let exporting = self.exporting.as_ref()?;
+        let attributes = [KeyValue::new("streamjob.split", journal.to_owned())];
+        let span = SpanBuilder::from_name("recovery").with_kind(SpanKind::Internal).with_attributes(attributes);
+        Some(Recovery { exporting, span: span.start_with_context(&exporting.tracer, &Context::new()) })
     }
 
     /// Sends what waits, and nothing more.
@@ -117,6 +125,38 @@ impl Traces {
         if let Err(error) = exporting.provider.shutdown_with_timeout(FLUSH) {
             tracing::warn!("not all spans could be sent: {error}");
         }
+    }
+}
+
+impl Exporting {
+    /// Whether the next batch is one of those that are traced.
+    fn is_next(&self) -> bool {
+        self.seen.fetch_add(1, Ordering::Relaxed) % self.every == 0
+    }
+
+    fn root(&self, span: SpanBuilder, parent: &Context) -> Ingest {
+        let span = span.start_with_context(&self.tracer, parent);
+        let parent = Context::new().with_remote_span_context(span.span_context().clone());
+        Ingest { span, trace: Arc::new(Trace { tracer: self.tracer.clone(), parent }) }
+    }
+}
+
+/// The span of a journal that is read again.
+pub struct Recovery<'a> {
+    exporting: &'a Exporting,
+    span: opentelemetry_sdk::trace::Span,
+}
+
+impl Recovery<'_> {
+    /// Begins the trace of one of its batches, if it is to be traced.
+    pub fn begin(&self, first_offset: u64) -> Option<Ingest> {
+        if !self.exporting.is_next() {
+            return None;
+        }
+        let attributes = [KeyValue::new("streamjob.first_offset", first_offset as i64)];
+        let link = Link::with_context(self.span.span_context().clone());
+        let span = SpanBuilder::from_name("replay").with_kind(SpanKind::Consumer).with_attributes(attributes);
+        Some(self.exporting.root(span.with_links(vec![link]), &Context::new()))
     }
 }
 

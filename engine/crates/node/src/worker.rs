@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use streamjob_connectors::deliveries::DeliveryReport;
-use streamjob_core::checkpoint::{CheckpointScheduler, ShardWish};
+use streamjob_core::checkpoint::{CheckpointRequests, CheckpointScheduler, ShardWish, Unqueued};
 use streamjob_core::decode::Decoder;
 use streamjob_core::plan::SinkMode;
 use streamjob_core::processor::{Delivery, Processor};
@@ -23,6 +23,7 @@ use streamjob_core::progress::{END_OF_TIME, NO_TIME, SplitStatus};
 use streamjob_core::reorder::Reorder;
 use streamjob_core::shard::Shard;
 use streamjob_core::{Error, Result};
+use tokio::sync::oneshot;
 
 use crate::committer::Commit;
 use crate::feed::Feed;
@@ -62,6 +63,7 @@ pub struct Worker {
     reorder: Reorder<Parcel>,
     ready: Vec<Parcel>,
     scheduler: CheckpointScheduler,
+    checkpoints: CheckpointRequests<oneshot::Sender<Result<()>>>,
     commits_looked_at: Instant,
     close_slice: usize,
     figures_at: Instant,
@@ -99,6 +101,7 @@ impl Worker {
             // Bounded by the credits and by the chunks under way, without which nothing reaches a worker.
             reorder: Reorder::with_bound(starts, usize::MAX),
             scheduler,
+            checkpoints: CheckpointRequests::default(),
             commits_looked_at: Instant::now(),
             decoder,
             buffer: Vec::new(),
@@ -238,7 +241,11 @@ impl Worker {
             Message::Status { split, at, status } => self.reorder.put_status(split, at, status),
             Message::Committed { shard, epoch, sends } => {
                 self.processor.committed(shard, epoch, &sends, &mut self.port)?;
+                for waiter in self.checkpoints.committed(shard, epoch) {
+                    let _ = waiter.send(Ok(()));
+                }
             }
+            Message::Checkpoint(waiter) => self.checkpoint(waiter),
             Message::Report { sink, report } => self.take_report(sink, report)?,
             Message::Ask(question) => question(&self.processor),
             Message::EndOfTime => {
@@ -249,6 +256,19 @@ impl Worker {
             Message::End => self.phase = Phase::Ending,
         }
         Ok(())
+    }
+
+    fn checkpoint(&mut self, waiter: oneshot::Sender<Result<()>>) {
+        let newest = |shard: &Shard| shard.uncommitted_epoch().map(|epoch| (shard.id, epoch));
+        let uncommitted = self.processor.shards().iter().filter_map(newest).collect();
+        match self.checkpoints.put(waiter, uncommitted) {
+            Ok(()) => self.scheduler.ask(),
+            Err(Unqueued::Complete(waiter)) => drop(waiter.send(Ok(()))),
+            Err(Unqueued::Full(waiter)) => {
+                let busy = Error::outside("too many checkpoints are asked for at once; ask again later");
+                let _ = waiter.send(Err(busy));
+            }
+        }
     }
 
     fn put(&mut self, parcel: Parcel) -> Result<()> {

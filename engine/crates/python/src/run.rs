@@ -10,16 +10,19 @@ use pyo3::prelude::*;
 use streamjob_core::Error;
 use streamjob_core::config::JobConfig;
 use streamjob_node::{OnProgress, OnReady, Options, StopHandle, Totals};
+use streamjob_state::StateDir;
 
 use crate::errors::{described, raised};
-use crate::udf_host::PythonUdfs;
+use crate::udf_host::LateUdfs;
 
 /// Runs a normalised job until SIGINT, SIGTERM, `for_us` or the end of its sources; gives the totals as JSON.
 ///
 /// The interpreter is free meanwhile. `on_ready` gets the base URL once and `on_progress` a JSON object every
 /// `progress_interval_us`, on threads of the engine; what they raise is logged and changes nothing. Raises EngineError.
 #[pyfunction]
-#[pyo3(signature = (job_json, *, state_dir, listen, exit_at_end, for_us, on_ready, on_progress, progress_interval_us))]
+#[pyo3(signature = (
+    job_json, *, state_dir, listen, exit_at_end, for_us, on_ready, on_progress, progress_interval_us, control_token=None
+))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python function")]
 pub fn run(
     py: Python<'_>,
@@ -31,16 +34,25 @@ pub fn run(
     on_ready: Option<Py<PyAny>>,
     on_progress: Option<Py<PyAny>>,
     progress_interval_us: u64,
+    control_token: Option<String>,
 ) -> PyResult<String> {
     let config = JobConfig::from_json(job_json).map_err(|error| raised(py, &error))?;
-    let udfs = PythonUdfs::load(py, &config.udfs).map_err(|error| raised(py, &error))?;
+    let udfs = Arc::new(LateUdfs::default());
+    let functions = config.udfs.clone();
+    // Importing what functions need takes as long as opening the state, so that both go on at once. A first start must leave
+    // nothing behind where a function is wrong.
+    let early = !StateDir::exists(&state_dir);
+    if early {
+        udfs.load(py, &functions).map_err(|error| raised(py, &error))?;
+    }
     let options = Options {
         config,
         state_dir,
         listen,
+        control_token: control_token.map(Into::into),
         exit_at_end,
         run_for: for_us.map(Duration::from_micros),
-        udfs: Arc::new(udfs),
+        udfs: udfs.clone(),
         on_ready: on_ready.map(ready),
         on_progress: on_progress.map(progress),
         progress_interval: Duration::from_micros(progress_interval_us),
@@ -48,7 +60,12 @@ pub fn run(
         handle_signals: false,
     };
     let handlers = Handlers::set(py)?;
-    let outcome = watch(py, options);
+    let outcome = watch(py, options, || {
+        // An error ends the run, which says it.
+        if !early {
+            let _ = udfs.load(py, &functions);
+        }
+    });
     handlers.restore(py)?;
     let totals = outcome.map_err(|error| raised(py, &error))?;
     Ok(serde_json::to_string(&totals).expect("totals are plain numbers"))
@@ -57,14 +74,16 @@ pub fn run(
 /// How often the run looks for signals that Python has noted.
 const SIGNAL_LOOK: Duration = Duration::from_millis(50);
 
-/// Runs the engine on a thread of its own; this one stays Python's, since only the main thread is told of signals.
-fn watch(py: Python<'_>, options: Options) -> streamjob_core::Result<Totals> {
+/// Runs the engine on a thread of its own; this one stays Python's, since only the main thread is told of signals. `begun` is
+/// called beside its start, with the interpreter's lock.
+fn watch(py: Python<'_>, options: Options, begun: impl FnOnce()) -> streamjob_core::Result<Totals> {
     let stop = options.stop.clone();
     let (sender, mut ended) = mpsc::channel();
     let engine = std::thread::Builder::new()
         .name("engine".to_owned())
         .spawn(move || drop(sender.send(run_guarded(options))))
         .map_err(|error| Error::outside(format!("can't start the engine's thread: {error}")))?;
+    begun();
     let outcome = loop {
         let receiver = &mut ended;
         match py.detach(move || receiver.recv_timeout(SIGNAL_LOOK)) {

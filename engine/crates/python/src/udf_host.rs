@@ -4,7 +4,7 @@
 //! `streamjob.udf_host` and copies what it returned. The adapter has checked the outputs and said file and line of what
 //! the function raised.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use arrow_array::{Array, ArrayRef};
@@ -17,6 +17,7 @@ use streamjob_core::config::{FieldType, UdfConfig};
 use streamjob_core::udf::{UdfFailure, UdfHost};
 use streamjob_core::{Error, Result};
 use streamjob_node::UdfFactory;
+use streamjob_node::telemetry::current_traceparent;
 
 use crate::attached::keep_this_thread;
 use crate::convert::{ArrowBatch, Input, Numpy, fields, from_arrow, from_numpy};
@@ -39,6 +40,8 @@ struct Shared {
 struct Libraries {
     numpy: Numpy,
     udf_error: Py<PyAny>,
+    /// Calls an adapter within a span: `call_traced(traceparent, adapter, *arguments)`.
+    call_traced: Py<PyAny>,
 }
 
 struct Udf {
@@ -73,6 +76,41 @@ impl PythonUdfs {
     }
 }
 
+/// A job's functions, perhaps still being loaded. Workers open their shards meanwhile and then wait for them.
+#[derive(Default)]
+pub struct LateUdfs {
+    loaded: Mutex<Option<Result<Arc<PythonUdfs>>>>,
+    arrived: Condvar,
+}
+
+impl LateUdfs {
+    /// Loads the functions and lets those go who wait for them; also with an error, which each of them then has.
+    pub fn load(&self, py: Python<'_>, udfs: &[UdfConfig]) -> Result<()> {
+        let loaded = PythonUdfs::load(py, udfs).map(Arc::new);
+        let outcome = loaded.as_ref().map(|_| ()).map_err(Error::clone);
+        // Held for a moment only, and by nobody who waits for the interpreter.
+        *self.loaded.lock().unwrap_or_else(PoisonError::into_inner) = Some(loaded);
+        self.arrived.notify_all();
+        outcome
+    }
+
+    fn wait(&self) -> Result<Arc<PythonUdfs>> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match &*loaded {
+                Some(outcome) => return outcome.clone(),
+                None => loaded = self.arrived.wait(loaded).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
+impl UdfFactory for LateUdfs {
+    fn host(&self, worker: usize) -> Result<Box<dyn UdfHost>> {
+        self.wait()?.host(worker)
+    }
+}
+
 impl UdfFactory for PythonUdfs {
     fn host(&self, _worker: usize) -> Result<Box<dyn UdfHost>> {
         if self.shared.python.is_some() {
@@ -101,7 +139,11 @@ fn load(py: Python<'_>, udfs: &[UdfConfig]) -> PyResult<Shared> {
             })
         })
         .collect::<PyResult<_>>()?;
-    let python = Libraries { numpy: Numpy::import(py)?, udf_error: module.getattr("UdfError")?.unbind() };
+    let python = Libraries {
+        numpy: Numpy::import(py)?,
+        udf_error: module.getattr("UdfError")?.unbind(),
+        call_traced: module.getattr("call_traced")?.unbind(),
+    };
     Ok(Shared { python: Some(python), udfs: loaded })
 }
 
@@ -159,10 +201,11 @@ impl UdfHost for PythonUdfHost {
         let measures = self.measures[udf].get_or_insert_with(|| Measures::new(&definition.name));
         let begun = Instant::now();
         let call = Call::prepare(definition, inputs, rows)?;
+        let traceparent = current_traceparent();
         let asked = Instant::now();
         let (waited, result) = Python::attach(|py| {
             let waited = asked.elapsed();
-            (waited, call.run(py, python, definition, &self.interrupt))
+            (waited, call.run(py, python, definition, traceparent.as_deref(), &self.interrupt))
         });
         measures.latency.record(begun.elapsed());
         measures.lock_wait.record(waited);
@@ -190,8 +233,15 @@ impl Call {
         batch.map(Call::Arrow).map_err(|error| UdfFailure(format!("the engine could not make a batch: {error}")))
     }
 
-    fn run(self, py: Python<'_>, python: &Libraries, udf: &Udf, interrupt: &Interrupt) -> Result<Vec<ArrayRef>, UdfFailure> {
-        let outputs = self.returned(py, python, udf).map_err(|error| failure(py, python, udf, error, interrupt))?;
+    fn run(
+        self,
+        py: Python<'_>,
+        python: &Libraries,
+        udf: &Udf,
+        traceparent: Option<&str>,
+        interrupt: &Interrupt,
+    ) -> Result<Vec<ArrayRef>, UdfFailure> {
+        let outputs = self.returned(py, python, udf, traceparent).map_err(|error| failure(py, python, udf, error, interrupt))?;
         if outputs.len() != udf.outputs.len() {
             let (got, expected) = (outputs.len(), udf.outputs.len());
             return Err(UdfFailure(format!("the adapter gave {got} columns, declared are {expected}")));
@@ -206,14 +256,30 @@ impl Call {
             .collect()
     }
 
-    fn returned<'py>(self, py: Python<'py>, python: &Libraries, udf: &Udf) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let adapter = udf.adapter.bind(py);
+    fn returned<'py>(
+        self,
+        py: Python<'py>,
+        python: &Libraries,
+        udf: &Udf,
+        traceparent: Option<&str>,
+    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let (adapter, traced) = (udf.adapter.bind(py), python.call_traced.bind(py));
         let outputs = match self {
             Call::Numpy { inputs, rows } => {
                 let arrays = inputs.iter().map(|input| input.to_numpy(py, &python.numpy)).collect::<PyResult<Vec<_>>>()?;
-                adapter.call1((PyList::new(py, arrays)?, rows))?
+                let arrays = PyList::new(py, arrays)?;
+                match traceparent {
+                    None => adapter.call1((arrays, rows))?,
+                    Some(traceparent) => traced.call1((traceparent, adapter, arrays, rows))?,
+                }
             }
-            Call::Arrow(batch) => adapter.call1((Bound::new(py, batch)?,))?,
+            Call::Arrow(batch) => {
+                let batch = Bound::new(py, batch)?;
+                match traceparent {
+                    None => adapter.call1((batch,))?,
+                    Some(traceparent) => traced.call1((traceparent, adapter, batch))?,
+                }
+            }
         };
         outputs.extract()
     }

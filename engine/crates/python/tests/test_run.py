@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -26,7 +27,8 @@ def ready(url):
         raise RuntimeError("ready")
 
 def progress(text):
-    json.loads(text)
+    if options.get("print_progress"):
+        print(json.dumps(json.loads(text)), flush=True)
     if options.get("bad_callbacks"):
         raise RuntimeError("progress")
 
@@ -105,6 +107,20 @@ def test_a_replay_to_its_end(tmp_path, replay):
     assert [alert["temperature"] for alert in lines_of(tmp_path / "alerts")] == [1000.0]
 
 
+def test_the_end_of_all_sources_is_told(tmp_path, replay):
+    process = start(tmp_path, replay, print_progress=True, for_us=20_000_000)
+    watermark = None
+    for line in process.stdout:
+        # The last line, where it comes to that, is the totals.
+        watermark = json.loads(line).get("watermark_us")
+        if watermark == 2**63 - 1:
+            break
+    assert watermark == 2**63 - 1
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_http_until_a_signal(tmp_path, number):
     double = udf("def f(x):\n    return 2 * x", ["temperature"], {"y": "float64"})
@@ -121,6 +137,31 @@ def test_http_until_a_signal(tmp_path, number):
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
     assert json.loads(out.splitlines()[-1])["applied"] == 2
+
+
+def test_a_buffered_answer_says_that_the_operating_system_has_the_rows(tmp_path):
+    buffered = job(ingest=job()["ingest"] | {"durability": "buffered"})
+    process = start(tmp_path, buffered, listen="127.0.0.1:0")
+    url = process.stdout.readline().split()[1]
+    host, _, port = url.removeprefix("http://").partition(":")
+    connection = http.client.HTTPConnection(host, int(port))
+    for number in range(200):
+        body = json.dumps([row(0, 1.0, f"device-{number:05}")])
+        connection.request("POST", "/ingest", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        # What another process reads of the file outlives a kill.
+        segments = b"".join(path.read_bytes()[:100_000] for path in tmp_path.glob("state/journal/*/0*.log"))
+        assert f"device-{number:05}".encode() in segments
+        assert answer.status == 202, answer.read()
+        answer.read()
+    process.kill()
+    process.communicate()
+    process = start(tmp_path, buffered, listen="127.0.0.1:0")
+    url = process.stdout.readline().split()[1]
+    assert "\nevents_received_total 200\n" in get(url + "/metrics")
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
 
 
 IN_PROCESS = """

@@ -98,6 +98,11 @@ impl StateDir {
         Ok(StateDir { path, manifest, _lock: lock })
     }
 
+    /// Whether there is a state, of whichever job; nothing is opened.
+    pub fn exists(path: &Path) -> bool {
+        path.join(MANIFEST).exists()
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

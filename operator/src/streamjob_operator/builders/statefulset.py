@@ -148,5 +148,5 @@ def _life() -> Manifest:
             "failureThreshold": 6,
             "timeoutSeconds": 5,
         },
-        "lifecycle": {"preStop": {"exec": {"command": ["streamjob", "control", "checkpoint", "--wait"]}}},
+        "lifecycle": {"preStop": {"exec": {"command": ["streamjob", "control", "checkpoint"]}}},
     }

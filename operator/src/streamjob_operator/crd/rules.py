@@ -36,8 +36,21 @@ def _at_least(member: str, least: str, name: str) -> Rule:
     )
 
 
+def _size_at_least(member: str, least: str, name: str) -> Rule:
+    text = f"string(self.{member})"
+    return rule(
+        f"!{text}.matches('{_SIZE}') || quantity({text}).compareTo(quantity('{least}')) >= 0",
+        f"{name} must be at least {least}: use {least} or more",
+    )
+
+
 DURATION = rule(f"self.matches('{_DURATION}')", 'must be a duration such as "10s", "250ms" or "1h30m"')
 SIZE = rule(f"string(self).matches('{_SIZE}')", 'must be a size such as "64Mi" (binary) or "500k" (decimal)')
+
+_TRUTHS = rule(
+    "!('true' in self) && !('false' in self)",
+    "true or false as a name is what kubectl reads in an unquoted y, n, yes, no, on or off: put the name in quotes",
+)
 
 RULES: dict[str, list[Rule]] = {
     "": [
@@ -71,6 +84,7 @@ RULES: dict[str, list[Rule]] = {
         rule("!(self.time.field in self.fields)", "the time field is not listed among the fields: remove it there"),
         rule("!('_id' in self.fields)", "_id is a column that results have anyway: rename the field"),
     ],
+    "spec.schema.fields": [_TRUTHS],
     "spec.schema.time": [_one_of(("unit", "format"), "time")],
     "spec.sources": [
         rule(
@@ -89,6 +103,8 @@ RULES: dict[str, list[Rule]] = {
         rule("self.name != 'events'", "events stands for the single events: rename the window"),
         _at_least("tumbling", "1ms", "tumbling"),
     ],
+    "spec.windows[].aggregates": [_TRUTHS],
+    "spec.udfs[].output": [_TRUTHS],
     "spec.udfs[]": [
         _one_of(("file", "code"), "a UDF"),
         rule(
@@ -127,16 +143,18 @@ RULES: dict[str, list[Rule]] = {
             "checkpoint.interval must be at most 1h: use 1h or less",
         ),
     ],
-    "spec.ingest": [_at_least("maxWait", "1ms", "ingest.maxWait")],
+    "spec.ingest": [
+        _at_least("maxWait", "1ms", "ingest.maxWait"),
+        _size_at_least("maxBody", "1Ki", "ingest.maxBody"),
+        rule(
+            f"!string(self.maxBody).matches('{_SIZE}')"
+            " || quantity(string(self.maxBody)).compareTo(quantity('512Mi')) <= 0",
+            "ingest.maxBody must be at most 512Mi: use 512Mi or less",
+        ),
+    ],
     "spec.idempotency": [_at_least("retention", "1s", "idempotency.retention")],
     "spec.history": [_at_least("raw", "1s", "history.raw")],
-    "spec.state": [
-        rule(
-            f"!string(self.memory).matches('{_SIZE}')"
-            " || quantity(string(self.memory)).compareTo(quantity('16Mi')) >= 0",
-            "state.memory must be at least 16Mi: use 16Mi or more",
-        )
-    ],
+    "spec.state": [_size_at_least("memory", "16Mi", "state.memory")],
     "spec.storage": [
         rule(
             "has(self.storageClassName) == has(oldSelf.storageClassName)"
@@ -155,7 +173,6 @@ BOUNDS: dict[str, Schema] = {
     "spec.where": {"maxLength": 10_000},
     "spec.schema.time.format": {"maxLength": 128},
     "spec.schema.time.timezone": {"maxLength": 64},
-    "spec.windows[].aggregates": {"maxProperties": 256},
     "spec.windows[].aggregates{}": {"maxLength": 10_000},
     "spec.udfs[].function": {"maxLength": 128},
     "spec.udfs[].file": {"maxLength": 4096},
@@ -168,8 +185,6 @@ BOUNDS: dict[str, Schema] = {
     "spec.sinks[].from": {"maxLength": 63},
     "spec.sinks[].where": {"maxLength": 10_000},
     "spec.sinks[].file.path": {"maxLength": 4096},
-    "spec.sinks[].http.url": {"maxLength": 2048},
-    "spec.sinks[].http.headers": {"maxProperties": 64},
     "spec.sources[].file.path": {"maxLength": 4096},
     "spec.deadLetters.file.path": {"maxLength": 4096},
     "spec.rest.bearerToken": {"maxLength": 4096},

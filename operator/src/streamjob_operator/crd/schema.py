@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel
-from streamjob.units import DURATION_PATTERN, SIZE_PATTERN, format_duration, format_size
+from streamjob.units import DURATION_PATTERN, SIZE_PATTERN
 
 Schema = dict[str, Any]
 
@@ -82,7 +82,10 @@ def _object(node: Schema, definitions: Schema) -> Schema:
             free = next(iter(node.get("patternProperties", {}).values()), None)
         if not isinstance(free, dict):
             return {}
-        return {"additionalProperties": _node(free, definitions), "maxProperties": MAX_MEMBERS}
+        return {
+            "additionalProperties": _node(free, definitions),
+            "maxProperties": node.get("maxProperties", MAX_MEMBERS),
+        }
     result: Schema = {"properties": {name: _node(member, definitions) for name, member in node["properties"].items()}}
     if node.get("required"):
         result["required"] = list(node["required"])
@@ -93,8 +96,4 @@ def _default(default: Any, schema: Schema) -> Any:
     if schema.get("type") == "object" and isinstance(default, dict) and "properties" in schema:
         # In full: the API server holds a default against the rules as it stands.
         return {name: member["default"] for name, member in schema["properties"].items() if "default" in member}
-    if schema.get("type") == "string" and isinstance(default, int):
-        return format_duration(default)
-    if schema.get("x-kubernetes-int-or-string"):
-        return format_size(default)
     return default

@@ -122,8 +122,9 @@ def _operations(observed: Observed, valid: ValidJob, storage: Storage, changes: 
     result: list[Operation] = []
     suspended = valid.job.spec.suspend
     rolls = changes.roll is not None and bool(observed.pods) and not suspended
-    if rolls or is_rolling(observed):
-        old = observed.operation("Roll")
+    old = observed.operation("Roll")
+    between = old is not None and not ready_pods(observed) and not suspended  # one pod is gone, the next not yet there
+    if rolls or is_rolling(observed) or between:
         message = changes.roll if rolls else (old or {}).get("message", "the pods' template changed")
         result.append(running(observed, "Roll", "the new pod to serve", message))
     elif suspended and observed.pods:

@@ -83,10 +83,11 @@ def _container_trouble(container: dict[str, Any], pod: str) -> Trouble | None:
 def is_rolling(observed: Observed) -> bool:
     """Whether the pods are not yet those of the StatefulSet's newest template."""
     found = observed.stateful_set
-    if found is None or not found["spec"].get("replicas"):
+    if found is None or not found["spec"].get("replicas") or not observed.pods:
         return False
     status = found.get("status", {})
-    if status.get("observedGeneration", 0) < found["metadata"].get("generation", 0):
+    seen = status.get("observedGeneration", 0)
+    if seen and seen < found["metadata"].get("generation", 0):
         return True
     update = status.get("updateRevision")
     return any(update and revision(pod) not in (None, update) for pod in observed.pods)

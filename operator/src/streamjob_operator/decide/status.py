@@ -9,7 +9,7 @@ from typing import Any
 
 from streamjob_operator import names
 from streamjob_operator.conditions import Condition, merged
-from streamjob_operator.decide.health import Trouble, engine_status, is_rolling, ready_pods
+from streamjob_operator.decide.health import Trouble, engine_status, ready_pods
 from streamjob_operator.decide.operations import Operation
 from streamjob_operator.observed import Observed
 
@@ -116,7 +116,7 @@ def _summary(observed: Observed, suspended: bool, found: Trouble | None, operati
         served_before = observed.status.get("phase") in ("Running", "Degraded", "Progressing")
         phase = "Failed" if found.lasting else "Degraded" if served_before else "Pending"
         return Summary(phase, found.message, operations)
-    if is_rolling(observed):
+    if any(operation.name == "Roll" for operation in operations):
         return Summary("Progressing", "the pod is replaced by one of the new template", operations)
     if ready:
         problem = _engine_problem(observed)
@@ -144,6 +144,8 @@ def _engine_problem(observed: Observed) -> str | None:
     blocked = int(facts.status.get("blocked_shards") or 0)
     if blocked:
         return f"{blocked} shards wait: a sink or function does not take their rows; see the engine's log"
+    if facts.status.get("disk_full"):
+        return "the volume is full, and requests are refused: enlarge spec.storage.size, or shorten spec.history.raw"
     if facts.status.get("outputs_may_repeat"):
         return "the state was restored from before the last output: outputs may repeat"
     return None

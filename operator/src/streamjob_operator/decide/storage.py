@@ -36,6 +36,12 @@ def _capacity(claim: Object) -> int:
 
 def state_conflict(observed: Observed, valid: ValidJob) -> str | None:
     """Why the state on the job's volumes is not this job's: other shards or another key. None where it is."""
+    used, asked = _template_class(observed), valid.job.spec.storage.storage_class_name
+    if observed.stateful_set is not None and used != asked:
+        return (
+            f"spec.storage.storageClassName: cannot be changed from {used or 'the default'}"
+            f" (got {asked or 'nothing'}; put the old value back, or create another job)"
+        )
     wanted = {names.SHARDS: str(valid.job.spec.shards), names.KEY: key_text(valid.config)}
     for claim in observed.claims:
         annotations = claim["metadata"].get("annotations") or {}
@@ -47,6 +53,13 @@ def state_conflict(observed: Observed, valid: ValidJob) -> str | None:
                     f" (got {wanted[name]}; put the old value back, or delete the claim to begin without that state)"
                 )
     return None
+
+
+def _template_class(observed: Observed) -> str | None:
+    """The storage class that the StatefulSet asks for."""
+    templates = (observed.stateful_set or {}).get("spec", {}).get("volumeClaimTemplates") or [{}]
+    name = templates[0].get("spec", {}).get("storageClassName")
+    return None if name is None else str(name)
 
 
 def look_at_storage(observed: Observed, valid: ValidJob) -> Storage:

@@ -1,4 +1,4 @@
-"""The command line: `streamjob run|check|query|version`."""
+"""The command line: `streamjob run|check|query|engine|control|version`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ def main(argv: list[str] | None = None) -> int:
         from streamjob.cli.query import query
 
         return query(arguments)
+    if arguments.command == "engine":
+        from streamjob.cli.engine import engine
+
+        return engine(arguments)
+    if arguments.command == "control":
+        from streamjob.cli.control import control
+
+        return control(arguments)
     from streamjob.cli.run import run
 
     return run(arguments)

@@ -71,6 +71,23 @@ def _parser() -> argparse.ArgumentParser:
     query.add_argument("--url", default="http://127.0.0.1:8080", help="where the job serves (default: %(default)s)")
     query.add_argument("--token", help="the bearer token, where the job asks for one")
 
+    engine = commands.add_parser("engine", help="run a normalised job, as a pod on Kubernetes does")
+    engine.add_argument("--job", metavar="FILE", required=True, help="the normalised job, JSON")
+    engine.add_argument("--udfs", metavar="DIR", help="a folder with the text of each UDF, NAME.py")
+    engine.add_argument("--state-dir", metavar="DIR", required=True, help="where state is kept")
+    engine.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        type=_listen,
+        default="127.0.0.1:8080",
+        help="where to serve (default: %(default)s)",
+    )
+    engine.add_argument("--log-format", choices=("json", "text"), default="json", help="how logs are written to stderr")
+
+    control = commands.add_parser("control", help="ask a running engine for its status, or to commit everything now")
+    control.add_argument("request", choices=("status", "checkpoint"), help="what to ask for")
+    control.add_argument("--url", default="http://127.0.0.1:8080", help="where the job serves (default: %(default)s)")
+
     commands.add_parser("version", help="show versions")
     return parser
 

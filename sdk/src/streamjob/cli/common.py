@@ -6,13 +6,14 @@ import sys
 
 from streamjob.loading import LoadedJob, load_job
 from streamjob.problems import JobError, Problem
+from streamjob.resolve import ReadText, read_text
 
 
-def load_or_report(path: str) -> LoadedJob | None:
-    """The job of a file, or None after its problems were printed to stderr."""
+def load_or_report(path: str, read: ReadText = read_text) -> LoadedJob | None:
+    """The job of a file, or None after its problems were printed to stderr; `read` reads a text file."""
     try:
         # A line break would make the path a text: a file's name stays a name here.
-        return load_job(path.replace("\n", " "))
+        return load_job(path.replace("\n", " "), read=read)
     except JobError as error:
         report(error.problems)
     except OSError as error:

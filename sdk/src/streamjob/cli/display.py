@@ -8,10 +8,11 @@ import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 from streamjob.cli.progress import History, ViewJob, plain_line, view_job
-from streamjob.loading import LoadedJob
 
 if TYPE_CHECKING:
     from rich.live import Live
+
+    from streamjob.loading import LoadedJob
 
 _LIVE_INTERVAL_US = 250_000
 _PLAIN_INTERVAL_US = 1_000_000
@@ -33,15 +34,20 @@ class Display(Protocol):
         """The job has ended; may be called twice."""
 
 
+def is_silent(live: bool | None) -> bool:
+    """Whether nothing is to be shown; `live` is what the user asked for (None: nothing)."""
+    return live is False or (live is None and not sys.stderr.isatty())
+
+
 def choose_display(loaded: LoadedJob, *, live: bool | None) -> Display:
     """The live view on a terminal, plain lines elsewhere if asked for, else nothing.
 
     `live` is what the user asked for (None: nothing). Rows that a sink prints to the same terminal would tear the
     view apart, so that there plain lines take its place.
     """
-    terminal = sys.stderr.isatty()
-    if live is False or (live is None and not terminal):
+    if is_silent(live):
         return SilentDisplay()
+    terminal = sys.stderr.isatty()
     prints_rows = sys.stdout.isatty() and any(sink.stdout is not None for sink in loaded.job.spec.sinks)
     if not terminal or (prints_rows and not live):
         return PlainDisplay()

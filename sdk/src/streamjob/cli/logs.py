@@ -1,25 +1,41 @@
-"""Logs: structured lines on stderr."""
+"""Logs: structured lines on stderr, in the style of the engine's own."""
 
 from __future__ import annotations
 
 import sys
+from functools import cached_property
 from typing import Any
 
-import structlog
 
+class Log:
+    """Writes events with their fields; `style` is json (one object a line) or text.
 
-def configure_logs(style: str) -> Any:
-    """The logger; `style` is json (one object a line: timestamp, level, event, …) or text."""
-    renderer: Any = structlog.processors.JSONRenderer()
-    if style == "text":
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
-        ],
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    return structlog.get_logger()
+    structlog is imported with the first line, since a restart waits for whatever is imported before it.
+    """
+
+    def __init__(self, style: str) -> None:
+        self._style = style
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Something that happened as it should."""
+        self._logger.info(event, **fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Something that somebody must look at."""
+        self._logger.error(event, **fields)
+
+    @cached_property
+    def _logger(self) -> Any:
+        import structlog
+
+        renderer: Any = structlog.processors.JSONRenderer(ensure_ascii=False)
+        if self._style == "text":
+            renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        return structlog.wrap_logger(
+            structlog.PrintLogger(file=sys.stderr),
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                renderer,
+            ],
+        )

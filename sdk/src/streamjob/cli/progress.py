@@ -7,12 +7,15 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from streamjob.loading import LoadedJob
-from streamjob.models import EVENTS
+if TYPE_CHECKING:
+    from streamjob.loading import LoadedJob
 
 Progress = Mapping[str, Any]
+END_OF_TIME_US = 2**62
+"""A watermark above this says that nothing follows."""
+
 _SPARK = "▁▂▃▄▅▆▇█"
 _SAMPLES = 60
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -36,6 +39,8 @@ class ViewJob:
 
 def view_job(loaded: LoadedJob) -> ViewJob:
     """The view's knowledge of `loaded`."""
+    from streamjob.models import EVENTS
+
     spec = loaded.job.spec
     event_udfs = [udf for udf in loaded.udfs if udf.on == "event"]
     inputs = [name for udf in event_udfs for name in udf.inputs or () if name in spec.schema_.fields]
@@ -118,7 +123,7 @@ def behind_text(watermark_us: int | None, now_us: int | None = None) -> str:
     if watermark_us is None:
         return "waiting for events"
     now = time.time_ns() // 1000 if now_us is None else now_us
-    if watermark_us > 2**62:
+    if watermark_us > END_OF_TIME_US:
         return "all sources finished"
     behind = (now - watermark_us) / 1_000_000
     return f"{span_text(behind)} behind now" if behind >= 0 else f"{span_text(-behind)} ahead of now"
@@ -172,7 +177,9 @@ def window_groups(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[s
 def plain_line(progress: Progress) -> str:
     """All figures in one line, for where nothing can be drawn."""
     watermark = progress.get("watermark_us")
-    shown = "none" if watermark is None else f"{time_text(watermark)}Z ({behind_text(watermark)})"
+    shown = behind_text(watermark)
+    if watermark is not None and watermark <= END_OF_TIME_US:
+        shown = f"{time_text(watermark)}Z ({shown})"
     pending = sum(sink["pending_rows"] for sink in progress.get("sinks", ()))
     parts = [
         f"{rate_text(progress['rate_events_per_s'])}/s",

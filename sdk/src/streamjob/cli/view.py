@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streamjob.cli.progress import (
+    END_OF_TIME_US,
     History,
     Progress,
     ViewJob,
@@ -70,7 +71,7 @@ def _figures(progress: Progress, history: History, width: int) -> RenderableType
     top.append(history.sparkline(min(60, max(10, width - 24))), style=_ACCENT)
     watermark = progress.get("watermark_us")
     time = Text("watermark ", style=_DIM)
-    if watermark is not None and abs(watermark) < 2**62:
+    if watermark is not None and abs(watermark) <= END_OF_TIME_US:
         time.append(f"{time_text(watermark)} UTC", style="bold default")
         time.append(f"  {behind_text(watermark)}")
     else:

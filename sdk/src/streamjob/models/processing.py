@@ -8,6 +8,9 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from streamjob.models.base import ColumnName, ColumnType, Duration, Model, Name
 
+MAX_AGGREGATES = 4096
+"""The engine numbers a pane's words with 16 bits."""
+
 
 class WindowSpec(Model):
     """One window over event time and its aggregates for each key."""
@@ -18,7 +21,9 @@ class WindowSpec(Model):
     tumbling: Duration
     """The size of windows that follow each other without gap, aligned to 1970-01-01 UTC: `[start, end)`."""
 
-    aggregates: Annotated[dict[ColumnName, Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    aggregates: Annotated[
+        dict[ColumnName, Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_AGGREGATES)
+    ]
     """Results by name: `count()`, `count(x)`, `sum`, `mean`, `min`, `max`, `variance`, `stddev`, `first` or `last`."""
 
 

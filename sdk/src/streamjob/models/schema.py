@@ -8,6 +8,9 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from streamjob.models.base import ColumnName, ColumnType, Model
 
+MAX_FIELDS = 4096
+"""The engine's readers number fields up to this."""
+
 
 class KeySpec(Model):
     """What events are grouped by."""
@@ -67,5 +70,5 @@ class SchemaSpec(Model):
     time: EventTime
     """The event time."""
 
-    fields: Annotated[dict[ColumnName, ColumnType], Field(min_length=1)]
+    fields: Annotated[dict[ColumnName, ColumnType], Field(min_length=1, max_length=MAX_FIELDS)]
     """The fields that are read from an event, by name, with their types. Others are skipped."""

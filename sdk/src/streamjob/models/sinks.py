@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -13,6 +13,15 @@ EVENTS = "events"
 
 DEAD_LETTERS = "dead-letters"
 """The built-in sink of rows that could not be processed, and so no name for another."""
+
+
+_HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=-]+)"
+_BEHIND = r"[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*"
+URL_PATTERN = rf"^https?://{_HOST}(:[0-9]{{1,5}})?([/?]{_BEHIND})?$"
+"""What RFC 3986 allows, without user and password, which have a header, and without a fragment, which is never sent."""
+
+HeaderName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", max_length=256)]
+HeaderText: TypeAlias = Annotated[str, Field(pattern=r"^[\t -~]*$")]
 
 
 class StdoutSink(Model):
@@ -42,10 +51,10 @@ class Backoff(Model):
 class HttpSink(Model):
     """A webhook: a JSON array for each POST."""
 
-    url: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")]
-    """Where to post, `http://` or `https://`."""
+    url: Annotated[str, Field(pattern=URL_PATTERN, max_length=8192)]
+    """Where to post, `http://` or `https://`, in ASCII."""
 
-    headers: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")], str] = {}
+    headers: Annotated[dict[HeaderName, HeaderText], Field(max_length=100)] = {}
     """Headers to add to each request, for example `Authorization`."""
 
     max_batch_rows: Annotated[int, Field(ge=1, le=100_000)] = 500

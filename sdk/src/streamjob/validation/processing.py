@@ -10,7 +10,11 @@ from streamjob.problems import Path, suggest
 from streamjob.resolve import ResolvedUdf
 from streamjob.scope import RESERVED_WINDOW, OpenColumns
 from streamjob.sql import ExpressionError
+from streamjob.units import format_duration
 from streamjob.validation.common import Examination
+
+_LONGEST_WINDOW_US = 8_000 * 365 * 86_400_000_000
+"""Below the latest event time, the end of the year 9999, so that no difference of two times overflows."""
 
 
 def check_windows(examination: Examination) -> None:
@@ -28,6 +32,9 @@ def _window(examination: Examination, path: Path, window: WindowSpec, columns: M
         examination.report((*path, "name"), f'"{EVENTS}" stands for the single events', fix="rename the window")
     if window.tumbling < 1_000:
         examination.report((*path, "tumbling"), "must be at least 1ms", fix="use a longer window")
+    if window.tumbling > _LONGEST_WINDOW_US:
+        longest = format_duration(_LONGEST_WINDOW_US)
+        examination.report((*path, "tumbling"), f"must be at most {longest}", fix="use a shorter window")
     for name, text in window.aggregates.items():
         place = (*path, "aggregates", name)
         if name in RESERVED_WINDOW:

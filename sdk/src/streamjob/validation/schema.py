@@ -16,6 +16,8 @@ from streamjob.validation.common import Examination
 _DIRECTIVES = set("YCymdbBhaAjHkIlMSfpPzZTFDRsenGgUWuwVx%L") | {"3f", "6f", "9f", ".f", ".3f", ".6f", ".9f", ":z", "+"}
 _DIRECTIVE = re.compile(r"%(-|_|0)?(\.?[369]?f|:z|.|$)")
 _MIN_MEMORY = 16 * 2**20
+_MAX_BODY = 512 * 2**20
+"""A request is one record of the journal, which is at most this long."""
 
 
 def check_schema(examination: Examination) -> None:
@@ -129,13 +131,13 @@ def check_settings(examination: Examination) -> None:
     for path, value, least, text in at_least:
         if value < least:
             examination.report(path, f"must be at least {text(least)}", fix=f"use {text(least)} or more")
-    most = 3_600_000_000
-    if spec.checkpoint.interval > most:
-        examination.report(
-            ("spec", "checkpoint", "interval"),
-            f"must be at most {format_duration(most)}",
-            fix=f"use {format_duration(most)} or less",
-        )
+    at_most: list[tuple[Path, int, int, Callable[[int], str]]] = [
+        (("spec", "checkpoint", "interval"), spec.checkpoint.interval, 3_600_000_000, format_duration),
+        (("spec", "ingest", "maxBody"), spec.ingest.max_body, _MAX_BODY, format_size),
+    ]
+    for path, value, most, text in at_most:
+        if value > most:
+            examination.report(path, f"must be at most {text(most)}", fix=f"use {text(most)} or less")
 
 
 def check_where(examination: Examination) -> None:

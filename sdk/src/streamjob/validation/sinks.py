@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from streamjob.expressions import lower_where
 from streamjob.models import EVENTS, SinkSpec
 from streamjob.models.sinks import DEAD_LETTERS
@@ -11,6 +13,7 @@ from streamjob.sql import ExpressionError
 from streamjob.units import format_duration
 from streamjob.validation.common import Examination
 
+_PORT = re.compile(r"https?://[^/?]*:([0-9]+)(?:[/?]|$)")
 _OWN_HEADERS = ("idempotency-key", "content-length", "traceparent", "host", "connection", "transfer-encoding")
 
 
@@ -59,6 +62,9 @@ def _from(examination: Examination, path: Path, sink: SinkSpec) -> None:
 def _http(examination: Examination, path: Path, sink: SinkSpec) -> None:
     http = sink.http
     assert http is not None
+    port = _PORT.match(http.url)
+    if port and not 0 < int(port[1]) < 65536:
+        examination.report((*path, "url"), f"has the port {port[1]}", fix="use one from 1 to 65535")
     for name in http.headers:
         if name.lower() in _OWN_HEADERS:
             examination.report((*path, "headers", name), "is set by the engine itself", got=name, fix="remove it")

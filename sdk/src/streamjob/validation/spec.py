@@ -6,6 +6,7 @@ errors in the same run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -49,6 +50,7 @@ _PATTERN_FIXES = {
     "name": "use letters, digits, _ and -, beginning with a letter",
     "headers": "use letters, digits and dashes",
 }
+_USER = re.compile(r"https?://[^/?#]*@")
 _ROUNDS = 20
 _STAND_INS: dict[Path, Any] = {
     ("apiVersion",): API_VERSION,
@@ -190,6 +192,10 @@ def _problem(detail: ErrorDetails, path: Path, source: Source) -> Problem:
         return _text(kind, context, path, source, key=detail["loc"][-1] == "[key]")
     if kind == "too_short":
         return source.problem(path, "is empty", fix="give at least one")
+    if kind == "too_long":
+        most = context["max_length"]
+        plain = source.problem(path, f"has more than {most:,} members", fix="use fewer")
+        return Problem(plain.file, plain.line, plain.path, plain.message, f"{len(source.value(path)):,}", plain.fix)
     bounds = {"greater_than_equal": ("at least", "ge"), "less_than_equal": ("at most", "le")}
     if kind in bounds:
         word, key = bounds[kind]
@@ -249,8 +255,16 @@ def _text(kind: str, context: dict[str, Any], path: Path, source: Source, *, key
         what = "headers" if "headers" in path else "columns"
     elif what == "field":
         what = "columns"
+    elif path[-2:-1] == ("headers",):
+        # The value may be a secret: it is not quoted.
+        plain = source.problem(path, "has characters other than visible ASCII", fix="encode them")
+        return Problem(plain.file, plain.line, plain.path, plain.message, None, plain.fix)
     fix = _PATTERN_FIXES.get(what, _PATTERN_FIXES["name"])
     message = "is not a web address" if what == "url" else "is not a valid name"
+    if what == "url" and _USER.match(str(source.value(path))):
+        # A password is not quoted.
+        plain = source.problem(path, "holds a user", fix="put user and password into headers.Authorization")
+        return Problem(plain.file, plain.line, plain.path, plain.message, None, plain.fix)
     return source.problem(path, message, got=path[-1] if key else source.value(path), fix=fix)
 
 

@@ -107,3 +107,22 @@ async fn a_wrong_configuration_is_named() {
     let timeless = streamjob_core::config::HttpSinkConfig { timeout_us: 0, ..config("http://localhost/") };
     assert!(Webhook::new(&timeless).unwrap_err().message().starts_with("http.timeout: "));
 }
+
+/// One of the addresses and headers that `streamjob check` judges, too.
+#[derive(serde::Deserialize)]
+struct Case {
+    url: String,
+    headers: std::collections::BTreeMap<String, String>,
+    valid: bool,
+}
+
+#[test]
+fn a_run_refuses_what_the_check_refuses() {
+    let cases: Vec<Case> = serde_json::from_str(include_str!("../../../../testdata/webhooks/cases.json")).unwrap();
+    for case in cases {
+        let mut config = config(&case.url);
+        config.headers = case.headers;
+        let made = Webhook::new(&config);
+        assert_eq!(made.is_ok(), case.valid, "{} {:?}: {:?}", case.url, config.headers, made.err());
+    }
+}

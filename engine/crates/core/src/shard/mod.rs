@@ -122,7 +122,7 @@ impl Shard {
     /// A shard that was never opened, or the one whose store holds a commit: the same code for both (I7).
     pub fn open(id: u16, plan: Arc<Plan>, store: Arc<dyn ShardStore>, splits: &[SplitInfo]) -> Result<Shard> {
         let table = KeyTable::new(plan.state_words);
-        let budget = plan.config.state.memory_bytes / 100 * HOT_MEMORY_PERCENT / u64::from(plan.config.shards);
+        let budget = plan.config.state.hot_bytes() / u64::from(plan.config.shards);
         let max_hot_keys = ((budget as usize) / table.bytes_per_key()).max(plan.limits.min_hot_keys);
         let sinks = plan
             .sinks
@@ -389,6 +389,14 @@ impl Shard {
         self.changed
     }
 
+    /// The epoch whose commit makes everything durable that the shard has; `None` where it is durable.
+    pub fn uncommitted_epoch(&self) -> Option<u64> {
+        if self.changed {
+            return Some(self.epoch);
+        }
+        self.commit_in_flight.then(|| self.epoch - 1)
+    }
+
     pub fn commit_in_flight(&self) -> bool {
         self.commit_in_flight
     }
@@ -458,8 +466,6 @@ impl Shard {
     }
 }
 
-/// Part of `state.memory` for hot keys; the rest is for the stores' caches and memtables.
-pub const HOT_MEMORY_PERCENT: u64 = 75;
 /// A shard may always hold this many keys, whatever `state.memory` says.
 pub const MIN_HOT_KEYS: usize = 256;
 /// Slots that one call of [`Shard::evict`] looks at.

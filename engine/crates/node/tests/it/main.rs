@@ -1,5 +1,6 @@
 //! Whole runs: real stores in temporary directories, real sockets on the loopback.
 
+mod control;
 mod files;
 mod ingest;
 mod queries;

@@ -142,6 +142,7 @@ impl Job {
             config: self.config(),
             state_dir: self.state(),
             listen: None,
+            control_token: None,
             exit_at_end: false,
             run_for: None,
             udfs: Arc::new(NoUdfFactory),

@@ -1,0 +1,143 @@
+"""The index, the settings, the metrics, the liveness answer: small things at the edge."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import kopf
+import pytest
+
+from streamjob_operator import names
+from streamjob_operator.controller import LATE_BEAT_S, STUCK_S, Controller
+from streamjob_operator.crd.status import PHASES
+from streamjob_operator.handlers import alive, refuse_invalid
+from streamjob_operator.index import Index
+from streamjob_operator.informer import Informer
+from streamjob_operator.kinds import SERVICE
+from streamjob_operator.metrics import Phases, registry
+from streamjob_operator.observed import EngineFacts
+from streamjob_operator.poll import is_decisive
+from streamjob_operator.settings import Settings, load
+from unit.jobs import job
+
+
+def service(name: str = "telemetry", version: int = 1, job: str = "telemetry") -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "shop", "labels": {names.JOB_LABEL: job}, "resourceVersion": str(version)}
+    return {"kind": "Service", "metadata": {**metadata, "managedFields": [{"manager": "x"}]}, "spec": {"v": version}}
+
+
+def test_an_older_version_never_replaces_a_newer_one() -> None:
+    index = Index()
+    key = index.put(service(version=10))
+    index.put(service(version=9))
+    assert key is not None
+    found = index.one(key, "Service", "telemetry")
+    assert found is not None
+    assert found["spec"] == {"v": 10}
+    assert "managedFields" not in found["metadata"], "nothing is kept that no decision looks at"
+
+
+def test_what_is_gone_is_found_by_its_name_alone() -> None:
+    index = Index()
+    key = index.put(service())
+    assert index.remove("Service", "shop", "telemetry") == key
+    assert index.remove("Service", "shop", "telemetry") is None
+    assert index.counts()["children"] == 0
+
+
+def test_a_changed_label_moves_a_child_to_its_other_job() -> None:
+    index = Index()
+    index.put(service())
+    index.put(service(version=2, job="other"))
+    assert index.of_job(("shop", "telemetry")) == []
+    assert len(index.of_job(("shop", "other"))) == 1
+
+
+def test_a_config_map_is_of_interest_while_a_job_names_it() -> None:
+    index = Index()
+    key = index.put_job(job(), frozenset({"code"}))
+    assert index.see_config_map("shop", "code", "1") == {key}
+    assert index.see_config_map("shop", "other", "1") == set()
+    index.put_config_map(
+        {"metadata": {"namespace": "shop", "name": "code", "resourceVersion": "1"}, "data": {"a": "b"}}
+    )
+    assert index.config_map("shop", "code") == ("1", {"a": "b"})
+    index.see_config_map("shop", "code", "2")
+    assert index.config_map("shop", "code") == ("2", None), "its new content is to be read"
+    index.remove_job(key)
+    assert index.see_config_map("shop", "code", "3") == set()
+
+
+def test_settings_come_from_flags_then_the_environment() -> None:
+    environment = {"STREAMJOB_OPERATOR_WORKERS": "3", "STREAMJOB_OPERATOR_NAMESPACES": "a, b,"}
+    settings = load({"workers": "5"}, environment)
+    assert (settings.workers, settings.namespaces) == (5, ("a", "b"))
+    with pytest.raises(ValueError, match=r"--workers .*'x' is no int"):
+        load({"workers": "x"}, {})
+    with pytest.raises(ValueError, match="at least 1"):
+        load({"workers": "0"}, {})
+
+
+def test_jobs_are_counted_by_phase() -> None:
+    phases = Phases()
+    phases.note(("shop", "a"), "Running", 10)
+    phases.note(("shop", "a"), "Running", 20)
+    phases.note(("shop", "b"), "Failed", 20)
+    phases.show(30)
+
+    def value(series: str, labels: dict[str, str]) -> float | None:
+        return registry.get_sample_value(series, labels)
+
+    assert [value("streamjob_operator_jobs", {"phase": phase}) for phase in PHASES].count(1.0) == 2
+    series = {"namespace": "shop", "name": "a", "phase": "Running"}
+    assert value("streamjob_operator_job_phase_seconds", series) == 20
+    phases.forget(("shop", "a"))
+    phases.show(40)
+    assert value("streamjob_operator_job_phase_seconds", series) is None
+
+
+def test_only_decisive_facts_ask_for_a_look() -> None:
+    status = {"version": "1", "blocked_shards": 0, "queue_rows": 1, "udfs": [{"version": "a"}]}
+    old = EngineFacts(status=status)
+    assert not is_decisive(old, EngineFacts(status={**status, "queue_rows": 2}))
+    assert is_decisive(old, EngineFacts(status={**status, "blocked_shards": 1}))
+    assert is_decisive(old, EngineFacts(status={**status, "udfs": [{"version": "b"}]}))
+    assert is_decisive(old, EngineFacts(error="gone"))
+    assert is_decisive(None, old)
+
+
+def test_the_liveness_probe_says_what_is_dead() -> None:
+    async def course() -> None:
+        controller = Controller(None, Settings(dead_after_s=5))  # type: ignore[arg-type]
+        now = asyncio.get_running_loop().time()
+        assert alive(controller) == "ok"
+        informer = Informer(None, SERVICE, "shop", lambda *_: None)  # type: ignore[arg-type]
+        informer.heard_at = now - 6
+        controller._informers = [informer]
+        with pytest.raises(kopf.PermanentError, match="nothing is heard of services in shop"):
+            alive(controller)
+        controller._informers = [replace(informer, refused=True)]
+        assert alive(controller) == "ok"
+        controller.work.started["shop", "a"] = now - STUCK_S - 1
+        with pytest.raises(kopf.PermanentError, match="a look at a job has taken"):
+            alive(controller)
+        controller.work.started.clear()
+        controller._beat_at = now - LATE_BEAT_S - 1
+        with pytest.raises(kopf.PermanentError, match="event loop"):
+            alive(controller)
+
+    asyncio.run(course())
+
+
+def test_the_webhook_refuses_all_problems_at_once_and_never_a_deletion() -> None:
+    wrong = job(where="v >", sinks=[{"name": "o", "from": "per_10s", "where": "nope > 1", "stdout": {}}])
+    with pytest.raises(kopf.AdmissionError) as refused:
+        refuse_invalid("CREATE", wrong)
+    assert refused.value.code == 422
+    assert "spec.where" in str(refused.value)
+    assert "spec.sinks[0].where" in str(refused.value)
+    refuse_invalid("DELETE", wrong)
+    wrong["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
+    refuse_invalid("UPDATE", wrong)
