@@ -404,12 +404,14 @@ def test_the_test_job_is_valid() -> None:
     load_job(yaml.safe_dump(source["JOB"]), base_dir=".")
 
 
-def test_the_test_pod_may_do_what_it_does_and_leaves_nothing(render: Render) -> None:
+def test_the_test_pod_may_do_what_it_does_and_leaves_no_rights(render: Render) -> None:
     hooks = [one for one in render() if one not in without_hooks(render())]
     assert {one["kind"] for one in hooks} == {"ServiceAccount", "Role", "RoleBinding", "Pod"}
     for one in hooks:
         assert one["metadata"]["annotations"]["helm.sh/hook"] == "test"
-        assert "hook-succeeded" in one["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+        policies = one["metadata"]["annotations"]["helm.sh/hook-delete-policy"].split(",")
+        # The pod stays for `helm test --logs`, until the next test.
+        assert policies == ["before-hook-creation", *(["hook-succeeded"] if one["kind"] != "Pod" else [])]
     assert the(hooks, "Role")["rules"] == [
         {"apiGroups": ["streamjob.dev"], "resources": ["streamjobs"], "verbs": ["create"]}
     ]
