@@ -69,6 +69,8 @@ class Applier:
             await self._emit(observed, action)
 
     async def _apply(self, observed: Observed, manifest: Object) -> None:
+        if manifest["kind"] == "StatefulSet" and observed.stateful_set is None:
+            await self._still_wanted(observed)
         answer = await self.cluster.apply(manifest)
         self.index.put(answer)
         ref = (manifest["kind"], manifest["metadata"]["name"])
@@ -81,6 +83,13 @@ class Applier:
             _log.warning("the cluster keeps members of its own", kind=ref[0], name=ref[1], members=sorted(left)[:5])
         else:
             tolerated.pop(ref, None)
+
+    async def _still_wanted(self, observed: Observed) -> None:
+        """Before a pod is made: a watch may be late, and a job that is gone must not run again."""
+        found = await self.cluster.get(STREAM_JOB, observed.namespace, observed.name)
+        if found is None or found["metadata"]["uid"] != observed.job["metadata"]["uid"]:
+            self.index.remove_job((observed.namespace, observed.name))
+            raise ClusterError(404, "NotFound", f"the job {observed.name} is gone")
 
     async def _finalizer(self, observed: Observed, present: bool) -> None:
         metadata = observed.job["metadata"]
