@@ -6,6 +6,7 @@
 pub mod accumulate;
 pub mod acknowledge;
 pub mod batch;
+pub mod catch_up;
 pub mod checkpoint;
 pub mod commit;
 pub mod config;

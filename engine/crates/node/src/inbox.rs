@@ -122,6 +122,7 @@ pub trait Hold: Send + Sync {}
 impl<T: Send + Sync> Hold for T {}
 
 /// Rows on their way to a worker; what they hold comes back when the last worker is done with the batch.
+#[derive(Clone)]
 pub struct Parcel {
     pub delivery: Delivery,
     /// Set for the few batches that are traced.

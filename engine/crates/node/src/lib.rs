@@ -13,6 +13,7 @@ mod options;
 mod paced;
 mod port;
 mod progress_json;
+mod read_again;
 mod replay;
 mod rest;
 mod run;

@@ -29,6 +29,10 @@ pub struct WorkerFigures {
     pub keys: u64,
     pub table_bytes: u64,
     pub pending_rows: Vec<u64>,
+    /// Shards that take no rows, as an outbox is full.
+    pub blocked_shards: u64,
+    /// Those, and the ones that read again what they have left.
+    pub behind_shards: u64,
     /// By split: the lowest position of the worker's shards.
     pub positions: Vec<u64>,
     /// Splits that have finished in all of the worker's shards.
@@ -96,6 +100,8 @@ pub struct Shared {
     /// Told when something happened that the run must see to.
     pub changed: Notify,
     failure: OnceLock<Error>,
+    /// Shards of all workers that have left rows.
+    behind: AtomicUsize,
     /// Threads that wait for room on a disk.
     waiting_for_room: AtomicUsize,
     /// Dropped last: whoever gets its lock finds the stores closed.
@@ -136,6 +142,7 @@ impl Shared {
             ending: AtomicBool::new(false),
             changed: Notify::new(),
             failure: OnceLock::new(),
+            behind: AtomicUsize::new(0),
             waiting_for_room: AtomicUsize::new(0),
             state,
             inboxes,
@@ -207,6 +214,17 @@ impl Shared {
     /// Whether somebody waits for room on a disk.
     pub fn is_disk_full(&self) -> bool {
         self.waiting_for_room.load(Ordering::Acquire) > 0
+    }
+
+    /// Shards that have left rows.
+    pub fn behind(&self) -> usize {
+        self.behind.load(Ordering::Acquire)
+    }
+
+    /// A worker has `now` shards that are behind, where it had `before`.
+    pub fn count_behind(&self, before: usize, now: usize) {
+        self.behind.fetch_add(now, Ordering::AcqRel);
+        self.behind.fetch_sub(before, Ordering::AcqRel);
     }
 
     /// Counts the rows of a batch that no earlier run has taken.
