@@ -68,6 +68,8 @@ class Cluster:
             load_incluster_config(client_configuration=configuration)
         except ConfigException:
             await load_kube_config(client_configuration=configuration)
+        # No bound here: each watch holds a connection, and how many there are is bounded by kinds and namespaces.
+        configuration.connection_pool_maxsize = 0
         return cls(ApiClient(configuration), count)
 
     async def close(self) -> None:
