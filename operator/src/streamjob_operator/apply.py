@@ -86,8 +86,13 @@ class Applier:
 
     async def _still_wanted(self, observed: Observed) -> None:
         """Before a pod is made: a watch may be late, and a job that is gone must not run again."""
-        found = await self.cluster.get(STREAM_JOB, observed.namespace, observed.name)
-        if found is None or found["metadata"]["uid"] != observed.job["metadata"]["uid"]:
+        uids: list[str] = []
+        # By a list, which a watch needs the right to anyway.
+        async for items, _ in self.cluster.pages(
+            STREAM_JOB, observed.namespace, fields=f"metadata.name={observed.name}"
+        ):
+            uids += [item["metadata"]["uid"] for item in items]
+        if observed.job["metadata"]["uid"] not in uids:
             self.index.remove_job((observed.namespace, observed.name))
             raise ClusterError(404, "NotFound", f"the job {observed.name} is gone")
 
