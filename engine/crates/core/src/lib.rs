@@ -32,5 +32,6 @@ pub mod store;
 pub mod table;
 pub mod trim;
 pub mod udf;
+mod window_row;
 
 pub use error::{Actor, Error, Result};

@@ -105,7 +105,12 @@ impl Outbox {
 
     /// Adds one row: a JSON object.
     pub fn stage(&mut self, row: &[u8]) {
-        self.staged.extend_from_slice(row);
+        self.stage_with(|staged| staged.extend_from_slice(row));
+    }
+
+    /// Adds one row, which `write` appends.
+    pub(crate) fn stage_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.staged);
         self.staged_ends.push(self.staged.len() as u32);
     }
 

@@ -112,7 +112,7 @@ async fn finish(mut running: Running, tasks: Tasks, outcome: Result<()>) -> Resu
     if outcome.is_ok() && shared.failure().is_none() {
         let _ = tokio::time::timeout(DRAIN, tasks.connections.wait()).await;
     }
-    shared.gate.send_replace(Gate::Closed);
+    shared.close_gate();
     tokio::task::block_in_place(|| running.begin_stop());
     running.rest(REST).await;
     tasks.deliveries.cancel();
@@ -291,7 +291,7 @@ impl Watch {
                     tracing::warn!("the job has no file to read: it takes nothing, finishes what its journal holds and ends");
                 }
                 if let Some(sequencer) = &running.sequencer {
-                    self.shared.gate.send_replace(Gate::Closed);
+                    self.shared.close_gate();
                     // Nothing is appended any more, so that this end is the end.
                     self.announce(sequencer.split(), sequencer.close(), SplitStatus::Finished);
                 }

@@ -95,6 +95,8 @@ pub struct Shared {
     pub rate: Mutex<crate::metrics::Rate>,
     pub started: std::time::Instant,
     pub gate: watch::Sender<Gate>,
+    /// Whether the gate is open, for who only wants to know that.
+    open: AtomicBool,
     stopping: AtomicBool,
     ending: AtomicBool,
     /// Told when something happened that the run must see to.
@@ -138,6 +140,7 @@ impl Shared {
             rate: Mutex::new(crate::metrics::Rate::default()),
             started: std::time::Instant::now(),
             gate: watch::channel(Gate::Starting).0,
+            open: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             changed: Notify::new(),
@@ -173,10 +176,23 @@ impl Shared {
             let starting = *gate == Gate::Starting;
             if starting {
                 *gate = Gate::Open;
+                self.open.store(true, Ordering::Release);
             }
             starting
         });
         self.changed.notify_one();
+    }
+
+    /// No rows may come any more.
+    pub fn close_gate(&self) {
+        self.gate.send_modify(|gate| {
+            *gate = Gate::Closed;
+            self.open.store(false, Ordering::Release);
+        });
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
     }
 
     /// Who brings rows brings no more.

@@ -271,6 +271,19 @@ impl Processor {
     /// Closes windows that have ended, looking at no more than `budget` slots in all, but not those of shards whose outbox is
     /// full (I6). True if some are left.
     pub fn close_windows(&mut self, mut budget: usize, port: &mut dyn SinkPort) -> Result<bool> {
+        loop {
+            // Rows leave in parts: the buffers that they pass through keep the size of the largest.
+            let part = budget.min(closed::LARGE_ROWS);
+            let left = self.close_part(part);
+            self.put_out(port)?;
+            budget -= part - left;
+            if budget == 0 || left > 0 {
+                return Ok(self.has_closable());
+            }
+        }
+    }
+
+    fn close_part(&mut self, mut budget: usize) -> usize {
         for shard in self.shards.iter_mut().filter(|shard| !shard.is_blocked()) {
             let closed = &mut self.closed;
             budget = shard.close_some(budget, &mut |pane| closed[pane.window].push(&pane, &self.local_of));
@@ -278,8 +291,7 @@ impl Processor {
                 break;
             }
         }
-        self.put_out(port)?;
-        Ok(self.has_closable())
+        budget
     }
 
     /// Whether windows have ended that can be closed now.

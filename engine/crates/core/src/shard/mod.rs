@@ -433,7 +433,7 @@ impl Shard {
     /// Visits closed rows of a window that are not in the store yet, of one key's hash or of all: start, row as JSON.
     pub fn visit_pending_history(&self, window: usize, hash: Option<u64>, visit: &mut dyn FnMut(i64, &[u8])) {
         for rows in self.frozen_history.iter().map(|rows| &**rows).chain([&self.history]) {
-            rows.visit(window as u16, hash, visit);
+            rows.visit((window as u16, &self.plan.windows[window]), hash, visit);
         }
     }
 
@@ -442,8 +442,9 @@ impl Shard {
         Some(self.latest_closed[window]).filter(|start| *start != NO_TIME)
     }
 
-    pub(crate) fn keep_history(&mut self, window: usize, start_us: i64, hash: u64, json: &[u8]) {
-        self.history.push(window as u16, start_us, hash, json);
+    /// Keeps a closed row: its key, escaped as JSON has it, and its members.
+    pub(crate) fn keep_history(&mut self, window: usize, start_us: i64, hash: u64, key: &[u8], members: &[u8]) {
+        self.history.push(window as u16, start_us, hash, key, members);
         self.latest_closed[window] = self.latest_closed[window].max(start_us);
         self.changed = true;
     }
