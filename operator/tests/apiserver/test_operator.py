@@ -79,8 +79,10 @@ def test_a_job_becomes_its_children_and_runs(running: Operator, space: Space, to
 
 
 def test_the_steady_state_makes_no_calls(running: Operator, space: Space) -> None:
+    # The API server writes 1Gi for this: what it wants otherwise is not tried again and again.
+    volume = {"volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "1024Mi"}}]}
     for number in range(3):
-        space.apply_job(f"job-{number}", udfs=[], suspend=True)
+        space.apply_job(f"job-{number}", udfs=[], suspend=True, podTemplate={"spec": volume})
     until("Suspended", lambda: all(space.phase(f"job-{number}") == "Suspended" for number in range(3)))
     looks = "streamjob_operator_reconcile_duration_seconds_count"
     settled = until("no more calls", lambda: _settled(running))
