@@ -30,7 +30,7 @@ help: ## This list
 # ---------------------------------------------------------------------------------------------------------------- setup
 
 .PHONY: setup
-setup: .venv/.sdk .venv/.engine ## Build and install everything into .venv (first time: 20 to 30 minutes on two cores)
+setup: .venv/.sdk .venv/.operator .venv/.engine ## Build and install everything into .venv (first time: 20 to 30 minutes on two cores)
 
 .venv/.system: engine/tools/system.sh
 	@engine/tools/system.sh
@@ -48,6 +48,11 @@ setup: .venv/.sdk .venv/.engine ## Build and install everything into .venv (firs
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable ./sdk >&2
 	@touch $@
 
+.venv/.operator: .venv/.sdk operator/pyproject.toml
+	@$(call say,installing the package streamjob_operator)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable operator >&2
+	@touch $@
+
 .venv/.engine: .venv/.tools .venv/.system $(ENGINE_SOURCES)
 	@$(call say,building the engine in release mode; the first time RocksDB is compiled too (about 20 minutes on two cores). Compiled things are kept in $(CARGO_TARGET_DIR))
 	@rm -rf dist/engine && mkdir -p dist/engine
@@ -56,8 +61,10 @@ setup: .venv/.sdk .venv/.engine ## Build and install everything into .venv (firs
 	@touch $@
 
 .PHONY: wheels
-wheels: setup ## Both wheels in dist/
-	@rm -rf dist/sdk && $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist/sdk ./sdk >&2
+wheels: setup ## All wheels in dist/
+	@rm -rf dist/sdk dist/operator
+	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --no-index --wheel-dir dist/sdk ./sdk >&2
+	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --no-index --wheel-dir dist/operator ./operator >&2
 	@ls dist/*/*.whl
 
 # ------------------------------------------------------------------------------------------------------------------ run
@@ -79,6 +86,8 @@ test: setup $(DATA) ## Set up, then every test that needs no outside server
 	cd engine && cargo test --quiet --locked -p streamjob-core -p streamjob-simulation
 	cd engine && cargo test --quiet --locked --release --workspace --exclude streamjob-core --exclude streamjob-simulation --exclude streamjob-python
 	$(BIN)/python -m pytest -q sdk
+	$(BIN)/python -m pytest -q operator
+	$(BIN)/python -m pytest -q charts/tests
 	$(BIN)/python -m pytest -q engine/crates/python/tests
 	$(BIN)/python -m pytest -q docs/tests bench/tests
 
@@ -103,24 +112,37 @@ fuzz: ## Fuzz every target for SECONDS_EACH=20
 # ----------------------------------------------------------------------------------------------------------------- lint
 
 .PHONY: lint
-lint: .venv/.sdk .venv/.system ## Linters and type checkers
+lint: .venv/.sdk .venv/.operator .venv/.system ## Linters and type checkers
 	cd engine && cargo fmt --all --check
 	cd engine && cargo clippy --quiet --locked --release --workspace --all-targets -- -D warnings
 	$(BIN)/python engine/tools/check_layers.py
-	$(BIN)/ruff check sdk engine integration bench examples docs
-	$(BIN)/ruff format --check sdk engine integration bench examples docs
+	$(BIN)/ruff check sdk operator charts engine integration bench examples docs
+	$(BIN)/ruff format --check sdk operator charts engine integration bench examples docs
 	cd sdk && ../$(BIN)/mypy
 	cd sdk && ../$(BIN)/lint-imports
+	cd operator && ../$(BIN)/mypy
+	cd operator && ../$(BIN)/lint-imports
 
 .PHONY: fmt
 fmt: .venv/.tools ## Format all code
 	cd engine && cargo fmt --all
 	cd bench && cargo fmt --all
-	$(BIN)/ruff format sdk engine integration bench examples docs
+	$(BIN)/ruff format sdk operator charts engine integration bench examples docs
+
+.PHONY: manifests
+manifests: .venv/.operator ## Write crds/ and the chart's copy anew from the models
+	@$(BIN)/streamjob-operator crd --directory crds --reference docs/operator.md
+	@mkdir -p charts/streamjob-operator/files/crds && cp crds/*.yaml charts/streamjob-operator/files/crds/
 
 .PHONY: lock
-lock: .venv/.tools ## Write the lock file of the Python packages anew (needs uv)
-	cd sdk && uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url requirements-dev.in -o requirements-dev.lock
+lock: .venv/.tools ## Write the lock files of the Python packages anew (needs uv)
+	$(call lock,sdk/requirements-dev)
+	$(call lock,sdk/requirements-runtime,-c sdk/requirements-dev.lock)
+	$(call lock,sdk/requirements-build,-c sdk/requirements-dev.lock)
+	$(call lock,operator/requirements-runtime,-c sdk/requirements-dev.lock)
+
+# A package has one version everywhere: what goes into images is a part of what the tests ran with.
+lock = uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url $(1).in -o $(1).lock $(2)
 
 # ---------------------------------------------------------------------------------------------------------------- bench
 

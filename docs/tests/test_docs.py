@@ -1,11 +1,13 @@
 """What the documents say, compared with the code: jobs, commands, links, tables.
 
 A document marks its blocks by a comment on the line before them: `<!-- file: NAME -->` is a file that the document's
-jobs and commands find beside them, `<!-- run -->` a console block that is run, and whose output is compared.
+jobs and commands find beside them, `<!-- run -->` a console block that is run, and whose output is compared,
+`<!-- values -->` values of the Helm chart.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -16,22 +18,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 from streamjob import expressions, scope
 from streamjob.cli.arguments import parse_arguments
 from streamjob.loading import load_job
 from streamjob.models import JobSpec
 from streamjob.problems import JobError
 from streamjob.source import parse_yaml
+from streamjob_operator.plugin.arguments import parse as parse_plugin
 
 ROOT = Path(__file__).resolve().parents[2]
 CRATES = ROOT / "engine" / "crates"
+CHART = ROOT / "charts" / "streamjob-operator"
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 MEASURED_LATER = {"docs/performance.md"}  # comes with the first measurements
-PROGRAMS = {"cargo", "curl", "export", "kill", "make", "pip", "pytest", "python", "streamjob", "tar"}
+PROGRAMS = {
+    "cargo",
+    "curl",
+    "docker",
+    "export",
+    "head",
+    "helm",
+    "kill",
+    "kubectl",
+    "make",
+    "pip",
+    "pytest",
+    "python",
+    "streamjob",
+    "tar",
+}
 SEPARATORS = {"|", "||", "&", "&&", ";"}
 
 
@@ -66,7 +87,7 @@ def blocks_of(document: Path) -> Iterator[Block]:
         elif line.strip().startswith("```"):
             opened, language, lines = number, line.strip()[3:], []
         elif line.strip():
-            found = re.fullmatch(r"<!-- (run|file: \S+) -->", line.strip())
+            found = re.fullmatch(r"<!-- (run|values|file: \S+) -->", line.strip())
             mark = found[1] if found else ""
 
 
@@ -107,6 +128,10 @@ def located(path: str) -> Path:
 
 @pytest.mark.parametrize("block", in_language("yaml"))
 def test_jobs_are_valid(block: Block, tmp_path: Path) -> None:
+    if block.mark == "values":
+        schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+        jsonschema.validate(yaml.safe_load(block.text), schema)
+        return
     if not block.text.lstrip().startswith("apiVersion:"):
         source, problems = parse_yaml(block.text, str(block))
         assert not problems
@@ -119,6 +144,15 @@ def test_jobs_are_valid(block: Block, tmp_path: Path) -> None:
         load_job(block.text, base_dir=str(tmp_path))
     except JobError as error:
         pytest.fail(str(error))
+
+
+def test_kubectl_reads_the_first_job_as_we_do() -> None:
+    """Its YAML takes words such as `on` and `n` for truth values, also where they are names."""
+    jobs = [block for block in BLOCKS if block.document.name == "first-job.md" and block.language == "yaml"]
+    for block in jobs:
+        source, _ = parse_yaml(block.text, str(block))
+        assert source is not None
+        assert yaml.safe_load(block.text) == source.data
 
 
 @pytest.mark.parametrize("block", in_language("python"))
@@ -161,6 +195,15 @@ def check_command(words: list[str]) -> None:
             parse_arguments(words[1:])
         except SystemExit:
             pytest.fail(f"the command line refuses {shlex.join(words)}")
+    elif program == "kubectl" and words[1] == "streamjob":
+        try:
+            parse_plugin(words[2:])
+        except SystemExit:
+            pytest.fail(f"the plugin refuses {shlex.join(words)}")
+    elif program in ("docker", "helm", "kubectl"):
+        for word in words[1:]:
+            local = re.match(r"(?:[\w.-]+=)*((?:charts|examples|docs|Dockerfile)[\w./-]*)$", word.lstrip("@"))
+            assert local is None or (ROOT / local[1]).exists(), f"there is no {word}"
     elif program in ("python", "pytest"):
         for word in words[1:]:
             assert word.startswith("-") or (ROOT / word).exists(), f"there is no {word}"
@@ -221,7 +264,9 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
         assert linked.exists(), f"{target} leads nowhere"
         if anchor:
             assert anchor in anchors(linked), f"{target}: there is no such heading"
-    named = re.findall(r"`((?:core|state|connectors|node|python|engine|sdk|docs|examples)/[\w./-]+?)(?:::\w+)?`", prose)
+    named = re.findall(
+        r"`((?:core|state|connectors|node|python|engine|sdk|docs|examples|charts|operator)/[\w./-]+?)(?:::\w+)?`", prose
+    )
     for path in named:
         assert located(path).exists() or path in MEASURED_LATER, f"there is no {path}"
 
@@ -263,6 +308,12 @@ def test_every_metric_is_documented_and_no_other() -> None:
     documented = [row[0].strip("`") for row in table(ROOT / "docs" / "metrics.md", "metric")]
     assert len(documented) == len(set(documented))
     assert set(documented) == in_code
+
+
+def test_every_alert_is_documented_and_no_other() -> None:
+    rules = yaml.safe_load((CHART / "files" / "rules" / "streamjob.yaml").read_text(encoding="utf-8"))
+    in_chart = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]
+    assert [row[0].strip("`") for row in table(ROOT / "docs" / "metrics.md", "alert")] == in_chart
 
 
 def test_the_reference_is_as_generated() -> None:

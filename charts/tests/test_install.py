@@ -1,0 +1,191 @@
+"""helm and the chart on a real API server, without nodes: install, upgrade, uninstall, and what the operator may do."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from chart_files import CHART, ROOT, program
+
+sys.path.insert(0, str(ROOT / "operator" / "tests"))
+from apiserver.server import Server, missing, running
+
+CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/streamjobs.streamjob.dev"
+WEBHOOK = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/ops-sj-streamjob-operator"
+ACCOUNT = "system:serviceaccount:ops:sj-streamjob-operator"
+VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
+
+ALLOWED = {
+    ("streamjob.dev", "streamjobs"): "list watch patch",
+    ("streamjob.dev", "streamjobs/status"): "patch",
+    ("streamjob.dev", "streamjobs/finalizers"): "update",
+    ("apps", "statefulsets"): "list watch create patch delete",
+    ("", "services"): "list watch create patch",
+    ("", "configmaps"): "get list watch create patch",
+    ("", "secrets"): "list watch create patch",
+    ("", "serviceaccounts"): "list watch create patch",
+    ("policy", "poddisruptionbudgets"): "list watch create patch",
+    ("networking.k8s.io", "networkpolicies"): "list watch create patch",
+    ("monitoring.coreos.com", "podmonitors"): "list watch create patch",
+    ("", "pods"): "list watch delete",
+    ("", "persistentvolumeclaims"): "list watch patch delete",
+    ("", "events"): "create list",
+}
+"""What the operator may do where its jobs are, and nothing else of what an API server has."""
+ALLOWED_ANYWHERE = {
+    ("storage.k8s.io", "storageclasses"): "list watch",
+    ("node.k8s.io", "runtimeclasses"): "list watch",
+    # Every account may ask what it may do.
+    ("authorization.k8s.io", "selfsubjectaccessreviews"): "create",
+    ("authorization.k8s.io", "selfsubjectrulesreviews"): "create",
+    ("authentication.k8s.io", "selfsubjectreviews"): "create",
+}
+
+
+class Helm:
+    """helm for one API server and one release."""
+
+    def __init__(self, server: Server) -> None:
+        self._program, self._server = program("helm"), server
+
+    def __call__(self, command: str, *arguments: str, chart: Path | None = CHART) -> str:
+        """Runs a command on the release; gives what it printed."""
+        words = [self._program, command, "sj", *([str(chart)] if chart else []), "--namespace", "ops", *arguments]
+        environment = {**os.environ, "KUBECONFIG": str(self._server.kubeconfig), "HOME": str(self._server.folder)}
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An API server with three namespaces."""
+    program("helm")
+    reason = missing()
+    if reason is not None:
+        pytest.skip(reason)
+    with running(tmp_path_factory.mktemp("server")) as server:
+        for name in ("ops", "shop", "lab"):
+            server.call("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+        yield server
+
+
+@pytest.fixture
+def helm(server: Server) -> Iterator[Helm]:
+    """helm, with a release that is taken away after the test."""
+    helm = Helm(server)
+    helm("install")
+    yield helm
+    helm("uninstall", chart=None)
+
+
+def may(server: Server, namespace: str, group: str, resource: str, verb: str, name: str = "") -> bool:
+    """Whether the operator's account may do something."""
+    plain, _, subresource = resource.partition("/")
+    attributes = {"namespace": namespace, "group": group, "resource": plain, "verb": verb, "name": name}
+    body = {"spec": {"user": ACCOUNT, "groups": ["system:serviceaccounts", "system:authenticated"]}}
+    body["spec"]["resourceAttributes"] = {**attributes, "subresource": subresource}  # type: ignore[index,assignment]
+    _, answer = server.call("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
+    return bool(answer["status"]["allowed"])
+
+
+def rights(server: Server, namespace: str) -> dict[tuple[str, str], str]:
+    """Everything that the account may do in a namespace, of all that the API server has."""
+    groups = ["/api/v1"]
+    groups += [f"/apis/{one['preferredVersion']['groupVersion']}" for one in server.call("GET", "/apis")[1]["groups"]]
+    found = {}
+    known = [("streamjob.dev", "streamjobs/finalizers"), ("monitoring.coreos.com", "podmonitors")]
+    for root in groups:
+        group = root.split("/")[2] if root.startswith("/apis") else ""
+        known += [(group, one["name"]) for one in server.call("GET", root)[1]["resources"]]
+    for group, resource in known:
+        verbs = [verb for verb in VERBS if may(server, namespace, group, resource, verb)]
+        if verbs:
+            found[group, resource] = " ".join(verbs)
+    return found
+
+
+def ordered(verbs: dict[tuple[str, str], str]) -> dict[tuple[str, str], str]:
+    """The same verbs in one order."""
+    return {key: " ".join(verb for verb in VERBS if verb in words.split()) for key, words in verbs.items()}
+
+
+def test_the_operator_may_do_what_it_does_and_no_more(server: Server, helm: Helm) -> None:
+    assert rights(server, "shop") == ordered(ALLOWED | ALLOWED_ANYWHERE)
+    own = dict(ALLOWED)
+    own["coordination.k8s.io", "leases"] = "create"
+    assert rights(server, "ops") == ordered(own | ALLOWED_ANYWHERE)
+    for verb in VERBS:
+        named = [may(server, "ops", "coordination.k8s.io", "leases", verb, "sj-streamjob-operator")]
+        assert named == [verb in ("create", "get", "update")]
+        secret = may(server, "ops", "", "secrets", verb, "sj-streamjob-operator-webhook-cert")
+        assert secret == (verb in ("list", "watch", "create", "patch", "get", "update"))
+        hook = "validatingwebhookconfigurations"
+        ours = may(server, "", "admissionregistration.k8s.io", hook, verb, "ops-sj-streamjob-operator")
+        assert ours == (verb in ("get", "patch"))
+        assert not may(server, "", "admissionregistration.k8s.io", hook, verb, "another")
+
+
+def test_a_list_of_namespaces_ends_them_there(server: Server, helm: Helm) -> None:
+    helm("upgrade", "--set", "watchNamespaces={shop}")
+    assert rights(server, "shop") == ordered(ALLOWED | ALLOWED_ANYWHERE)
+    assert rights(server, "lab") == ordered(ALLOWED_ANYWHERE)
+    own = {("coordination.k8s.io", "leases"): "create", ("", "secrets"): "create"}
+    assert rights(server, "ops") == ordered(own | ALLOWED_ANYWHERE)
+
+
+def test_an_upgrade_changes_the_crd_and_leaves_the_bundle(server: Server, helm: Helm, tmp_path: Path) -> None:
+    # Any bundle will do, as long as it is one: the API server looks for certificates in it.
+    _, own = server.call("GET", "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication")
+    bundle = base64.b64encode(own["data"]["requestheader-client-ca-file"].encode()).decode() if "data" in own else ""
+    if not bundle:
+        certificate = next((server.folder / "certs").glob("*.crt")).read_bytes()
+        bundle = base64.b64encode(certificate).decode()
+    patch = [{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": bundle}]
+    assert server.call("PATCH", WEBHOOK, patch, "application/json-patch+json")[0] == 200
+    newer = shutil.copytree(CHART, tmp_path / "chart")
+    path = newer / "files" / "crds" / "streamjobs.yaml"
+    crd = yaml.safe_load(path.read_text(encoding="utf-8"))
+    properties = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    properties["spec"]["properties"]["somethingNew"] = {"type": "string"}
+    path.write_text(json.dumps(crd), encoding="utf-8")
+    helm("upgrade", "--set", "webhook.timeoutSeconds=7", chart=newer)
+    _, found = server.call("GET", CRD)
+    schema = found["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    assert "somethingNew" in schema["properties"]
+    webhook = server.call("GET", WEBHOOK)[1]["webhooks"][0]
+    assert webhook["timeoutSeconds"] == 7
+    assert webhook["clientConfig"]["caBundle"] == bundle
+
+
+def test_jobs_outlive_a_release(server: Server, helm: Helm) -> None:
+    job: dict[str, Any] = {}
+    exec((CHART / "files" / "tests" / "check.py").read_text(encoding="utf-8"), job)
+    jobs = "/apis/streamjob.dev/v1alpha1/namespaces/shop/streamjobs"
+    # Without nodes nobody answers the webhook: it has to let objects pass.
+    status, answer = server.call("POST", jobs, job["JOB"])
+    assert status == 201, answer
+    helm("uninstall", chart=None)
+    assert server.call("GET", f"{jobs}/helm-test")[0] == 200
+    assert server.call("GET", WEBHOOK)[0] == 404
+    helm("install")
+    assert server.call("GET", f"{jobs}/helm-test")[0] == 200
+    assert server.call("DELETE", f"{jobs}/helm-test")[0] == 200
+
+
+def test_a_bad_job_of_the_chart_s_test_is_refused_by_the_crd(server: Server, helm: Helm) -> None:
+    job: dict[str, Any] = {}
+    exec((CHART / "files" / "tests" / "check.py").read_text(encoding="utf-8"), job)
+    wrong = json.loads(json.dumps(job["JOB"]))
+    wrong["spec"]["shards"] = 0
+    status, answer = server.call("POST", "/apis/streamjob.dev/v1alpha1/namespaces/shop/streamjobs?dryRun=All", wrong)
+    assert (status, "shards" in answer["message"]) == (422, True)

@@ -1,0 +1,175 @@
+"""Carrying out a decision, action by action; the first failure ends it, and the next look begins anew."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import structlog
+
+from streamjob_operator import names
+from streamjob_operator.cluster import Cluster, ClusterError
+from streamjob_operator.conditions import time_text
+from streamjob_operator.decide import (
+    Action,
+    Apply,
+    AskCheckpoint,
+    Decision,
+    Delete,
+    Emit,
+    ResizeClaim,
+    SetFinalizer,
+)
+from streamjob_operator.diff import differences
+from streamjob_operator.engine import EngineError, Engines
+from streamjob_operator.index import Index
+from streamjob_operator.kinds import BY_NAME, CLAIM, STREAM_JOB
+from streamjob_operator.observe import Facts
+from streamjob_operator.observed import Object, Observed
+from streamjob_operator.validation import referenced_config_maps
+
+_log = structlog.get_logger("streamjob_operator.apply")
+MAX_NOTE = 1000
+"""Characters of an Event's message; the API server takes 1024."""
+
+
+@dataclass
+class Applier:
+    """Writes to the cluster for one job at a time."""
+
+    cluster: Cluster
+    engines: Engines
+    index: Index
+    facts: Facts
+
+    async def carry_out(self, observed: Observed, decision: Decision, token: str | None) -> Decision:
+        """Does what was decided. Gives the decision with the status as it is after that."""
+        status = decision.status
+        for action in decision.actions:
+            if isinstance(action, AskCheckpoint):
+                status = await self._checkpoint(observed, action, status, token)
+            else:
+                await self._act(observed, action)
+        return Decision((), status, decision.wake)
+
+    async def _act(self, observed: Observed, action: Action) -> None:
+        namespace = observed.namespace
+        if isinstance(action, Apply):
+            await self._apply(observed, action.manifest)
+        elif isinstance(action, Delete):
+            kind = BY_NAME[action.kind]
+            await self.cluster.delete(kind, namespace, action.name, action.uid, action.propagation)
+            _log.info("deleted", kind=action.kind, namespace=namespace, name=action.name, how=action.propagation)
+        elif isinstance(action, ResizeClaim):
+            patch = {"spec": {"resources": {"requests": {"storage": action.size}}}}
+            self.index.put(await self.cluster.patch(CLAIM, namespace, action.name, patch))
+        elif isinstance(action, SetFinalizer):
+            await self._finalizer(observed, action.present)
+        elif isinstance(action, Emit):
+            await self._emit(observed, action)
+
+    async def _apply(self, observed: Observed, manifest: Object) -> None:
+        if manifest["kind"] == "StatefulSet" and observed.stateful_set is None:
+            await self._still_wanted(observed)
+        answer = await self.cluster.apply(manifest)
+        self.index.put(answer)
+        ref = (manifest["kind"], manifest["metadata"]["name"])
+        # What is still different is how the API server or an admission plugin wants it: not to be fought over.
+        left = frozenset(str(difference) for difference in differences(manifest, answer))
+        key = (observed.namespace, observed.name)
+        tolerated = self.facts.tolerated.setdefault(key, {})
+        if left:
+            tolerated[ref] = left
+            shown = ", ".join(sorted(left)[:5])
+            _log.warning("the cluster keeps members of its own", kind=ref[0], name=ref[1], members=shown)
+        else:
+            tolerated.pop(ref, None)
+
+    async def _still_wanted(self, observed: Observed) -> None:
+        """Before a pod is made: a watch may be late, and a job that is gone must not run again."""
+        uids: list[str] = []
+        # By a list, which a watch needs the right to anyway.
+        async for items, _ in self.cluster.pages(
+            STREAM_JOB, observed.namespace, fields=f"metadata.name={observed.name}"
+        ):
+            uids += [item["metadata"]["uid"] for item in items]
+        if observed.job["metadata"]["uid"] not in uids:
+            self.index.remove_job((observed.namespace, observed.name))
+            raise ClusterError(404, "NotFound", f"the job {observed.name} is gone")
+
+    async def _finalizer(self, observed: Observed, present: bool) -> None:
+        metadata = observed.job["metadata"]
+        finalizers = [name for name in metadata.get("finalizers") or [] if name != names.FINALIZER]
+        if present:
+            finalizers.append(names.FINALIZER)
+        # The resourceVersion makes this fail where another has changed the list meanwhile.
+        patch = {"metadata": {"finalizers": finalizers, "resourceVersion": metadata["resourceVersion"]}}
+        try:
+            answer = await self.cluster.patch(STREAM_JOB, observed.namespace, observed.name, patch)
+        except ClusterError as error:
+            if error.code == 404 and not present:
+                return
+            raise
+        if present:
+            self.index.put_job(answer, referenced_config_maps(answer))
+
+    async def _emit(self, observed: Observed, event: Emit) -> None:
+        metadata = observed.job["metadata"]
+        # The same thing told twice, by a look that was cut off and its repetition, is one Event.
+        told = f"{metadata['uid']}/{observed.generation}/{event.reason}/{event.message}"
+        when = time_text(observed.now)
+        minute = when[:16]
+        name = f"{observed.name}.{hashlib.sha256(f'{told}/{minute}'.encode()).hexdigest()[:16]}"
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": name, "namespace": observed.namespace},
+            "involvedObject": {
+                "apiVersion": names.API_VERSION,
+                "kind": names.KIND,
+                "name": observed.name,
+                "namespace": observed.namespace,
+                "uid": metadata["uid"],
+                "resourceVersion": metadata.get("resourceVersion", ""),
+            },
+            "type": "Warning" if event.warning else "Normal",
+            "reason": event.reason,
+            "message": event.message[:MAX_NOTE],
+            "source": {"component": names.FIELD_MANAGER},
+            "reportingComponent": names.FIELD_MANAGER,
+            "firstTimestamp": when,
+            "lastTimestamp": when,
+            "count": 1,
+        }
+        _log.info("event", namespace=observed.namespace, job=observed.name, reason=event.reason, note=event.message)
+        try:
+            await self.cluster.create(manifest)
+        except ClusterError as error:
+            if error.code not in (403, 404, 409):  # told already, or the namespace is on its way out
+                raise
+
+    async def _checkpoint(
+        self, observed: Observed, action: AskCheckpoint, status: Object | None, token: str | None
+    ) -> Object | None:
+        """Asks for a checkpoint. A roll goes on without: the pod's preStop asks again, and state is durable anyway."""
+        try:
+            if token is None:
+                raise EngineError("there is no control token yet")
+            done = await self.engines.checkpoint(observed.namespace, observed.name, token)
+        except EngineError as error:
+            _log.warning("no checkpoint", namespace=observed.namespace, job=observed.name, error=str(error))
+            operation = observed.operation("Checkpoint")
+            overdue = operation is not None and time_text(observed.now) >= operation["deadline"]
+            if not action.required or not overdue:
+                return status
+            await self._emit(observed, Emit("CheckpointFailed", str(error), warning=True))
+        else:
+            if not action.required:
+                return status
+            message = f"checkpoint {done.number} took {done.duration_s:.3f} s"
+            await self._emit(observed, Emit("CheckpointDone", message))
+        if status is None:
+            return None
+        left = [operation for operation in status["operations"] if operation["name"] != "Checkpoint"]
+        answered = {"checkpointRequest": observed.annotations[names.CHECKPOINT], "operations": left}
+        return {**status, **answered}

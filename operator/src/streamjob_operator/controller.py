@@ -1,0 +1,221 @@
+"""The operator as one thing: watches feed the index and the queue, workers look at jobs while this replica leads."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from streamjob_operator import metrics, names
+from streamjob_operator.cluster import Cluster, ClusterError, Object
+from streamjob_operator.engine import Engines
+from streamjob_operator.index import Index, Key
+from streamjob_operator.informer import Informer
+from streamjob_operator.kinds import CHILDREN, CLAIM, CONFIG_MAP, POD, POD_MONITOR, RUNTIME_CLASS, STORAGE_CLASS, Kind
+from streamjob_operator.observe import Facts
+from streamjob_operator.poll import Poller
+from streamjob_operator.queueing import Work
+from streamjob_operator.reconcile import Reconciler
+from streamjob_operator.settings import Settings
+from streamjob_operator.validation import referenced_config_maps
+
+STUCK_S = 600.0
+"""A look at one job that takes longer means that a worker is stuck."""
+LATE_BEAT_S = 60.0
+"""How late the heartbeat of the event loop may be."""
+_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+
+_log = structlog.get_logger("streamjob_operator.controller")
+
+
+class Controller:
+    """Index, queue and workers."""
+
+    def __init__(self, cluster: Cluster, settings: Settings) -> None:
+        self._cluster, self._settings = cluster, settings
+        self.index = Index()
+        self._facts = Facts()
+        self._engines = Engines(settings.engine_url)
+        self._clock = asyncio.get_running_loop().time
+        self.work = Work(self._clock)
+        self._reconciler = Reconciler(cluster, self._engines, self.index, self._facts, settings.engine_image)
+        self._informers: list[Informer] = []
+        self._beat_at = self._clock()
+
+    # ------------------------------------------------------------------------------------------------- what is told
+
+    def saw_job(self, event: str | None, job: Object) -> None:
+        """A watch-event of a StreamJob; None for one that was there already."""
+        metadata = job["metadata"]
+        key = (metadata["namespace"], metadata["name"])
+        if event == "DELETED":
+            self.index.remove_job(key)
+            self._reconciler.forget(key)
+            self.work.forget(key)
+            return
+        before = self.index.job(key)
+        self.index.put_job(job, referenced_config_maps(job))
+        # What we have written comes back as an event: it was looked at when it was written.
+        if before is None or _asks(before) != _asks(job):
+            self.work.add(key)
+
+    def _saw_child(self, event: str, thing: Object) -> None:
+        metadata = thing["metadata"]
+        if event == "DELETED":
+            key = self.index.remove(thing["kind"], metadata["namespace"], metadata["name"])
+        else:
+            key = self.index.put(thing)
+        if key is not None:
+            self.work.add(key)
+
+    def _saw_config_map(self, event: str, thing: Object) -> None:
+        metadata = thing["metadata"]
+        version = None if event == "DELETED" else metadata["resourceVersion"]
+        for key in self.index.see_config_map(metadata["namespace"], metadata["name"], version):
+            self.work.add(key)
+
+    def _saw_storage_class(self, event: str, thing: Object) -> None:
+        classes = self._facts.storage_classes = self._facts.storage_classes or {}
+        annotations = thing["metadata"].get("annotations") or {}
+        if event == "DELETED":
+            classes.pop(thing["metadata"]["name"], None)
+        else:
+            grows = bool(thing.get("allowVolumeExpansion"))
+            classes[thing["metadata"]["name"]] = (grows, annotations.get(_DEFAULT_CLASS) == "true")
+        self._look_at_all()
+
+    def _saw_runtime_class(self, event: str, thing: Object) -> None:
+        classes = self._facts.runtime_classes = self._facts.runtime_classes or set()
+        (classes.discard if event == "DELETED" else classes.add)(thing["metadata"]["name"])
+        self._look_at_all()
+
+    def _look_at_all(self) -> None:
+        for key in self.index.jobs():
+            self.work.add(key)
+
+    # ------------------------------------------------------------------------------------------------- what it does
+
+    async def lead(self) -> None:
+        """Watches the children, then works, until it is cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            await self._watch(tasks)
+            _log.info("all watches have listed", **self.index.counts())
+            self._look_at_all()
+            for _ in range(self._settings.workers):
+                tasks.create_task(self._worker())
+            tasks.create_task(self._resync())
+            tasks.create_task(self._poll())
+            tasks.create_task(self._show())
+
+    async def _watch(self, tasks: asyncio.TaskGroup) -> None:
+        self._facts.pod_monitors = await self._cluster.serves(POD_MONITOR)
+        for namespace in self._settings.namespaces or (None,):
+            for kind in (*CHILDREN, POD, CLAIM, *((POD_MONITOR,) if self._facts.pod_monitors else ())):
+                self._informers.append(self._informer(kind, namespace, self._saw_child, names.MANAGED))
+            others = f"{names.MANAGED_BY}!={names.FIELD_MANAGER}"
+            self._informers.append(self._informer(CONFIG_MAP, namespace, self._saw_config_map, others, metadata=True))
+        for kind, handler in ((STORAGE_CLASS, self._saw_storage_class), (RUNTIME_CLASS, self._saw_runtime_class)):
+            informer = self._informer(kind, None, handler, "")
+            informer.optional = True
+            self._informers.append(informer)
+        for informer in self._informers:
+            tasks.create_task(informer.run())
+            # One list at a time: they are the largest answers that are ever held.
+            await informer.synced.wait()
+        if self._facts.runtime_classes is None and not self._informers[-1].refused:
+            self._facts.runtime_classes = set()
+        if self._facts.storage_classes is None and not self._informers[-2].refused:
+            self._facts.storage_classes = {}
+
+    def _informer(
+        self,
+        kind: Kind,
+        namespace: str | None,
+        handler: Callable[[str, Object], None],
+        selector: str,
+        *,
+        metadata: bool = False,
+    ) -> Informer:
+        return Informer(self._cluster, kind, namespace, handler, selector, metadata_only=metadata)
+
+    async def _worker(self) -> None:
+        while True:
+            key = await self.work.take()
+            failed = False
+            try:
+                wait = await self._reconciler.look(key)
+                if wait is not None:
+                    self.work.add_in(key, wait)
+            except ClusterError as error:
+                failed = True
+                metrics.reconcile_errors.labels(error.actor).inc()
+                _log.warning("failed", namespace=key[0], job=key[1], error=str(error), code=error.code)
+            except Exception:
+                # One job's surprise must not stop the others; the log has its trace.
+                failed = True
+                metrics.reconcile_errors.labels("operator").inc()
+                _log.exception("failed by a mistake of the operator", namespace=key[0], job=key[1])
+            finally:
+                self.work.done(key, failed=failed)
+
+    async def _resync(self) -> None:
+        """Every job once a round, spread over its time."""
+        while True:
+            keys = self.index.jobs()
+            for place, key in enumerate(keys, 1):
+                self.work.add_in(key, self._settings.resync_s * place / len(keys))
+            await asyncio.sleep(self._settings.resync_s)
+
+    async def _poll(self) -> None:
+        poller = Poller(self._engines, self.index, self._facts, self._reconciler.token, self.work.add, self._note_facts)
+        while True:
+            await poller.round()
+            await asyncio.sleep(self._settings.facts_s)
+
+    async def _note_facts(self, key: Key) -> None:
+        if key in self.work.started:
+            return  # the look under way writes them
+        try:
+            await self._reconciler.write_facts(key)
+        except ClusterError as error:
+            _log.warning("facts not written", namespace=key[0], job=key[1], error=str(error))
+
+    async def _show(self) -> None:
+        while True:
+            self._reconciler.phases.show(time.time())
+            await asyncio.sleep(10)
+
+    async def beat(self) -> None:
+        """Shows until it is cancelled that the event loop runs."""
+        while True:
+            self._beat_at = self._clock()
+            await asyncio.sleep(1)
+
+    def problem(self) -> str | None:
+        """Why the operator does not do its work, or None: what the liveness probe asks, from another thread."""
+        now = self._clock()
+        if now - self._beat_at > LATE_BEAT_S:
+            return f"the event loop has been busy for {now - self._beat_at:.0f} s"
+        limit = self._settings.dead_after_s
+        asked = [informer for informer in self._informers if not informer.refused]
+        dead = [informer.name for informer in asked if informer.is_dead(now, limit)]
+        if dead:
+            return f"nothing is heard of {', '.join(dead)}"
+        if self.work.longest() > STUCK_S:
+            return f"a look at a job has taken {self.work.longest():.0f} s"
+        return None
+
+    async def close(self) -> None:
+        """Closes connections."""
+        await self._engines.close()
+
+
+def _asks(job: Object) -> tuple[object, ...]:
+    """What of a job asks for something to be done: everything but its status."""
+    metadata = job["metadata"]
+    annotations = metadata.get("annotations") or {}
+    asked = (annotations.get(names.RESTART), annotations.get(names.CHECKPOINT))
+    finalizers = tuple(metadata.get("finalizers") or ())
+    return metadata["uid"], metadata.get("generation"), asked, finalizers, metadata.get("deletionTimestamp")

@@ -1,0 +1,28 @@
+"""From what is observed to what is done: pure functions."""
+
+from streamjob_operator.decide.actions import (
+    Action,
+    Apply,
+    AskCheckpoint,
+    Decision,
+    Delete,
+    Emit,
+    ResizeClaim,
+    SetFinalizer,
+)
+from streamjob_operator.decide.decision import Choices, decide
+from streamjob_operator.decide.status import worth_writing
+
+__all__ = [
+    "Action",
+    "Apply",
+    "AskCheckpoint",
+    "Choices",
+    "Decision",
+    "Delete",
+    "Emit",
+    "ResizeClaim",
+    "SetFinalizer",
+    "decide",
+    "worth_writing",
+]

@@ -1,0 +1,143 @@
+"""Which children differ from what they should be, and what a difference means for the pods."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from streamjob_operator import names
+from streamjob_operator.decide.actions import Action, Apply, Delete, Emit
+from streamjob_operator.diff import Difference, differences, first_difference, same_digest
+from streamjob_operator.observed import Object, Observed, is_terminating
+
+FIXED = ("serviceName", "podManagementPolicy", "selector", "volumeClaimTemplates")
+"""Members of a StatefulSet's spec that cannot be changed: it is made anew, and its pods stay."""
+_SHORT = 12
+
+
+@dataclass(slots=True)
+class Changes:
+    """What is to be applied. `roll` names the first changed member of the pods' template, `recreate` of a fixed one."""
+
+    supporting: list[Action] = field(default_factory=list)
+    stateful_set: list[Action] = field(default_factory=list)
+    roll: str | None = None
+    recreate: str | None = None
+    scaled: Difference | None = None
+
+
+def find_changes(observed: Observed, wanted: Iterable[Object]) -> Changes:
+    """Compares what is wanted with what is there; equal children give nothing to do."""
+    changes = Changes()
+    config = ""
+    for manifest in wanted:
+        config = manifest.get("data", {}).get(names.JOB_KEY, config)
+        ref = (manifest["kind"], manifest["metadata"]["name"])
+        found = observed.children.get(ref)
+        if manifest["kind"] == "StatefulSet":
+            _stateful_set(observed, manifest, found, config, changes)
+        elif found is None or _differs(observed, manifest, found):
+            if found is not None and is_terminating(found):
+                continue  # what is on its way out is made anew when it is gone
+            changes.supporting += [*_drift(manifest, found), Apply(manifest)]
+    return changes
+
+
+def _differs(observed: Observed, wanted: Object, found: Object) -> bool:
+    # The digest is one of the annotations: a member that is no longer wanted differs by it.
+    tolerated = observed.tolerated.get((wanted["kind"], wanted["metadata"]["name"]), frozenset())
+    return any(str(difference) not in tolerated for difference in differences(wanted, found))
+
+
+def _drift(wanted: Object, found: Object | None) -> list[Action]:
+    """An Event where somebody else has changed a child."""
+    if found is None or not same_digest(wanted, found):
+        return []
+    difference = first_difference(wanted, found)
+    if wanted["kind"] == "Secret":
+        difference = None  # its content is nobody's to read
+    what = f": {difference}" if difference else ""
+    return [Emit("DriftCorrected", f"{wanted['kind']} {wanted['metadata']['name']} was changed by another{what}")]
+
+
+def _stateful_set(observed: Observed, wanted: Object, found: Object | None, config: str, changes: Changes) -> None:
+    if found is None:
+        changes.stateful_set.append(Apply(wanted))
+        return
+    if is_terminating(found):
+        return
+    fixed = _first_fixed(wanted, found)
+    if fixed is not None:
+        changes.recreate = str(fixed)
+        metadata = found["metadata"]
+        changes.stateful_set.append(Delete("StatefulSet", metadata["name"], metadata["uid"], "Orphan"))
+        return
+    if not _differs(observed, wanted, found):
+        return
+    ref = ("StatefulSet", wanted["metadata"]["name"])
+    tolerated = observed.tolerated.get(ref, frozenset())
+    path = "spec.template"
+    new, old = wanted["spec"]["template"], found["spec"]["template"]
+    changed = [difference for difference in differences(new, old, path) if str(difference) not in tolerated]
+    first = changed[0] if changed else None
+    if first is None and not same_digest(wanted, found):
+        surplus = first_difference(new, old, path)
+        first = surplus if surplus is not None and surplus.wanted is None else None
+    if first is not None:
+        changes.roll = _reason(observed, first, config)
+    scaled = differences(wanted["spec"]["replicas"], found["spec"].get("replicas"), "spec.replicas")
+    changes.scaled = scaled[0] if scaled else None
+    changes.stateful_set.append(Apply(wanted))
+
+
+def _first_fixed(wanted: Object, found: Object) -> Difference | None:
+    for member in FIXED:
+        path = f"spec.{member}"
+        found_ones = differences(wanted["spec"][member], found["spec"].get(member), path)
+        if found_ones:
+            return found_ones[0]
+    return None
+
+
+def _reason(observed: Observed, first: Difference, config: str) -> str:
+    """The change as its author wrote it, where the template holds only a hash of it."""
+    annotation = first.path.removeprefix("spec.template.metadata.annotations.")
+    if annotation == names.JOB_HASH:
+        return _job_reason(observed, config) or "the job"
+    if annotation == names.UDF_HASHES:
+        return _udf_reason(first)
+    if annotation == names.RESTART:
+        return f"a restart was asked for: metadata.annotations[{names.RESTART}]: {first.found} -> {first.wanted}"
+    return str(first)
+
+
+def _udf_reason(first: Difference) -> str:
+    new, old = (_mapping(value) for value in (first.wanted, first.found))
+    for name in sorted({*new, *old}):
+        if new.get(name) != old.get(name):
+            was, now = (str(hashes.get(name, "nothing"))[:_SHORT] for hashes in (old, new))
+            return f"the code of the UDF {name}: {was} -> {now}"
+    return "the code of the UDFs"
+
+
+def _mapping(text: object) -> dict[str, str]:
+    try:
+        value = json.loads(str(text))
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _job_reason(observed: Observed, config: str) -> str | None:
+    """The first member of the normalised job that differs from the one in the ConfigMap."""
+    found = observed.children.get(("ConfigMap", names.job_config(observed.name)), {})
+    try:
+        old, new = json.loads(found.get("data", {}).get(names.JOB_KEY, "")), json.loads(config)
+    except ValueError:
+        return None
+    changed = differences(new, old, "job")
+    if changed:
+        return str(changed[0])
+    gone = differences(old, new, "job")
+    return str(Difference(gone[0].path, None, gone[0].wanted)) if gone else None

@@ -1,0 +1,212 @@
+"""The status that a decision writes, and whether writing it is worth an API call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from streamjob_operator import names
+from streamjob_operator.conditions import Condition, merged
+from streamjob_operator.decide.health import Trouble, engine_status, ready_pods
+from streamjob_operator.decide.operations import Operation
+from streamjob_operator.observed import Observed
+
+FACTS_INTERVAL = timedelta(minutes=1)
+"""How often changed facts of the engine are written, where nothing else changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A state in one word with its sentence, and the operations under way."""
+
+    phase: str
+    message: str
+    operations: tuple[Operation, ...] = ()
+
+
+def running_status(
+    observed: Observed,
+    *,
+    suspended: bool,
+    storage: Condition,
+    found: Trouble | None,
+    operations: tuple[Operation, ...],
+) -> dict[str, Any]:
+    """The status of a valid job."""
+    summary = _summary(observed, suspended, found, operations)
+    conditions = [
+        _ready(observed, summary),
+        _progressing(operations),
+        _degraded(observed, summary, found, operations),
+        Condition("SpecValid", True, "Valid", "the spec is valid"),
+        storage,
+        _engine(observed),
+        _suspended(observed, suspended),
+    ]
+    return _status(observed, summary, conditions)
+
+
+def invalid_status(observed: Observed, reason: str, message: str) -> dict[str, Any]:
+    """The status of a job whose spec cannot be run; what runs already goes on as it is."""
+    running = ready_pods(observed) > 0
+    goes_on = "; the pod goes on with the last valid spec" if observed.pods else ""
+    summary = Summary("Invalid", message)
+    conditions = [
+        _ready(observed, summary),
+        Condition("Progressing", False, "InvalidSpec", "nothing changes until the spec is corrected"),
+        Condition("Degraded", not running, "InvalidSpec", message),
+        Condition("SpecValid", False, reason, message + goes_on),
+        *_kept(observed, ("StorageReady",)),
+        _engine(observed),
+        *_kept(observed, ("Suspended",)),
+    ]
+    return _status(observed, summary, conditions)
+
+
+def deleting_status(observed: Observed, summary: Summary) -> dict[str, Any]:
+    """The status of a job on its way out."""
+    wait = f"waits for {summary.message}"
+    conditions = [
+        Condition("Ready", False, "Deleting", wait),
+        Condition("Progressing", True, "Deleting", wait),
+        *_kept(observed, ("Degraded", "SpecValid", "StorageReady", "EngineReachable", "Suspended")),
+    ]
+    return _status(observed, summary, conditions)
+
+
+def _kept(observed: Observed, types: tuple[str, ...]) -> list[Condition]:
+    """Conditions of the last status that nothing new is known about."""
+    words: dict[Any, bool | None] = {"True": True, "False": False}
+    return [
+        Condition(old["type"], words.get(old["status"]), old["reason"], old["message"])
+        for old in observed.status.get("conditions", ())
+        if old["type"] in types
+    ]
+
+
+def _status(observed: Observed, summary: Summary, conditions: list[Condition]) -> dict[str, Any]:
+    old = observed.status
+    status: dict[str, Any] = {
+        "phase": summary.phase,
+        "observedGeneration": observed.generation,
+        "conditions": merged(old.get("conditions", ()), conditions, observed.generation, observed.now),
+        "replicas": len(observed.pods),
+        "readyReplicas": ready_pods(observed),
+        "selector": names.selector_text(observed.name),
+        "operations": [operation.status() for operation in summary.operations],
+    }
+    engine = engine_status(observed)
+    if engine:
+        status["engine"] = engine
+    if old.get("checkpointRequest") is not None:
+        status["checkpointRequest"] = old["checkpointRequest"]
+    return status
+
+
+def _summary(observed: Observed, suspended: bool, found: Trouble | None, operations: tuple[Operation, ...]) -> Summary:
+    ready = ready_pods(observed)
+    late = next((operation for operation in operations if operation.overdue(observed.now)), None)
+    if suspended:
+        if observed.pods:
+            return Summary("Progressing", "the pod commits and stops", operations)
+        return Summary("Suspended", "spec.suspend is true; the state stays on its volumes", operations)
+    if found is not None and not ready:
+        served_before = observed.status.get("phase") in ("Running", "Degraded", "Progressing")
+        phase = "Failed" if found.lasting else "Degraded" if served_before else "Pending"
+        return Summary(phase, found.message, operations)
+    if any(operation.name == "Roll" for operation in operations):
+        return Summary("Progressing", "the pod is replaced by one of the new template", operations)
+    if ready:
+        problem = _engine_problem(observed)
+        if problem is not None or late is not None:
+            return Summary("Degraded", problem or _late(late), operations)
+        return Summary("Running", "all pods serve", operations)
+    if observed.pods:
+        return Summary("Starting", "the pod starts and recovers its state", operations)
+    return Summary("Pending", "waits for the pod to be created", operations)
+
+
+def _late(operation: Operation | None) -> str:
+    assert operation is not None
+    return f"{operation.name} takes longer than it should: waits for {operation.blocked_by}"
+
+
+def _engine_problem(observed: Observed) -> str | None:
+    """What a serving engine complains about."""
+    facts = observed.engine
+    if facts is None:
+        return None
+    if facts.status is None:
+        late = facts.since is not None and observed.now - facts.since >= FACTS_INTERVAL
+        return f"the engine's control interface cannot be reached: {facts.error}" if late else None
+    blocked = int(facts.status.get("blocked_shards") or 0)
+    if blocked:
+        return f"{blocked} shards wait: a sink or function does not take their rows; see the engine's log"
+    if facts.status.get("disk_full"):
+        return "the volume is full, and requests are refused: enlarge spec.storage.size, or shorten spec.history.raw"
+    if facts.status.get("outputs_may_repeat"):
+        return "the state was restored from before the last output: outputs may repeat"
+    return None
+
+
+def _ready(observed: Observed, summary: Summary) -> Condition:
+    ready = ready_pods(observed)
+    if ready:
+        return Condition("Ready", True, "PodsReady", f"{ready} of {max(ready, len(observed.pods))} pods serve")
+    return Condition("Ready", False, summary.phase, summary.message)
+
+
+def _progressing(operations: tuple[Operation, ...]) -> Condition:
+    if not operations:
+        return Condition("Progressing", False, "Settled", "nothing is under way")
+    first = operations[0]
+    return Condition("Progressing", True, first.name, f"{first.message}; waits for {first.blocked_by}")
+
+
+def _degraded(
+    observed: Observed, summary: Summary, found: Trouble | None, operations: tuple[Operation, ...]
+) -> Condition:
+    if found is not None:
+        return Condition("Degraded", True, found.reason, found.message)
+    if any(operation.overdue(observed.now) for operation in operations):
+        late = next(operation for operation in operations if operation.overdue(observed.now))
+        return Condition("Degraded", True, "DeadlineExceeded", _late(late))
+    if summary.phase == "Degraded":
+        return Condition("Degraded", True, "Engine", summary.message)
+    return Condition("Degraded", False, "AsExpected", "nothing is wrong")
+
+
+def _engine(observed: Observed) -> Condition:
+    facts = observed.engine
+    if facts is None or not observed.pods:
+        return Condition("EngineReachable", None, "NotAsked", "there is no serving pod to ask")
+    if facts.status is None:
+        return Condition("EngineReachable", False, "NoAnswer", str(facts.error))
+    return Condition("EngineReachable", True, "Answers", "the engine's control interface answers")
+
+
+def _suspended(observed: Observed, suspended: bool) -> Condition:
+    if not suspended:
+        return Condition("Suspended", False, "NotAsked", "spec.suspend is false")
+    if observed.pods:
+        return Condition("Suspended", False, "Stopping", "the pod commits and stops")
+    return Condition("Suspended", True, "Asked", "spec.suspend is true")
+
+
+def worth_writing(old: Mapping[str, Any], new: Mapping[str, Any], last_written: datetime | None, now: datetime) -> bool:
+    """Whether to write: at once when the state changed, once a FACTS_INTERVAL when only the engine's facts did."""
+    if _state(old) != _state(new):
+        return True
+    if old.get("engine") == new.get("engine"):
+        return False
+    return last_written is None or now - last_written >= FACTS_INTERVAL
+
+
+def _state(status: Mapping[str, Any]) -> dict[str, Any]:
+    """A status without facts that change by themselves."""
+    engine = status.get("engine") or {}
+    lasting = {name: engine.get(name) for name in ("version", "shards", "udfVersion")}
+    rest = {name: value for name, value in status.items() if name != "engine" and value not in (None, [])}
+    return {**rest, "engine": lasting}

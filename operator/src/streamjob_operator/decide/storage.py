@@ -1,0 +1,125 @@
+"""Volumes: growth, what is in the way of it, and what a claim says of the state on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamjob.units import format_size
+
+from streamjob_operator import names
+from streamjob_operator.builders.statefulset import key_text
+from streamjob_operator.conditions import Condition
+from streamjob_operator.decide.actions import Action, Emit, ResizeClaim
+from streamjob_operator.diff import quantity
+from streamjob_operator.observed import Object, Observed, is_terminating
+from streamjob_operator.validation import ValidJob
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The size that new volumes get, what to do, the condition, and whether volumes are growing."""
+
+    size: int
+    actions: tuple[Action, ...]
+    condition: Condition
+    growing: bool
+
+
+def _requested(claim: Object) -> int:
+    requests = claim.get("spec", {}).get("resources", {}).get("requests", {})
+    return int(quantity(requests.get("storage", 0)) or 0)
+
+
+def _capacity(claim: Object) -> int:
+    return int(quantity((claim.get("status", {}).get("capacity") or {}).get("storage", 0)) or 0)
+
+
+def state_conflict(observed: Observed, valid: ValidJob) -> str | None:
+    """Why the state on the job's volumes is not this job's: other shards or another key. None where it is."""
+    used, asked = _template_class(observed), valid.job.spec.storage.storage_class_name
+    if observed.stateful_set is not None and used != asked:
+        return (
+            f"spec.storage.storageClassName: cannot be changed from {used or 'the default'}"
+            f" (got {asked or 'nothing'}; put the old value back, or create another job)"
+        )
+    wanted = {names.SHARDS: str(valid.job.spec.shards), names.KEY: key_text(valid.config)}
+    for claim in observed.claims:
+        annotations = claim["metadata"].get("annotations") or {}
+        for name, member in ((names.SHARDS, "shards"), (names.KEY, "schema.key")):
+            have = annotations.get(name)
+            if have is not None and have != wanted[name] and not is_terminating(claim):
+                return (
+                    f"spec.{member}: the volume {claim['metadata']['name']} holds state with {have}"
+                    f" (got {wanted[name]}; put the old value back, or delete the claim to begin without that state)"
+                )
+    return None
+
+
+def _template_class(observed: Observed) -> str | None:
+    """The storage class that the StatefulSet asks for."""
+    templates = (observed.stateful_set or {}).get("spec", {}).get("volumeClaimTemplates") or [{}]
+    name = templates[0].get("spec", {}).get("storageClassName")
+    return None if name is None else str(name)
+
+
+def look_at_storage(observed: Observed, valid: ValidJob) -> Storage:
+    """What is to do about the job's volumes. Nothing here deletes one."""
+    wanted = int(valid.job.spec.storage.size)
+    claims = [claim for claim in observed.claims if not is_terminating(claim)]
+    size = max([wanted, *map(_requested, claims)])
+    small = [claim for claim in claims if _requested(claim) < size]
+    fixed = [claim for claim in small if _fixed(observed, claim)]
+    actions: list[Action] = []
+    if small and not fixed:
+        text = format_size(size)
+        actions.append(Emit("VolumeGrowth", f"spec.storage.size: volumes grow to {text}"))
+        actions += [ResizeClaim(claim["metadata"]["name"], text) for claim in small]
+    if fixed:
+        size = max(map(_requested, claims))
+    growing = bool(small and not fixed) or any(
+        claim.get("status", {}).get("phase") == "Bound" and _capacity(claim) < _requested(claim) for claim in claims
+    )
+    return Storage(size, tuple(actions), _condition(observed, valid, claims, fixed, growing), growing)
+
+
+def _fixed(observed: Observed, claim: Object) -> bool:
+    classes = observed.cluster.storage_classes
+    name = claim.get("spec", {}).get("storageClassName")
+    return classes is not None and not classes.get(name, True)
+
+
+def _condition(
+    observed: Observed,
+    valid: ValidJob,
+    claims: list[Object],
+    fixed: list[Object],
+    growing: bool,
+) -> Condition:
+    wanted = int(valid.job.spec.storage.size)
+    classes = observed.cluster.storage_classes
+    name = valid.job.spec.storage.storage_class_name
+
+    def no(reason: str, message: str) -> Condition:
+        return Condition("StorageReady", False, reason, message)
+
+    if fixed:
+        used = fixed[0]["spec"].get("storageClassName")
+        return no("ExpansionNotAllowed", f"volumes of the storage class {used} cannot grow: put the old size back")
+    if any(_requested(claim) > wanted for claim in claims):
+        return no("ShrinkNotPossible", "a volume can grow and never shrink: put the larger spec.storage.size back")
+    lost = [claim["metadata"]["name"] for claim in claims if claim.get("status", {}).get("phase") == "Lost"]
+    if lost:
+        return no("VolumeLost", f"the volume of the claim {lost[0]} is gone: restore it, or delete the claim")
+    pending = [claim for claim in claims if claim.get("status", {}).get("phase") != "Bound"]
+    if (pending or not claims) and classes is not None:
+        if name and name not in classes:
+            return no("StorageClassNotFound", f"there is no storage class {name}: create it, or create the job anew")
+        if name is None and not observed.cluster.default_storage_class:
+            return no("NoDefaultStorageClass", "there is no default storage class: set spec.storage.storageClassName")
+    if pending:
+        return no("VolumePending", f"waits for the volume of the claim {pending[0]['metadata']['name']}")
+    if growing:
+        return no("Growing", "waits until the volumes have grown")
+    if not claims:
+        return Condition("StorageReady", None, "NoVolumeYet", "the volume comes with the first pod")
+    return Condition("StorageReady", True, "Bound", "all volumes are bound")

@@ -1,0 +1,147 @@
+"""What differs between an object as it should be and as it is, said by the name of the member."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from streamjob_operator import names
+from streamjob_operator.merge import MERGE_KEYS, identity
+
+Object = dict[str, Any]
+
+MAX_DIFFERENCES = 32
+"""Differences of one object that are looked at."""
+_SHOWN = 60
+_QUANTITIES = ("requests", "limits", "capacity", "hard")
+_FREE = ("labels", "annotations", "nodeSelector", "data", *_QUANTITIES)
+_SUFFIXES = {
+    "n": Decimal("1e-9"),
+    "u": Decimal("1e-6"),
+    "m": Decimal("1e-3"),
+    **{unit: Decimal(1000) ** power for power, unit in enumerate(("", "k", "M", "G", "T", "P", "E"))},
+    **{unit: Decimal(1024) ** power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)},
+}
+_QUANTITY = re.compile(r"([+-]?([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)([numkMGTPE]|[KMGTPE]i|)")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A member at `path` that should be `wanted` and is `found`; None stands for an absent one."""
+
+    path: str
+    wanted: Any
+    found: Any
+
+    def __str__(self) -> str:
+        """For an Event: `spec.replicas: 1 -> 2`."""
+        return f"{self.path}: {_shown(self.found)} -> {_shown(self.wanted)}"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+    text = text.replace("\n", "\\n")
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def quantity(value: Any) -> Decimal | None:
+    """A Kubernetes quantity (`500m`, `1Gi`, 2) as a number, or None for anything else."""
+    match = _QUANTITY.fullmatch(str(value))
+    return None if match is None else Decimal(match[1]) * _SUFFIXES[match[3]]
+
+
+def differences(wanted: Any, found: Any, path: str = "") -> list[Difference]:
+    """Where `found` is not what `wanted` says, at most MAX_DIFFERENCES; members that `wanted` lacks are not looked at.
+
+    So what the API server fills in, and what others own, is no difference.
+    """
+    result: list[Difference] = []
+    for difference in _walk(wanted, found, path, ""):
+        result.append(difference)
+        if len(result) == MAX_DIFFERENCES:
+            break
+    return result
+
+
+def first_difference(wanted: Any, found: Any, path: str = "") -> Difference | None:
+    """The first difference, or else the first named item or free member that is found and no longer wanted."""
+    return next(_walk(wanted, found, path, ""), None) or next(_surplus(wanted, found, path, ""), None)
+
+
+def _empty(value: Any) -> bool:
+    return value is None or value in ("", [], {})
+
+
+def _walk(wanted: Any, found: Any, path: str, name: str) -> Iterator[Difference]:
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        for key, value in wanted.items():
+            inner = f"{path}.{key}" if path else key
+            if name in _QUANTITIES and quantity(value) is not None and quantity(value) == quantity(found.get(key)):
+                continue
+            yield from _walk(value, found.get(key), inner, key)
+    elif isinstance(wanted, list) and isinstance(found, list):
+        yield from _walk_list(wanted, found, path, name)
+    elif wanted != found and not (_empty(wanted) and _empty(found)):
+        yield Difference(path, wanted, found)
+
+
+def _walk_list(wanted: list[Any], found: list[Any], path: str, name: str) -> Iterator[Difference]:
+    keys = MERGE_KEYS.get(name) or ("name",)
+    if wanted and all(identity(item, keys) for item in wanted):
+        present = {identity(item, keys): item for item in found}
+        for item in wanted:
+            key = identity(item, keys)
+            assert key is not None
+            yield from _walk(item, present.get(key), f"{path}[{key[0]}]", "")
+    elif len(wanted) != len(found):
+        yield Difference(path, wanted, found)
+    else:
+        for index, (one, other) in enumerate(zip(wanted, found, strict=True)):
+            yield from _walk(one, other, f"{path}[{index}]", "")
+
+
+def _surplus(wanted: Any, found: Any, path: str, name: str) -> Iterator[Difference]:
+    """What is found and not wanted, where the API server fills in nothing by itself."""
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        for key, value in found.items():
+            inner = f"{path}.{key}" if path else key
+            if key in wanted:
+                yield from _surplus(wanted[key], value, inner, key)
+            elif name in _FREE:
+                yield Difference(inner, None, value)
+    elif isinstance(wanted, list) and isinstance(found, list) and name in MERGE_KEYS:
+        keys = MERGE_KEYS[name]
+        known = {identity(item, keys): item for item in wanted}
+        for item in found:
+            key = identity(item, keys)
+            inner = f"{path}[{key[0] if key else ''}]"
+            if key in known:
+                yield from _surplus(known[key], item, inner, "")
+            else:
+                yield Difference(inner, None, item)
+
+
+def digest(value: Any) -> str:
+    """The SHA-256 of a text, or of plain data in its canonical form, as hex."""
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stamped(manifest: Object) -> Object:
+    """A manifest with the digest of itself among its annotations."""
+    metadata = manifest["metadata"]
+    annotations = {**metadata.get("annotations", {}), names.DIGEST: digest(manifest)[:32]}
+    return {**manifest, "metadata": {**metadata, "annotations": annotations}}
+
+
+def same_digest(wanted: Object, found: Object) -> bool:
+    """Whether the object was last applied with just these members."""
+    have = (found["metadata"].get("annotations") or {}).get(names.DIGEST)
+    return bool(have == wanted["metadata"]["annotations"][names.DIGEST])

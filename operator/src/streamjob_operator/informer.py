@@ -1,0 +1,122 @@
+"""One watch: lists, then follows, lists again where it was cut off; says what changed and when it last heard anything.
+
+Each list is compared with what was known, so that an object which went while nobody watched is noticed as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from streamjob_operator.cluster import Cluster, ClusterError, Object
+from streamjob_operator.kinds import Kind
+
+BACKOFF_INITIAL_S = 0.5
+BACKOFF_MAX_S = 30.0
+Handler = Callable[[str, Object], None]
+"""Called with ADDED, MODIFIED or DELETED and the object; of a deleted one only kind and metadata are sure."""
+
+_log = structlog.get_logger("streamjob_operator.informer")
+
+
+@dataclass
+class Informer:
+    """A watch of one kind in one namespace (None: all)."""
+
+    cluster: Cluster
+    kind: Kind
+    namespace: str | None
+    handler: Handler
+    selector: str = ""
+    metadata_only: bool = False
+    optional: bool = False
+    synced: asyncio.Event = field(default_factory=asyncio.Event)
+    refused: bool = False
+    heard_at: float = 0.0
+    _known: dict[tuple[str, str], None] = field(default_factory=dict)
+    _version: str = ""
+
+    @property
+    def name(self) -> str:
+        """For logs and metrics."""
+        return f"{self.kind.plural}{f' in {self.namespace}' if self.namespace else ''}"
+
+    def is_dead(self, now: float, limit_s: float) -> bool:
+        """Whether nothing was heard for too long, with all new tries; `now` is the loop's clock."""
+        return now - self.heard_at > limit_s
+
+    def heard(self) -> None:
+        """Notes that the API server has spoken."""
+        self.heard_at = asyncio.get_running_loop().time()
+
+    async def run(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """Watches until it is cancelled."""
+        self.heard()
+        wait = BACKOFF_INITIAL_S
+        while True:
+            try:
+                if not self._version:
+                    await self._list()
+                await self._follow()
+                wait = BACKOFF_INITIAL_S
+                continue
+            except ClusterError as error:
+                if error.code == 410:
+                    self._version = ""
+                    continue
+                if error.code in (403, 404) and self.optional:
+                    _log.info("not watched: it is not served, or there is no right to see it", kind=self.name)
+                    self.refused = True
+                    self.synced.set()
+                    return
+                _log.warning("watch interrupted", kind=self.name, error=str(error), code=error.code, wait_s=wait)
+                if error.code != 0:
+                    self._version = ""
+            await sleep(wait)
+            wait = min(wait * 2, BACKOFF_MAX_S)
+
+    async def _list(self) -> None:
+        found: dict[tuple[str, str], None] = {}
+        version = ""
+        pages = self.cluster.pages(self.kind, self.namespace, self.selector, metadata_only=self.metadata_only)
+        async for items, version in pages:  # noqa: B007 - the last one counts
+            self.heard()
+            for item in items:
+                self._named(item)
+                found[_place(item)] = None
+                self.handler("ADDED", item)
+        for place in self._known.keys() - found.keys():
+            self.handler("DELETED", self._tombstone(place))
+        self._known, self._version = found, version
+        self.synced.set()
+
+    async def _follow(self) -> None:
+        events = self.cluster.watch(
+            self.kind, self.namespace, self._version, self.selector, metadata_only=self.metadata_only
+        )
+        async for event in events:
+            self.heard()
+            item = event["object"]
+            self._version = item["metadata"]["resourceVersion"]
+            if event["type"] == "BOOKMARK":
+                continue
+            self._named(item)
+            if event["type"] == "DELETED":
+                self._known.pop(_place(item), None)
+            else:
+                self._known[_place(item)] = None
+            self.handler(event["type"], item)
+        self.heard()
+
+    def _named(self, item: Object) -> None:
+        item["kind"], item["apiVersion"] = self.kind.kind, self.kind.api_version
+
+    def _tombstone(self, place: tuple[str, str]) -> Object:
+        return {"kind": self.kind.kind, "metadata": {"namespace": place[0], "name": place[1]}}
+
+
+def _place(item: Object) -> tuple[str, str]:
+    return item["metadata"].get("namespace", ""), item["metadata"]["name"]

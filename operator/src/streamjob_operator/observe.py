@@ -1,0 +1,108 @@
+"""Observing a job: from the index, but for code in a ConfigMap that has changed and a pod that does not come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from streamjob_operator.cluster import Cluster as Api
+from streamjob_operator.index import Index, Key
+from streamjob_operator.kinds import CONFIG_MAP, EVENT
+from streamjob_operator.observed import Cluster, EngineFacts, Object, Observed, Ref
+from streamjob_operator.validation import referenced_config_maps
+
+CREATION_GRACE = timedelta(seconds=10)
+"""What the StatefulSet's controller gets to create a pod, before it is looked for why it does not."""
+CREATION_INTERVAL = timedelta(minutes=1)
+
+
+@dataclass
+class Facts:
+    """What is known besides the indexes."""
+
+    engines: dict[Key, EngineFacts] = field(default_factory=dict)
+    tolerated: dict[Key, dict[Ref, frozenset[str]]] = field(default_factory=dict)
+    creation: dict[Key, tuple[datetime, str | None]] = field(default_factory=dict)
+    storage_classes: dict[str, tuple[bool, bool]] | None = None
+    runtime_classes: set[str] | None = None
+    pod_monitors: bool = False
+
+    def forget(self, key: Key) -> None:
+        """A job is gone."""
+        self.engines.pop(key, None)
+        self.tolerated.pop(key, None)
+        self.creation.pop(key, None)
+
+    def cluster(self) -> Cluster:
+        """As a decision looks at it."""
+        classes = self.storage_classes
+        return Cluster(
+            storage_classes=None if classes is None else {name: grows for name, (grows, _) in classes.items()},
+            default_storage_class=None if classes is None else any(default for _, default in classes.values()),
+            runtime_classes=None if self.runtime_classes is None else frozenset(self.runtime_classes),
+            pod_monitors=self.pod_monitors,
+        )
+
+
+async def observe(api: Api, index: Index, facts: Facts, key: Key, now: datetime) -> Observed | None:
+    """Everything about a job, or None where it is gone."""
+    job = index.job(key)
+    if job is None:
+        return None
+    things = index.of_job(key)
+    pods = tuple(thing for thing in things if thing["kind"] == "Pod")
+    claims = tuple(thing for thing in things if thing["kind"] == "PersistentVolumeClaim")
+    rest = [thing for thing in things if thing["kind"] not in ("Pod", "PersistentVolumeClaim")]
+    children = {(thing["kind"], thing["metadata"]["name"]): thing for thing in rest}
+    stateful_set = children.get(("StatefulSet", key[1]))
+    return Observed(
+        job=job,
+        now=now,
+        children=children,
+        pods=tuple(sorted(pods, key=lambda pod: str(pod["metadata"]["name"]))),
+        claims=tuple(sorted(claims, key=lambda claim: str(claim["metadata"]["name"]))),
+        config_maps=await _config_maps(api, index, key[0], referenced_config_maps(job)),
+        engine=facts.engines.get(key),
+        cluster=facts.cluster(),
+        tolerated=facts.tolerated.get(key, {}),
+        creation_problem=await _creation_problem(api, facts, key, stateful_set, pods, now),
+    )
+
+
+async def _config_maps(api: Api, index: Index, namespace: str, wanted: frozenset[str]) -> dict[str, dict[str, str]]:
+    """The users' ConfigMaps that exist; one is read when its watch has told of another version."""
+    result = {}
+    for name in sorted(wanted):
+        newest, data = index.config_map(namespace, name)
+        if newest is not None and data is None:
+            found = await api.get(CONFIG_MAP, namespace, name)
+            if found is not None:
+                index.put_config_map(found)
+                data = dict(found.get("data") or {})
+        if data is not None:
+            result[name] = data
+    return result
+
+
+async def _creation_problem(
+    api: Api, facts: Facts, key: Key, stateful_set: Object | None, pods: tuple[Object, ...], now: datetime
+) -> str | None:
+    """What an Event says of a pod that the StatefulSet's controller could not create."""
+    status = (stateful_set or {}).get("status", {})
+    if stateful_set is None or pods or not stateful_set["spec"].get("replicas") or not status.get("observedGeneration"):
+        facts.creation.pop(key, None)
+        return None
+    looked, said = facts.creation.get(key, (None, None))
+    if looked is None:
+        facts.creation[key] = (now - CREATION_INTERVAL + CREATION_GRACE, None)
+        return None
+    if now - looked < CREATION_INTERVAL:
+        return said
+    fields = f"involvedObject.kind=StatefulSet,involvedObject.name={key[1]},reason=FailedCreate"
+    newest: tuple[str, str | None] = ("", None)
+    async for items, _ in api.pages(EVENT, key[0], fields=fields):
+        for event in items:
+            time = str(event.get("lastTimestamp") or event.get("eventTime") or "")
+            newest = max(newest, (time, str(event.get("message", ""))), key=lambda pair: pair[0])
+    facts.creation[key] = (now, newest[1])
+    return newest[1]

@@ -1,0 +1,135 @@
+"""Everything that a decision looks at, observed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from streamjob_operator import names
+
+Object = dict[str, Any]
+Ref = tuple[str, str]
+"""(kind, name) of an object in the job's namespace."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What an engine's control interface said, or why it could not be asked.
+
+    `status` is the body of `GET /v1/control/status`; `error` a sentence where there is none; `since` when the error
+    was first seen.
+    """
+
+    status: Mapping[str, Any] | None = None
+    error: str | None = None
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What is known of the cluster; None where it cannot be known with the operator's rights.
+
+    `storage_classes` maps a class to whether its volumes can grow.
+    """
+
+    storage_classes: Mapping[str, bool] | None = None
+    default_storage_class: bool | None = None
+    runtime_classes: frozenset[str] | None = None
+    pod_monitors: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A job and all that belongs to it, at `now` (UTC).
+
+    `children` holds what the operator made, `config_maps` the data of the user's ConfigMaps that the job refers to,
+    `tolerated` the differences of a child that stayed when it was applied, which is how others have a say.
+    `creation_problem` is what the cluster said when the StatefulSet's pod could not be created.
+    """
+
+    job: Object
+    now: datetime
+    children: Mapping[Ref, Object] = field(default_factory=dict)
+    pods: tuple[Object, ...] = ()
+    claims: tuple[Object, ...] = ()
+    config_maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    engine: EngineFacts | None = None
+    cluster: Cluster = Cluster()
+    tolerated: Mapping[Ref, frozenset[str]] = field(default_factory=dict)
+    creation_problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return str(self.job["metadata"]["name"])
+
+    @property
+    def namespace(self) -> str:
+        """The job's namespace."""
+        return str(self.job["metadata"]["namespace"])
+
+    @property
+    def generation(self) -> int:
+        """The generation of the spec."""
+        return int(self.job["metadata"].get("generation", 1))
+
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        """The job's annotations."""
+        return self.job["metadata"].get("annotations") or {}
+
+    @property
+    def deleting(self) -> bool:
+        """Whether somebody has deleted the job."""
+        return "deletionTimestamp" in self.job["metadata"]
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        """The status as it was last written."""
+        return self.job.get("status") or {}
+
+    @property
+    def stateful_set(self) -> Object | None:
+        """The StatefulSet, where there is one."""
+        return self.children.get(("StatefulSet", self.name))
+
+    @property
+    def raw_spec(self) -> Mapping[str, Any]:
+        """The spec as it was written, valid or not."""
+        spec = self.job.get("spec")
+        return spec if isinstance(spec, dict) else {}
+
+    def operation(self, name: str) -> Mapping[str, Any] | None:
+        """A running operation of the last status."""
+        found = [operation for operation in self.status.get("operations", ()) if operation.get("name") == name]
+        return found[0] if found else None
+
+
+def is_terminating(thing: Object) -> bool:
+    """Whether an object is on its way out."""
+    return "deletionTimestamp" in thing["metadata"]
+
+
+def is_ready(pod: Object) -> bool:
+    """Whether a pod serves."""
+    conditions = pod.get("status", {}).get("conditions") or ()
+    ready = any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+    return ready and not is_terminating(pod)
+
+
+def revision(pod: Object) -> str | None:
+    """The revision of the template that a pod was made from."""
+    labels = pod["metadata"].get("labels") or {}
+    return labels.get(names.REVISION)
+
+
+def trimmed(thing: Object) -> Object:
+    """An object without what no decision looks at."""
+    metadata = {key: value for key, value in thing["metadata"].items() if key not in ("managedFields", "selfLink")}
+    annotations = metadata.get("annotations")
+    if annotations and "kubectl.kubernetes.io/last-applied-configuration" in annotations:
+        kept = {k: v for k, v in annotations.items() if k != "kubectl.kubernetes.io/last-applied-configuration"}
+        metadata["annotations"] = kept
+    return {**thing, "metadata": metadata}

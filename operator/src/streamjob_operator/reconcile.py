@@ -1,0 +1,127 @@
+"""One look at a job: observe, decide, apply, write the status."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from datetime import UTC, datetime
+
+import structlog
+
+from streamjob_operator import metrics, names
+from streamjob_operator.apply import Applier
+from streamjob_operator.cluster import Cluster, ClusterError
+from streamjob_operator.decide import Choices, Decision, decide, worth_writing
+from streamjob_operator.decide.health import engine_status
+from streamjob_operator.decide.status import FACTS_INTERVAL, invalid_status
+from streamjob_operator.engine import Engines
+from streamjob_operator.index import Index, Key
+from streamjob_operator.observe import CREATION_GRACE, Facts, observe
+from streamjob_operator.observed import Object, Observed
+from streamjob_operator.traces import span
+from streamjob_operator.validation import referenced_config_maps
+
+TOKEN_BYTES = 32
+LOOK_AGAIN_S = 60.0
+"""When a job whose pod does not come is looked at again."""
+
+_log = structlog.get_logger("streamjob_operator.reconcile")
+
+
+class Reconciler:
+    """Looks at jobs. Keeps nothing that the cluster has not, but when it last wrote an engine's facts."""
+
+    def __init__(self, cluster: Cluster, engines: Engines, index: Index, facts: Facts, image: str) -> None:
+        self._cluster = cluster
+        self._index = index
+        self._facts = facts
+        self._image = image
+        self._applier = Applier(cluster, engines, index, facts)
+        self._written: dict[Key, datetime] = {}
+        self.phases = metrics.Phases()
+
+    async def look(self, key: Key) -> float | None:
+        """One look; gives the seconds after which another is due, None for none."""
+        with span("reconcile", {"namespace": key[0], "job": key[1]}), metrics.reconcile_duration.time():
+            now = datetime.now(UTC)
+            observed = await observe(self._cluster, self._index, self._facts, key, now)
+            if observed is None:
+                self.forget(key)
+                return None
+            with span("decide", {}):
+                decision = decide(observed, Choices(self._image, secrets.token_urlsafe(TOKEN_BYTES)))
+            try:
+                decision = await self._applier.carry_out(observed, decision, self.token(key))
+            except ClusterError as error:
+                await self._refused(observed, error)
+                raise
+            await self._write(observed, decision.status)
+            return self._due(observed, decision)
+
+    def forget(self, key: Key) -> None:
+        """The job is gone."""
+        self._facts.forget(key)
+        self._written.pop(key, None)
+        self.phases.forget(key)
+
+    def token(self, key: Key) -> str | None:
+        """The control token of a job."""
+        found = self._index.one(key, "Secret", names.control_secret(key[1]))
+        text = (found or {}).get("data", {}).get(names.TOKEN_KEY)
+        return base64.b64decode(text).decode() if text else None
+
+    def _due(self, observed: Observed, decision: Decision) -> float | None:
+        times = []
+        if decision.wake is not None:
+            times.append(max(0.0, (decision.wake - observed.now).total_seconds()))
+        stateful_set = observed.stateful_set or {}
+        if stateful_set.get("status", {}).get("observedGeneration") and not observed.pods and not observed.deleting:
+            known = self._facts.creation.get((observed.namespace, observed.name))
+            if known is not None:
+                times.append(LOOK_AGAIN_S if known[1] else CREATION_GRACE.total_seconds() + 1)
+        return min(times, default=None)
+
+    async def _refused(self, observed: Observed, error: ClusterError) -> None:
+        """Tells in the status what the cluster refuses, where its author or an administrator can do something."""
+        if error.actor not in ("user", "rights") or observed.deleting:
+            return
+        reason = "Refused" if error.actor == "user" else "NoRights"
+        try:
+            await self._write(observed, invalid_status(observed, reason, f"the API server refuses it: {error}"))
+        except ClusterError as second:
+            _log.warning("status not written", namespace=observed.namespace, job=observed.name, error=str(second))
+
+    async def _write(self, observed: Observed, status: Object | None) -> None:
+        key = (observed.namespace, observed.name)
+        if status is None:
+            return
+        self.phases.note(key, status["phase"], observed.now.timestamp())
+        if not worth_writing(observed.status, status, self._written.get(key), observed.now):
+            return
+        await self._put(observed, status)
+
+    async def _put(self, observed: Observed, status: Object) -> None:
+        metadata = {"name": observed.name, "namespace": observed.namespace}
+        manifest = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": metadata, "status": status}
+        try:
+            answer = await self._cluster.apply(manifest, subresource="status")
+        except ClusterError as error:
+            if error.code != 404:
+                raise
+            self._index.remove_job((observed.namespace, observed.name))  # it went while nobody watched
+            return
+        self._index.put_job(answer, referenced_config_maps(answer))
+        self._written[observed.namespace, observed.name] = observed.now
+
+    async def write_facts(self, key: Key) -> None:
+        """Writes what an engine says of itself, where it changed and a FACTS_INTERVAL has passed; nothing else."""
+        job = self._index.job(key)
+        now = datetime.now(UTC)
+        last = self._written.get(key)
+        if job is None or not job.get("status") or (last is not None and now - last < FACTS_INTERVAL):
+            return
+        observed = Observed(job, now, engine=self._facts.engines.get(key))
+        engine = engine_status(observed)
+        if observed.deleting or engine == observed.status.get("engine"):
+            return
+        await self._put(observed, {**observed.status, "engine": engine})

@@ -1,0 +1,297 @@
+"""Decisions about single situations: what is done, what the status says."""
+
+from __future__ import annotations
+
+import copy
+from datetime import timedelta
+from typing import Any
+
+from streamjob_operator import names
+from streamjob_operator.conditions import time_text
+from streamjob_operator.decide import (
+    Apply,
+    AskCheckpoint,
+    Choices,
+    Delete,
+    Emit,
+    ResizeClaim,
+    SetFinalizer,
+    decide,
+    worth_writing,
+)
+from streamjob_operator.decide.decision import STUCK_GRACE
+from streamjob_operator.decide.deletion import MAX_DEADLINE, decide_deletion
+from streamjob_operator.decide.operations import DEADLINES
+from streamjob_operator.decide.status import FACTS_INTERVAL
+from streamjob_operator.observed import Cluster, EngineFacts, Observed
+from unit.jobs import NOW, job, observed
+from unit.world import World
+
+FACTS: dict[str, Any] = {
+    "version": "0.1.0",
+    "shards": 8,
+    "queue_rows": 5,
+    "rate_events_per_s": 9.6,
+    "blocked_shards": 0,
+}
+
+
+def settled(**spec: Any) -> World:
+    world = World()
+    assert world.job is not None
+    world.job = job(**spec)
+    world.settle()
+    world.actions.clear()
+    return world
+
+
+def condition(decision: Any, kind: str) -> dict[str, Any]:
+    return next(found for found in decision.status["conditions"] if found["type"] == kind)
+
+
+def look(seen: Observed) -> Any:
+    return decide(seen, Choices("engine:1", "token"))
+
+
+def changed(seen: Observed, **members: Any) -> Observed:
+    given = {name: getattr(seen, name) for name in Observed.__slots__}
+    return Observed(**{**given, **members})
+
+
+def test_a_token_that_is_there_is_kept() -> None:
+    world = settled()
+    decision = decide(world.observe(), Choices("engine:1", "another token"))
+    assert decision.actions == ()
+
+
+def test_a_roll_commits_first_and_names_what_changed() -> None:
+    world = settled()
+    assert world.job is not None
+    world.job["spec"]["image"] = "engine:2"
+    actions = look(world.observe()).actions
+    assert [type(action) for action in actions] == [Emit, AskCheckpoint, Apply]
+    assert actions[0] == Emit("Rolling", "spec.template.spec.containers[engine].image: engine:1 -> engine:2")
+
+
+def test_a_removed_member_is_named_as_well() -> None:
+    world = settled(windows=[{"name": w, "tumbling": "10s", "aggregates": {"n": "count()"}} for w in ("per_10s", "b")])
+    assert world.job is not None
+    world.job["spec"]["windows"].pop()
+    events = [action for action in look(world.observe()).actions if isinstance(action, Emit)]
+    assert events[0].reason == "Rolling"
+    assert events[0].message.startswith("job.windows[b]: ")
+
+
+def test_what_the_cluster_wants_otherwise_is_not_fought_over() -> None:
+    world = settled()
+    seen = world.observe()
+    service = copy.deepcopy(seen.children["Service", "telemetry"])
+    service["spec"]["type"] = "NodePort"
+    children = {**seen.children, ("Service", "telemetry"): service}
+    assert look(changed(seen, children=children)).actions
+    tolerated = {("Service", "telemetry"): frozenset({"spec.type: NodePort -> ClusterIP"})}
+    assert look(changed(seen, children=children, tolerated=tolerated)).actions == ()
+
+
+def test_a_stuck_pod_of_an_old_template_is_replaced_after_its_grace() -> None:
+    world = settled()
+    world.broken_images.add("engine:2")
+    assert world.job is not None
+    world.job["spec"]["image"] = "engine:2"
+    for _ in range(4):
+        world.look()
+        world.neighbours()
+    world.job["spec"]["image"] = "engine:3"
+    world.look()
+    world.stateful_set_controller()
+    decision = look(world.observe())
+    assert not [action for action in decision.actions if isinstance(action, Delete)]
+    assert decision.wake is not None
+    assert decision.wake <= world.now + STUCK_GRACE
+    world.now += STUCK_GRACE
+    (deleted,) = [action for action in look(world.observe()).actions if isinstance(action, Delete)]
+    assert (deleted.kind, deleted.name) == ("Pod", "telemetry-0")
+
+
+def test_a_pod_that_serves_is_never_replaced_by_force() -> None:
+    world = settled()
+    assert world.job is not None
+    world.job["spec"]["image"] = "engine:2"
+    world.look()
+    (stateful_set,) = world.of("StatefulSet")
+    # The controller knows the new template and has not replaced the pod yet.
+    stateful_set["status"] = {"observedGeneration": stateful_set["metadata"]["generation"], "updateRevision": "new"}
+    world.now += 10 * STUCK_GRACE
+    assert not [action for action in look(world.observe()).actions if isinstance(action, Delete)]
+
+
+def test_a_job_is_held_before_anything_is_made() -> None:
+    resource = job()
+    del resource["metadata"]["finalizers"]
+    actions = look(observed(resource)).actions
+    assert actions[0] == SetFinalizer(True)
+    assert isinstance(actions[1], Apply)
+    resource["spec"]["where"] = "v >"
+    assert look(observed(resource)).actions[0] == SetFinalizer(True)
+
+
+def test_a_smaller_size_changes_no_volume_and_is_told() -> None:
+    world = settled(storage={"size": "20Gi"})
+    assert world.job is not None
+    world.job["spec"]["storage"] = {"size": "10Gi"}
+    decision = look(world.observe())
+    assert decision.actions == ()
+    assert condition(decision, "StorageReady")["reason"] == "ShrinkNotPossible"
+
+
+def test_volumes_that_cannot_grow_are_told_and_left() -> None:
+    world = settled()
+    world.volumes_grow = False
+    assert world.job is not None
+    world.job["spec"]["storage"] = {"size": "20Gi"}
+    decision = look(world.observe())
+    assert not [action for action in decision.actions if isinstance(action, (ResizeClaim, Delete))]
+    assert condition(decision, "StorageReady")["reason"] == "ExpansionNotAllowed"
+
+
+def test_growth_resizes_the_claim_and_recreates_the_stateful_set_with_orphaned_pods() -> None:
+    world = settled()
+    assert world.job is not None
+    world.job["spec"]["storage"] = {"size": "20Gi"}
+    actions = [action for action in look(world.observe()).actions if not isinstance(action, Emit)]
+    assert actions[0] == ResizeClaim("state-telemetry-0", "20Gi")
+    assert isinstance(actions[1], Delete)
+    assert (actions[1].kind, actions[1].propagation) == ("StatefulSet", "Orphan")
+
+
+def test_state_of_other_shards_is_not_opened() -> None:
+    world = settled()
+    assert world.job is not None
+    for spec in ({"shards": 16}, {"schema": {**job()["spec"]["schema"], "key": {"const": "one"}}}):
+        other = changed(world.observe(), job={**world.job, "spec": {**world.job["spec"], **spec}})
+        decision = look(other)
+        assert not [action for action in decision.actions if isinstance(action, (Apply, Delete))]
+        assert decision.status["phase"] == "Invalid"
+        assert condition(decision, "SpecValid")["reason"] == "ImmutableMember"
+        assert condition(decision, "Ready")["status"] == "True", "what runs goes on"
+
+
+def test_an_invalid_edit_leaves_what_runs() -> None:
+    world = settled()
+    assert world.job is not None
+    world.job["spec"]["where"] = "v >"
+    decision = look(world.observe())
+    assert [type(action) for action in decision.actions] == [Emit]
+    assert decision.status["phase"] == "Invalid"
+    world.look()
+    assert look(world.observe()).actions == (), "told once"
+
+
+def test_an_engine_that_is_silent_makes_the_job_degraded_after_a_while() -> None:
+    world = settled()
+    since = world.now
+    world.facts = EngineFacts(error="no answer", since=since)
+    assert look(world.observe()).status["phase"] == "Running"
+    world.now += FACTS_INTERVAL
+    decision = look(world.observe())
+    assert decision.status["phase"] == "Degraded"
+    assert condition(decision, "EngineReachable")["message"] == "no answer"
+
+
+def test_what_a_serving_engine_complains_about_is_told() -> None:
+    world = settled()
+    complaints: list[tuple[dict[str, Any], str]] = [
+        ({"disk_full": True}, "the volume is full"),
+        ({"blocked_shards": 2}, "2 shards wait"),
+        ({"outputs_may_repeat": True}, "outputs may repeat"),
+    ]
+    for fact, word in complaints:
+        world.facts = EngineFacts(status={**FACTS, **fact})
+        decision = look(world.observe())
+        assert decision.status["phase"] == "Degraded"
+        assert word in condition(decision, "Degraded")["message"]
+
+
+def test_a_start_that_takes_too_long_is_told_as_stuck() -> None:
+    world = World()
+    decision = world.look()
+    assert decision is not None
+    assert decision.status is not None
+    assert decision.status["operations"][0]["name"] == "Start"
+    assert decision.wake == NOW + DEADLINES["Start"]
+    world.now += DEADLINES["Start"]
+    assert condition(look(world.observe()), "Degraded")["reason"] == "DeadlineExceeded"
+
+
+def test_what_could_not_be_created_is_cited() -> None:
+    seen = changed(World().observe(), creation_problem="exceeded quota: pods=0")
+    decision = look(seen)
+    assert decision.status["phase"] == "Failed"
+    assert "exceeded quota" in condition(decision, "Degraded")["message"]
+
+
+def test_missing_classes_are_named() -> None:
+    cluster = Cluster(storage_classes={}, default_storage_class=False, runtime_classes=frozenset())
+    decision = look(observed(cluster=cluster))
+    assert condition(decision, "StorageReady")["reason"] == "NoDefaultStorageClass"
+    resource = job(storage={"storageClassName": "fast"}, podTemplate={"spec": {"runtimeClassName": "gvisor"}})
+    decision = look(observed(resource, cluster=cluster))
+    assert condition(decision, "StorageReady")["reason"] == "StorageClassNotFound"
+    assert condition(decision, "Degraded")["reason"] == "RuntimeClassNotFound"
+    assert condition(look(observed()), "Degraded")["reason"] == "AsExpected", (
+        "without the right to see, nothing is said"
+    )
+
+
+def test_transition_times_stay_while_the_status_stays() -> None:
+    world = settled()
+    assert world.job is not None
+    before = {c["type"]: c["lastTransitionTime"] for c in world.job["status"]["conditions"]}
+    world.now += timedelta(hours=1)
+    world.job["metadata"]["generation"] = 7
+    decision = look(world.observe())
+    assert {c["type"]: c["lastTransitionTime"] for c in decision.status["conditions"]} == before
+    assert {c["observedGeneration"] for c in decision.status["conditions"]} == {7}
+
+
+def test_facts_are_written_at_most_once_a_minute_and_states_at_once() -> None:
+    old = {"phase": "Running", "engine": {"rate": 1, "version": "1"}}
+    facts = {"phase": "Running", "engine": {"rate": 2, "version": "1"}}
+    assert not worth_writing(old, facts, NOW, NOW + FACTS_INTERVAL - timedelta(seconds=1))
+    assert worth_writing(old, facts, NOW, NOW + FACTS_INTERVAL)
+    assert not worth_writing(old, old, None, NOW + FACTS_INTERVAL)
+    assert worth_writing(old, {**old, "phase": "Degraded"}, NOW, NOW)
+    assert worth_writing(old, {**old, "engine": {"rate": 1, "version": "2"}}, NOW, NOW)
+
+
+def test_an_orphaning_deletion_leaves_all_children() -> None:
+    resource = settled().job
+    assert resource is not None
+    resource["metadata"] |= {"deletionTimestamp": time_text(NOW), "finalizers": [names.FINALIZER, "orphan"]}
+    (action,) = decide_deletion(changed(settled().observe(), job=resource)).actions
+    assert getattr(action, "present", None) is False
+
+
+def test_a_deadline_of_a_deletion_has_a_bound_and_a_default() -> None:
+    for deadline, expected in (
+        ("400d", MAX_DEADLINE),
+        ("nonsense", timedelta(minutes=5)),
+        (None, timedelta(minutes=5)),
+    ):
+        resource = job(deletionDeadline=deadline)
+        resource["metadata"]["deletionTimestamp"] = time_text(NOW)
+        decision = decide_deletion(changed(settled().observe(), job=resource))
+        assert decision.wake == NOW + expected
+
+
+def test_only_the_claims_of_this_job_are_its_own() -> None:
+    world = settled(deletionPolicy="Delete")
+    claim = world.things["PersistentVolumeClaim", "state-telemetry-0"]
+    other = copy.deepcopy(claim)
+    other["metadata"] |= {"name": "backup-of-telemetry", "uid": "other"}
+    world.things["PersistentVolumeClaim", "backup-of-telemetry"] = other
+    assert world.job is not None
+    world.job["metadata"]["deletionTimestamp"] = time_text(world.now)
+    world.settle()
+    assert world.job is None
+    assert [claim["metadata"]["name"] for claim in world.of("PersistentVolumeClaim")] == ["backup-of-telemetry"]

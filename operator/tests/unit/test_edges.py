@@ -1,0 +1,237 @@
+"""The index, the settings, the metrics, the liveness answer: small things at the edge."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kopf
+import pytest
+
+from streamjob_operator import names
+from streamjob_operator.controller import LATE_BEAT_S, STUCK_S, Controller
+from streamjob_operator.crd.status import PHASES
+from streamjob_operator.handlers import alive, refuse_invalid
+from streamjob_operator.index import Index
+from streamjob_operator.informer import Informer
+from streamjob_operator.kinds import SERVICE
+from streamjob_operator.metrics import Phases, registry
+from streamjob_operator.observed import EngineFacts
+from streamjob_operator.poll import is_decisive
+from streamjob_operator.settings import Settings, load
+from unit.jobs import job
+
+
+def service(name: str = "telemetry", version: int = 1, job: str = "telemetry") -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "shop", "labels": {names.JOB_LABEL: job}, "resourceVersion": str(version)}
+    return {"kind": "Service", "metadata": {**metadata, "managedFields": [{"manager": "x"}]}, "spec": {"v": version}}
+
+
+def test_an_older_version_never_replaces_a_newer_one() -> None:
+    index = Index()
+    key = index.put(service(version=10))
+    index.put(service(version=9))
+    assert key is not None
+    found = index.one(key, "Service", "telemetry")
+    assert found is not None
+    assert found["spec"] == {"v": 10}
+    assert "managedFields" not in found["metadata"], "nothing is kept that no decision looks at"
+
+
+def test_what_is_gone_is_found_by_its_name_alone() -> None:
+    index = Index()
+    key = index.put(service())
+    assert index.remove("Service", "shop", "telemetry") == key
+    assert index.remove("Service", "shop", "telemetry") is None
+    assert index.counts()["children"] == 0
+
+
+def test_a_changed_label_moves_a_child_to_its_other_job() -> None:
+    index = Index()
+    index.put(service())
+    index.put(service(version=2, job="other"))
+    assert index.of_job(("shop", "telemetry")) == []
+    assert len(index.of_job(("shop", "other"))) == 1
+
+
+def test_a_config_map_is_of_interest_while_a_job_names_it() -> None:
+    index = Index()
+    key = index.put_job(job(), frozenset({"code"}))
+    assert index.see_config_map("shop", "code", "1") == {key}
+    assert index.see_config_map("shop", "other", "1") == set()
+    index.put_config_map(
+        {"metadata": {"namespace": "shop", "name": "code", "resourceVersion": "1"}, "data": {"a": "b"}}
+    )
+    assert index.config_map("shop", "code") == ("1", {"a": "b"})
+    index.see_config_map("shop", "code", "2")
+    assert index.config_map("shop", "code") == ("2", None), "its new content is to be read"
+    index.remove_job(key)
+    assert index.see_config_map("shop", "code", "3") == set()
+
+
+def test_settings_come_from_flags_then_the_environment() -> None:
+    environment = {"STREAMJOB_OPERATOR_WORKERS": "3", "STREAMJOB_OPERATOR_NAMESPACES": "a, b,"}
+    settings = load({"workers": "5"}, environment)
+    assert (settings.workers, settings.namespaces) == (5, ("a", "b"))
+    with pytest.raises(ValueError, match=r"--workers .*'x' is no int"):
+        load({"workers": "x"}, {})
+    with pytest.raises(ValueError, match="at least 1"):
+        load({"workers": "0"}, {})
+
+
+def test_jobs_are_counted_by_phase() -> None:
+    phases = Phases()
+    phases.note(("shop", "a"), "Running", 10)
+    phases.note(("shop", "a"), "Running", 20)
+    phases.note(("shop", "b"), "Failed", 20)
+    phases.show(30)
+
+    def value(series: str, labels: dict[str, str]) -> float | None:
+        return registry.get_sample_value(series, labels)
+
+    assert [value("streamjob_operator_jobs", {"phase": phase}) for phase in PHASES].count(1.0) == 2
+    series = {"namespace": "shop", "name": "a", "phase": "Running"}
+    assert value("streamjob_operator_job_phase_seconds", series) == 20
+    phases.forget(("shop", "a"))
+    phases.show(40)
+    assert value("streamjob_operator_job_phase_seconds", series) is None
+
+
+def test_only_decisive_facts_ask_for_a_look() -> None:
+    status = {"version": "1", "blocked_shards": 0, "queue_rows": 1, "udfs": [{"version": "a"}]}
+    old = EngineFacts(status=status)
+    assert not is_decisive(old, EngineFacts(status={**status, "queue_rows": 2}))
+    assert is_decisive(old, EngineFacts(status={**status, "blocked_shards": 1}))
+    assert is_decisive(old, EngineFacts(status={**status, "udfs": [{"version": "b"}]}))
+    assert is_decisive(old, EngineFacts(error="gone"))
+    assert is_decisive(None, old)
+
+
+def test_the_liveness_probe_says_what_is_dead() -> None:
+    async def course() -> None:
+        controller = Controller(None, Settings(dead_after_s=5))  # type: ignore[arg-type]
+        now = asyncio.get_running_loop().time()
+        assert alive(controller) == "ok"
+        informer = Informer(None, SERVICE, "shop", lambda *_: None)  # type: ignore[arg-type]
+        informer.heard_at = now - 6
+        controller._informers = [informer]
+        with pytest.raises(kopf.PermanentError, match="nothing is heard of services in shop"):
+            alive(controller)
+        controller._informers = [replace(informer, refused=True)]
+        assert alive(controller) == "ok"
+        controller.work.started["shop", "a"] = now - STUCK_S - 1
+        with pytest.raises(kopf.PermanentError, match="a look at a job has taken"):
+            alive(controller)
+        controller.work.started.clear()
+        controller._beat_at = now - LATE_BEAT_S - 1
+        with pytest.raises(kopf.PermanentError, match="event loop"):
+            alive(controller)
+
+    asyncio.run(course())
+
+
+def test_the_webhook_refuses_all_problems_at_once_and_never_a_deletion() -> None:
+    wrong = job(where="v >", sinks=[{"name": "o", "from": "per_10s", "where": "nope > 1", "stdout": {}}])
+    with pytest.raises(kopf.AdmissionError) as refused:
+        refuse_invalid("CREATE", wrong)
+    assert refused.value.code == 422
+    assert "spec.where" in str(refused.value)
+    assert "spec.sinks[0].where" in str(refused.value)
+    refuse_invalid("DELETE", wrong)
+    refuse_invalid("UPDATE", wrong, {"spec": wrong["spec"]})
+    with pytest.raises(kopf.AdmissionError):
+        refuse_invalid("UPDATE", wrong, {"spec": job()["spec"]})
+    wrong["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
+    refuse_invalid("UPDATE", wrong)
+
+
+def test_spans_reach_a_collector(tmp_path: Path) -> None:
+    received: list[tuple[str, bytes]] = []
+
+    class Collector(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            received.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+    program = "from streamjob_operator import traces\n"
+    program += (
+        "assert traces.start('1')\nwith traces.span('reconcile', {'job': 'telemetry'}):\n    pass\ntraces.stop()\n"
+    )
+    with http.server.HTTPServer(("127.0.0.1", 0), Collector) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        # A process of its own: what is set up for traces is so for the whole process.
+        environment = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": url}
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True, cwd=tmp_path, timeout=60)
+        server.shutdown()
+        thread.join()
+    assert [path for path, _ in received] == ["/v1/traces"]
+    assert b"reconcile" in received[0][1]
+    assert b"telemetry" in received[0][1]
+
+
+def test_logs_are_objects_with_the_engines_names(tmp_path: Path) -> None:
+    program = "import logging\nfrom streamjob_operator.logs import configure\nimport structlog\nconfigure('info')\n"
+    program += (
+        "structlog.get_logger('a.b').info('hello', job='telemetry')\nlogging.getLogger('kopf.x').warning('late')\n"
+    )
+    program += "structlog.get_logger('a.b').debug('quiet')\n"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, cwd=tmp_path, timeout=60)
+    first, second = (json.loads(line) for line in done.stderr.splitlines())
+    assert (first["level"], first["target"], first["message"]) == ("INFO", "a.b", "hello")
+    assert first["job"] == "telemetry"
+    assert (second["level"], second["target"], second["message"]) == ("WARNING", "kopf.x", "late")
+    assert first["timestamp"].endswith("Z")
+
+
+def test_a_status_that_was_written_asks_for_nothing_and_everything_else_does() -> None:
+    async def course() -> None:
+        controller = Controller(None, Settings())  # type: ignore[arg-type]
+        first = job()
+        key = ("shop", "telemetry")
+
+        async def asked() -> bool:
+            try:
+                async with asyncio.timeout(0):
+                    taken = await controller.work.take()
+            except TimeoutError:
+                return False
+            controller.work.done(taken, failed=False)
+            return taken == key
+
+        controller.saw_job(None, first)
+        assert await asked()
+        written = {**first, "metadata": {**first["metadata"], "resourceVersion": "2"}, "status": {"phase": "Running"}}
+        controller.saw_job("MODIFIED", written)
+        assert not await asked()
+        for change in (
+            {"generation": 2},
+            {"annotations": {names.RESTART: "1"}},
+            {"annotations": {names.CHECKPOINT: "1"}},
+            {"deletionTimestamp": "2030-01-01T00:00:00Z"},
+            {"finalizers": []},
+            {"uid": "another"},
+        ):
+            changed = {**written, "metadata": {**written["metadata"], **change, "resourceVersion": "3"}}
+            controller.saw_job("MODIFIED", changed)
+            assert await asked(), change
+            controller.index.remove_job(key)
+            controller.saw_job(None, written)
+            assert await asked()
+        controller.saw_job("DELETED", written)
+        assert controller.index.jobs() == []
+
+    asyncio.run(course())

@@ -1,0 +1,60 @@
+"""Jobs of the cluster: what is said of those that cannot run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streamjob_operator.validation import InvalidJob, ValidJob, check, referenced_config_maps
+from unit.jobs import CODE, job
+
+FROM_CONFIG_MAP = {"name": "z", "code": {"configMap": {"name": "code", "key": "z.py"}}, "function": "score"}
+
+
+def udf(**members: Any) -> dict[str, Any]:
+    return {**FROM_CONFIG_MAP, "inputs": ["v"], "output": {"s": "float64"}, **members}
+
+
+def problem(resource: dict[str, Any], config_maps: Any = None) -> str:
+    checked = check(resource, {} if config_maps is None else config_maps)
+    assert isinstance(checked, InvalidJob)
+    return checked.message
+
+
+def test_code_comes_from_a_config_map() -> None:
+    checked = check(job(udfs=[udf()]), {"code": {"z.py": CODE}})
+    assert isinstance(checked, ValidJob)
+    assert checked.udfs == {"z": CODE}
+    assert referenced_config_maps(job(udfs=[udf()])) == {"code"}
+
+
+def test_a_config_map_that_is_not_there_is_named() -> None:
+    assert "spec.udfs[0].code.configMap: the ConfigMap code is not there" in problem(job(udfs=[udf()]))
+    assert "has no key z.py" in problem(job(udfs=[udf()]), {"code": {}})
+
+
+def test_a_file_is_refused_with_what_to_do() -> None:
+    message = problem(job(udfs=[udf(file="z.py", code=None)]))
+    assert "use code: on Kubernetes" in message
+
+
+def test_expressions_and_code_are_checked() -> None:
+    assert "spec.where" in problem(job(where="v >"))
+    assert "Python syntax error" in problem(job(udfs=[udf(code={"inline": "def score(v:\n"})]))
+
+
+def test_on_as_yaml_1_1_reads_it() -> None:
+    # kubectl makes the member "true" of an unquoted on.
+    checked = check(job(udfs=[udf(true="window", inputs=["n"], code={"inline": CODE})]), {})
+    assert isinstance(checked, ValidJob)
+    assert checked.job.spec.udfs[0].on == "window"
+
+
+def test_a_webhook_says_what_it_can_without_config_maps() -> None:
+    assert isinstance(check(job(udfs=[udf()]), None), ValidJob)
+
+
+def test_broken_objects_are_problems_and_no_exceptions() -> None:
+    for spec in (None, [], "text", {"udfs": "x"}, {"udfs": [None, 1, {"code": []}]}):
+        resource = {**job(), "spec": spec}
+        assert isinstance(check(resource, {}), InvalidJob)
+        assert referenced_config_maps(resource) == frozenset()
