@@ -148,7 +148,7 @@ def test_a_roll_tells_its_first_changed_member_and_commits_before(
     old = space.get("pods", "telemetry-0")
     assert old is not None
     space.patch("streamjobs", "telemetry", {"spec": {"windows": WINDOWS}})
-    until("another pod", lambda: (found := space.get("pods", "telemetry-0")) and _uid(found) != _uid(old))
+    until("another pod", lambda: space.rolled(old))
     assert space.events("Rolling") == ["job.windows[per_10s].tumbling.size_us: 10000000 -> 20000000"]
     assert told.checkpoints == 1
     operation = until("the operation", lambda: space.get("streamjobs", "telemetry")["status"].get("operations"))
@@ -210,7 +210,7 @@ def test_restart_and_checkpoint_by_annotation(running: Operator, space: Space, t
     old = space.get("pods", "telemetry-0")
     assert old is not None
     space.patch("streamjobs", "telemetry", {"metadata": {"annotations": {names.RESTART: "1"}}})
-    until("another pod", lambda: (found := space.get("pods", "telemetry-0")) and _uid(found) != _uid(old))
+    until("another pod", lambda: space.rolled(old))
 
 
 @pytest.mark.parametrize("policy", ["Retain", "Delete"])
