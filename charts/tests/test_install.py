@@ -16,8 +16,8 @@ import pytest
 import yaml
 from chart_files import CHART, ROOT, program
 
-sys.path.insert(0, str(ROOT / "operator" / "tests"))
-from apiserver.server import Server, missing, running
+sys.path.insert(0, str(ROOT / "operator" / "harness"))
+from kubeharness.server import Server, missing, running
 
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/streamjobs.streamjob.dev"
 WEBHOOK = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/ops-sj-streamjob-operator"

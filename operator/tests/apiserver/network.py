@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from apiserver.server import Server, program
+from kubeharness.server import Server, program
 
 _CHUNK = 1 << 16
 

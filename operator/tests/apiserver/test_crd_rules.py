@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from apiserver.server import Server
+from kubeharness.server import Server
 from streamjob_operator.crd.rules import DURATION, RULES, SIZE
 from unit.jobs import job
 

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from apiserver.network import cut_line, listens, make_certificate
-from apiserver.running import Engine, Operator, Space, engine, operator, until
-from apiserver.server import TOKEN, Server, free_port, kubeconfig
+from apiserver.running import Space
+from kubeharness.engine import Engine, engine
+from kubeharness.process import Operator, operator, until
+from kubeharness.server import TOKEN, Server, free_port, kubeconfig
 from streamjob_operator import names
 from streamjob_operator.cluster import Cluster, ClusterError
 from streamjob_operator.engine import Engines

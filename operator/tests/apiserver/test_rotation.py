@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from apiserver.server import Server
+from kubeharness.server import Server
 from streamjob_operator import certificates
 from streamjob_operator.certificates import Need, Place, keep
 from streamjob_operator.cluster import Cluster

@@ -12,7 +12,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from typing import Any
 VARIABLE = "STREAMJOB_KUBE_BIN"
 """The folder with kube-apiserver and etcd; without it they are looked for on PATH."""
 TOKEN = "loopback-admin"
+OPERATOR = "operator"
+OPERATOR_TOKEN = "loopback-operator"
+"""A user of its own for an operator whose requests are to be told from others; it has all rights, too."""
 CONTROLLERS = (
     "statefulset-controller",
     "garbage-collector-controller",
@@ -124,12 +127,13 @@ class Server:
         raise RuntimeError(f"the API server has not started: {tail}")
 
 
-def prepare(folder: Path) -> Server:
+def prepare(folder: Path, api_flags: Sequence[str] = (), manager_flags: Sequence[str] = ()) -> Server:
     """A server whose files lie in `folder`; not started."""
     etcd_port, peer_port, port = free_port(), free_port(), free_port()
     key, tokens = folder / "sa.key", folder / "tokens.csv"
     subprocess.run([str(program("openssl")), "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
-    tokens.write_text(f'{TOKEN},admin,admin,"system:masters"\n')
+    users = ((TOKEN, "admin"), (OPERATOR_TOKEN, OPERATOR))
+    tokens.write_text("".join(f'{token},{user},{user},"system:masters"\n' for token, user in users))
     client, peer = f"http://127.0.0.1:{etcd_port}", f"http://127.0.0.1:{peer_port}"
     etcd = [str(program("etcd")), "--data-dir", str(folder / "etcd"), "--unsafe-no-fsync", "--log-level", "error"]
     etcd += ["--listen-client-urls", client, "--advertise-client-urls", client]
@@ -144,7 +148,7 @@ def prepare(folder: Path) -> Server:
     config = kubeconfig(folder, url, TOKEN)
     manager = [str(program("kube-controller-manager")), "--kubeconfig", str(config), "--leader-elect=false"]
     manager += ["--controllers", ",".join(CONTROLLERS), "--secure-port", "0", "--bind-address", "127.0.0.1"]
-    return Server(url, config, folder, [etcd, api, manager], [])
+    return Server(url, config, folder, [etcd, [*api, *api_flags], [*manager, *manager_flags]], [])
 
 
 def kubeconfig(folder: Path, url: str, token: str, name: str = "kubeconfig") -> Path:
@@ -163,9 +167,9 @@ def kubeconfig(folder: Path, url: str, token: str, name: str = "kubeconfig") -> 
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Server]:
+def running(folder: Path, api_flags: Sequence[str] = (), manager_flags: Sequence[str] = ()) -> Iterator[Server]:
     """A running server."""
-    server = prepare(folder)
+    server = prepare(folder, api_flags, manager_flags)
     server.start()
     try:
         yield server
