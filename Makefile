@@ -9,6 +9,8 @@ PORT ?= 8080
 FOR ?=
 CASE ?=
 DURATION ?= 30s
+JOBS ?= 1000
+EDITS ?= 200
 SECONDS_EACH ?= 20
 
 # Compiled dependencies outlive the checkout: RocksDB alone takes a quarter of an hour.
@@ -25,7 +27,7 @@ say = echo "setup: $(1)" >&2
 
 .PHONY: help
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 # ---------------------------------------------------------------------------------------------------------------- setup
 
@@ -155,6 +157,10 @@ $(BENCH_TARGET)/release/streamjob-bench: $(BENCH_SOURCES)
 .PHONY: bench
 bench: setup $(BENCH_TARGET)/release/streamjob-bench ## Measure: CASE=file DURATION=30s; JSON lines
 	@$(BIN)/python bench/run.py --tool $(BENCH_TARGET)/release/streamjob-bench --duration $(DURATION) $(if $(CASE),--case $(CASE))
+
+.PHONY: bench-operator
+bench-operator: .venv/.operator ## Measure the operator on a real API server without nodes: JOBS=1000 EDITS=200; JSON lines
+	@$(BIN)/python bench/operator/run.py --jobs $(JOBS) --edits $(EDITS)
 
 .PHONY: clean
 clean: ## Remove what was built here (not the cache of compiled dependencies)
