@@ -198,6 +198,21 @@ def test_an_engine_that_is_silent_makes_the_job_degraded_after_a_while() -> None
     assert condition(decision, "EngineReachable")["message"] == "no answer"
 
 
+def test_what_was_said_of_an_engine_stands_until_it_is_asked_again() -> None:
+    world = settled()
+    assert condition(look(world.observe()), "EngineReachable")["reason"] == "NotAsked", "nobody has asked yet"
+    world.facts = EngineFacts(status={"version": "0.1.0"})
+    world.settle()
+    world.facts = None  # as a new operator knows it
+    decision = look(world.observe())
+    assert condition(decision, "EngineReachable")["reason"] == "Answers"
+    assert not worth_writing(world.observe().status, decision.status, None, world.now), "so it writes nothing"
+    seen = world.observe()
+    (pod,) = seen.pods
+    silent = {**pod, "status": {}}
+    assert condition(look(changed(seen, pods=(silent,))), "EngineReachable")["reason"] == "NotAsked"
+
+
 def test_what_a_serving_engine_complains_about_is_told() -> None:
     world = settled()
     complaints: list[tuple[dict[str, Any], str]] = [

@@ -180,6 +180,11 @@ def _degraded(
 
 def _engine(observed: Observed) -> Condition:
     facts = observed.engine
+    if facts is None and ready_pods(observed):
+        # An operator that has just begun to lead has not asked yet: what the one before it was told still stands.
+        kept = _kept(observed, ("EngineReachable",))
+        if kept:
+            return kept[0]
     if facts is None or not observed.pods:
         return Condition("EngineReachable", None, "NotAsked", "there is no serving pod to ask")
     if facts.status is None:
