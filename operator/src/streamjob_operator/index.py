@@ -1,8 +1,9 @@
-"""What the watches have told, kept small: each object as compact JSON, found by its job."""
+"""What the watches have told, kept small: each object as compressed JSON, found by its job."""
 
 from __future__ import annotations
 
 import json
+import zlib
 from typing import Any
 
 from streamjob_operator import names
@@ -71,7 +72,7 @@ class Index:
     def job(self, key: Key) -> Object | None:
         """A job."""
         found = self._jobs.get(key)
-        return None if found is None else json.loads(found[1])
+        return None if found is None else _unpacked(found[1])
 
     def jobs(self) -> list[Key]:
         """All jobs."""
@@ -106,12 +107,12 @@ class Index:
 
     def of_job(self, key: Key) -> list[Object]:
         """All children, pods and claims of a job."""
-        return [json.loads(packed) for _, packed in self._children.get(key, {}).values()]
+        return [_unpacked(packed) for _, packed in self._children.get(key, {}).values()]
 
     def one(self, key: Key, kind: str, name: str) -> Object | None:
         """One child of a job."""
         found = self._children.get(key, {}).get((kind, name))
-        return None if found is None else json.loads(found[1])
+        return None if found is None else _unpacked(found[1])
 
     def see_config_map(self, namespace: str, name: str, resource_version: str | None) -> set[Key]:
         """Notes the version of a user's ConfigMap (None: it is gone); gives the jobs that refer to it."""
@@ -145,4 +146,10 @@ class Index:
 
 def _packed(thing: Object) -> bytes:
     kept: dict[str, Any] = trimmed(thing)
-    return json.dumps(kept, separators=(",", ":"), ensure_ascii=False).encode()
+    # The fastest level: less than half of the text, in a small part of the time that reading JSON takes.
+    return zlib.compress(json.dumps(kept, separators=(",", ":"), ensure_ascii=False).encode(), 1)
+
+
+def _unpacked(packed: bytes) -> Object:
+    found: Object = json.loads(zlib.decompress(packed))
+    return found
