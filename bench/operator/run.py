@@ -20,16 +20,17 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "operator" / "harness"))
 
 from fleet import cases  # noqa: E402 - found by the path above
-from fleet.report import print_line, result, say  # noqa: E402
+from fleet.report import TARGETS, print_line, result, say  # noqa: E402
 from kubeharness.server import missing  # noqa: E402
 
 
-def _plan(arguments: argparse.Namespace) -> cases.Plan:
+def _plan(arguments: argparse.Namespace, wanted: frozenset[str]) -> cases.Plan:
+    jobs, rate = arguments.jobs, arguments.rate
     if arguments.quick:
-        return cases.Plan(arguments.jobs, arguments.edits or 10, 5.0, 4.0, resync_s=2.0, facts_s=0.5, quiet_s=3.0)
+        return cases.Plan(jobs, arguments.edits or 10, rate, 4.0, resync_s=2.0, facts_s=0.5, quiet_s=3.0, cases=wanted)
     edits = arguments.edits or 200
     # Facts are written at most once a minute, so nothing may come for longer than that.
-    return cases.Plan(arguments.jobs, edits, arguments.rate, 120.0, resync_s=60.0, facts_s=30.0, quiet_s=65.0)
+    return cases.Plan(jobs, edits, rate, 120.0, resync_s=60.0, facts_s=30.0, quiet_s=65.0, cases=wanted)
 
 
 def main() -> int:
@@ -38,16 +39,20 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1000, help="StreamJobs (default: %(default)s)")
     parser.add_argument("--edits", type=int, help="edits (default: 200)")
     parser.add_argument("--rate", type=float, default=5.0, help="edits a second (default: %(default)s)")
+    parser.add_argument("--case", help="only these, besides converge: " + ", ".join(TARGETS))
     parser.add_argument("--quick", action="store_true", help="a few seconds for each case: does it all work?")
     parser.add_argument("--keep", action="store_true", help="keep the folder with the logs")
     arguments = parser.parse_args()
     if arguments.jobs < 1 or arguments.rate <= 0:
         parser.error("--jobs and --rate must be above 0")
+    wanted = frozenset(arguments.case.split(",") if arguments.case else TARGETS)
+    if wanted - set(TARGETS):
+        parser.error(f"there is no case {', '.join(sorted(wanted - set(TARGETS)))}; there are {', '.join(TARGETS)}")
     reason = missing()
     if reason is not None:
         say(reason)
         return 2
-    return _run(_plan(arguments), quick=arguments.quick, keep=arguments.keep)
+    return _run(_plan(arguments, wanted), quick=arguments.quick, keep=arguments.keep)
 
 
 def _run(plan: cases.Plan, *, quick: bool, keep: bool) -> int:

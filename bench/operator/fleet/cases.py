@@ -46,6 +46,8 @@ class Plan:
     facts_s: float
     quiet_s: float
     """So long must nothing be asked before the steady state has begun."""
+    cases: frozenset[str]
+    """Those that are run; the jobs are applied in any case."""
 
 
 @dataclass
@@ -283,19 +285,29 @@ async def _looks(fleet: Fleet) -> int:
 
 
 async def run(plan: Plan, folder: Path, show: Callable[[str, dict[str, Any]], None]) -> None:
-    """All cases; `show` gets each as soon as it is measured."""
-    say(f"statefulsets: {plan.jobs} StatefulSets alone …")
-    show("statefulsets", await statefulsets(plan, folder / "alone"))
+    """The cases of a plan; `show` gets each as soon as it is measured."""
+    if "statefulsets" in plan.cases:
+        say(f"statefulsets: {plan.jobs} StatefulSets alone …")
+        show("statefulsets", await statefulsets(plan, folder / "alone"))
     async with (
         cluster(plan, folder / "operated") as fleet,
         _following(fleet.seen.follow_jobs(fleet.api), fleet.seen.follow_sets(fleet.api), fleet.nodes.last()),
     ):
         async with leading(fleet):
-            for name, case in (("converge", converge), ("steady", steady), ("facts", facts), ("edits", edits)):
-                if name in ("steady", "edits"):
-                    say("waiting until the operator rests …")
-                    await settle(fleet)
-                say(f"{name} …")
-                show(name, await case(fleet))
-        say("restart …")
-        show("restart", await restart(fleet))
+            await _while_it_leads(fleet, show)
+        if "restart" in plan.cases:
+            say("restart …")
+            show("restart", await restart(fleet))
+
+
+async def _while_it_leads(fleet: Fleet, show: Callable[[str, dict[str, Any]], None]) -> None:
+    say("converge …")
+    show("converge", await converge(fleet))
+    for name, case in (("steady", steady), ("facts", facts), ("edits", edits)):
+        if name not in fleet.plan.cases:
+            continue
+        if name != "facts":
+            say("waiting until the operator rests …")
+            await settle(fleet)
+        say(f"{name} …")
+        show(name, await case(fleet))
