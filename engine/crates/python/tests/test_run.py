@@ -174,6 +174,8 @@ def run(number):
         on_ready=lambda url: os.kill(os.getpid(), number), on_progress=None, progress_interval_us=1_000_000,
     )
 
+# A background job of a shell starts with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGTERM, lambda *_: print("terminated", flush=True))
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
     run(number)
