@@ -83,6 +83,8 @@ struct Behind {
 struct Bridge<T> {
     /// The log holds no more at the moment.
     at_end: bool,
+    /// Where the log ended when keeping began.
+    end: u64,
     keeping: bool,
     kept: VecDeque<T>,
 }
@@ -97,7 +99,7 @@ impl<T> Bridge<T> {
 impl<T: Covers + Clone> CatchUp<T> {
     /// For a worker with so many shards that reads so many splits.
     pub fn new(shards: usize, splits: usize) -> CatchUp<T> {
-        let bridge = || Bridge { at_end: false, keeping: false, kept: VecDeque::new() };
+        let bridge = || Bridge { at_end: false, end: 0, keeping: false, kept: VecDeque::new() };
         CatchUp { shards: (0..shards).map(|_| None).collect(), splits: (0..splits).map(|_| bridge()).collect() }
     }
 
@@ -122,7 +124,12 @@ impl<T: Covers + Clone> CatchUp<T> {
         }
         for split in 0..self.splits.len() {
             self.splits[split].at_end = false;
-            if self.splits[split].keeping && self.lowest(split as SplitIndex, shards, reorder).is_none() {
+            if !self.splits[split].keeping {
+                continue;
+            }
+            // What is kept holds credits: it is for who is at the log's end, not for who has a long way there.
+            let lowest = self.lowest(split as SplitIndex, shards, reorder);
+            if lowest.is_none_or(|position| position < self.splits[split].end) {
                 self.splits[split].let_go();
             }
         }
@@ -152,10 +159,13 @@ impl<T: Covers + Clone> CatchUp<T> {
         positions.filter(|position| *position < reorder.next_offset(split)).min()
     }
 
-    /// The log of a split holds no more for now: what comes live is kept from here on.
-    pub fn at_end(&mut self, split: SplitIndex) {
+    /// The log of a split holds no more than up to `end` for now: what comes live is kept from here on.
+    pub fn at_end(&mut self, split: SplitIndex, end: u64) {
         let bridge = &mut self.splits[usize::from(split)];
         bridge.at_end = true;
+        if !bridge.keeping {
+            bridge.end = end;
+        }
         bridge.keeping = true;
     }
 
@@ -294,7 +304,7 @@ mod tests {
             None => return,
             Some(Wanted::Kept(kept)) => kept,
             Some(Wanted::Read { from, to, .. }) if from < durable => vec![Piece(from, (from + 2).min(durable).min(to))],
-            Some(Wanted::Read { split, .. }) => return catch_up.at_end(split),
+            Some(Wanted::Read { split, from, .. }) => return catch_up.at_end(split, from),
         };
         for piece in given {
             shards.iter_mut().for_each(|shard| shard.take(piece));
@@ -350,7 +360,7 @@ mod tests {
         shards[0].outbox = 0;
         catch_up.look(&mut shards, &reorder);
         assert_eq!(catch_up.wanted(&shards, &reorder), Some(Wanted::Read { split: 0, from: 0, to: 4 }));
-        catch_up.at_end(0);
+        catch_up.at_end(0, 0);
         assert_eq!(catch_up.wanted(&shards, &reorder), None, "nothing more in this turn");
         catch_up.keep(&Piece(4, 6));
         let reorder = Reorder::new(&[6]);
@@ -364,11 +374,31 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_kept_while_another_shard_has_a_long_way() {
+        let mut catch_up = CatchUp::new(2, 1);
+        let mut shards = [Stub { position: 8, outbox: 3 }, Stub { position: 2, outbox: 3 }];
+        let reorder = Reorder::new(&[9]);
+        catch_up.look(&mut shards, &reorder);
+        shards[0].outbox = 0;
+        catch_up.look(&mut shards, &reorder);
+        assert_eq!(catch_up.wanted(&shards, &reorder), Some(Wanted::Read { split: 0, from: 8, to: 9 }));
+        catch_up.at_end(0, 8);
+        catch_up.keep(&Piece(9, 11));
+        let reorder = Reorder::new(&[11]);
+        catch_up.look(&mut shards, &reorder);
+        assert!(catch_up.keeps_some(), "the other one takes nothing anyway");
+        shards[1].outbox = 0;
+        catch_up.look(&mut shards, &reorder);
+        assert!(!catch_up.keeps_some() && catch_up.splits[0].kept.is_empty());
+        assert_eq!(catch_up.wanted(&shards, &reorder), Some(Wanted::Read { split: 0, from: 2, to: 11 }));
+    }
+
+    #[test]
     fn what_is_kept_is_bounded() {
         let mut catch_up = CatchUp::new(1, 1);
         let mut shards = [Stub { position: 0, outbox: 3 }];
         catch_up.look(&mut shards, &Reorder::new(&[1]));
-        catch_up.at_end(0);
+        catch_up.at_end(0, 0);
         (0..MAX_KEPT_DELIVERIES as u64).for_each(|offset| catch_up.keep(&Piece(offset, offset + 1)));
         assert_eq!(catch_up.splits[0].kept.len(), MAX_KEPT_DELIVERIES);
         catch_up.keep(&Piece(999, 1000));

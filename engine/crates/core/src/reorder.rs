@@ -58,6 +58,12 @@ struct Order<T> {
     status: Option<(u64, SplitStatus)>,
 }
 
+impl<T> Order<T> {
+    fn is_status_due(&self) -> bool {
+        self.status.is_some_and(|(at, _)| at <= self.next) && self.held.is_empty()
+    }
+}
+
 impl<T: Covers> Reorder<T> {
     /// `starts`: by split, the offset that comes first.
     pub fn new(starts: &[u64]) -> Reorder<T> {
@@ -87,7 +93,8 @@ impl<T: Covers> Reorder<T> {
         self.splits[usize::from(split)].status = Some((at, status));
     }
 
-    /// Moves deliveries whose turn it is to `ready`, until it has `max_rows`.
+    /// Moves deliveries whose turn it is to `ready`, until it has `max_rows`, or until a status is due: what follows in later
+    /// splits is taken when it holds, wherever a batch is cut (I11).
     pub fn take(&mut self, max_rows: usize, ready: &mut Vec<T>) {
         let mut rows = 0;
         for order in &mut self.splits {
@@ -100,16 +107,16 @@ impl<T: Covers> Reorder<T> {
                 rows += item.rows();
                 ready.push(item);
             }
+            if order.is_status_due() {
+                return;
+            }
         }
     }
 
     /// A status whose offset is reached. An idle reader that has brought rows since is not idle.
     pub fn take_status(&mut self) -> Option<(SplitIndex, SplitStatus)> {
         for (split, order) in self.splits.iter_mut().enumerate() {
-            let Some((at, status)) = order.status else { continue };
-            if at > order.next || !order.held.is_empty() {
-                continue;
-            }
+            let Some((at, status)) = order.status.filter(|_| order.is_status_due()) else { continue };
             order.status = None;
             if at == order.next || status == SplitStatus::Finished {
                 return Some((split as SplitIndex, status));
@@ -214,6 +221,22 @@ mod tests {
         reorder.take(100, &mut ready);
         assert_eq!(ready, [Piece(0, 0, 2), Piece(0, 2, 3), Piece(0, 3, 4)]);
         assert_eq!(reorder.next_offset(0), 4);
+    }
+
+    #[test]
+    fn what_follows_a_status_in_later_splits_waits_until_it_holds() {
+        let mut reorder = Reorder::new(&[0, 0]);
+        let mut ready = Vec::new();
+        reorder.put(Piece(0, 0, 3)).expect("below the bound");
+        reorder.put(Piece(1, 0, 2)).expect("below the bound");
+        reorder.put_status(0, 3, SplitStatus::Finished);
+        reorder.take(9, &mut ready);
+        assert_eq!(ready, [Piece(0, 0, 3)]);
+        reorder.take(9, &mut ready);
+        assert_eq!(ready, [Piece(0, 0, 3)], "also where no row of the first is left");
+        assert_eq!(reorder.take_status(), Some((0, SplitStatus::Finished)));
+        reorder.take(9, &mut ready);
+        assert_eq!(ready[1..], [Piece(1, 0, 2)]);
     }
 
     #[test]

@@ -104,6 +104,9 @@ impl Paced {
         drop(parsing);
         let _routing = trace.as_ref().map(|trace| trace.span("route"));
         let stop = || self.shared.is_stopping();
+        while self.shared.is_disk_full() && !stop() {
+            std::thread::sleep(LOOK);
+        }
         let Some(credits) = self.shared.credits.take_blocking(batch.rows(), batch.memory_bytes(), stop) else { return false };
         let credits: Arc<dyn Hold> = Arc::new(credits);
         self.shared.count_received(self.split, offset, &batch);

@@ -239,8 +239,7 @@ impl Shared {
 
     /// A worker has `now` shards that are behind, where it had `before`.
     pub fn count_behind(&self, before: usize, now: usize) {
-        self.behind.fetch_add(now, Ordering::AcqRel);
-        self.behind.fetch_sub(before, Ordering::AcqRel);
+        self.behind.fetch_add(now.wrapping_sub(before), Ordering::AcqRel);
     }
 
     /// Counts the rows of a batch that no earlier run has taken.

@@ -109,9 +109,13 @@ async fn run_group(ingest: Arc<Ingest>, pool: usize) {
     match ingest.run_lines(&lines, group.len()).await {
         Some(Ok(answer)) | Some(Err(answer)) => group.into_iter().for_each(|single| drop(single.answer.send(answer.clone()))),
         None => {
+            // Each by itself and all at once, so that they still share a sync of the journal.
             for single in group {
-                let answer = ingest.run_alone(single.format, single.body).await;
-                let _ = single.answer.send(answer);
+                let ingest = ingest.clone();
+                tokio::spawn(async move {
+                    let answer = ingest.run_alone(single.format, single.body).await;
+                    let _ = single.answer.send(answer);
+                });
             }
         }
     }

@@ -73,7 +73,8 @@ pub struct Worker {
     behind: usize,
     scheduler: CheckpointScheduler,
     checkpoints: CheckpointRequests<oneshot::Sender<Result<()>>>,
-    commits_looked_at: Instant,
+    /// `None`: something has happened that a commit may wait for.
+    commits_looked_at: Option<Instant>,
     close_slice: usize,
     figures_at: Instant,
     phase: Phase,
@@ -117,7 +118,7 @@ impl Worker {
             behind: 0,
             scheduler,
             checkpoints: CheckpointRequests::default(),
-            commits_looked_at: Instant::now(),
+            commits_looked_at: None,
             decoder,
             buffer: Vec::new(),
             ready: Vec::new(),
@@ -188,7 +189,7 @@ impl Worker {
             }
         }
         if !self.is_halted() {
-            worked |= self.read_again()?;
+            worked |= self.catch_up()?;
         }
         while let Some((split, status)) = self.reorder.take_status() {
             worked = true;
@@ -258,6 +259,7 @@ impl Worker {
             Message::Status { split, at, status } => self.reorder.put_status(split, at, status),
             Message::Committed { shard, epoch, sends } => {
                 self.processor.committed(shard, epoch, &sends, &mut self.port)?;
+                self.commits_looked_at = None;
                 for waiter in self.checkpoints.committed(shard, epoch) {
                     let _ = waiter.send(Ok(()));
                 }
@@ -279,7 +281,10 @@ impl Worker {
         let newest = |shard: &Shard| shard.uncommitted_epoch().map(|epoch| (shard.id, epoch));
         let uncommitted = self.processor.shards().iter().filter_map(newest).collect();
         match self.checkpoints.put(waiter, uncommitted) {
-            Ok(()) => self.scheduler.ask(),
+            Ok(()) => {
+                self.scheduler.ask();
+                self.commits_looked_at = None;
+            }
             Err(Unqueued::Complete(waiter)) => drop(waiter.send(Ok(()))),
             Err(Unqueued::Full(waiter)) => {
                 let busy = Error::outside("too many checkpoints are asked for at once; ask again later");
@@ -311,10 +316,10 @@ impl Worker {
 
     /// Starts the commits whose time has come.
     fn commit_due(&mut self) -> Result<()> {
-        if self.commits_looked_at.elapsed() < COMMIT_LOOK {
+        if self.commits_looked_at.is_some_and(|at| at.elapsed() < COMMIT_LOOK) {
             return Ok(());
         }
-        self.commits_looked_at = Instant::now();
+        self.commits_looked_at = Some(Instant::now());
         // Near the end nothing waits for its turn, but closing windows do not commit after every slice either.
         if self.phase == Phase::Ending || ((self.end_of_time || self.phase == Phase::Stopping) && !self.has_rows()) {
             self.scheduler.rush();
@@ -372,7 +377,7 @@ impl Worker {
 
     /// Takes a chunk of a file, if there is one; its rows for this worker go to the reordering.
     fn read_file(&mut self) -> Result<bool> {
-        if self.phase != Phase::Running || !self.takes_rows() || self.shared.is_stopping() {
+        if self.phase != Phase::Running || !self.takes_rows() || self.shared.is_stopping() || self.shared.is_disk_full() {
             return Ok(false);
         }
         for number in 0..self.feeds.len() {

@@ -116,7 +116,7 @@ impl World {
                 Some(Wanted::Read { split, from, to }) => match self.read_rows(worker, (split, from, to))? {
                     Some(delivery) => vec![delivery],
                     None => {
-                        self.node().workers[worker].catch_up.at_end(split);
+                        self.node().workers[worker].catch_up.at_end(split, from);
                         continue;
                     }
                 },

@@ -31,18 +31,33 @@ impl Worker {
         }
     }
 
-    /// One step for shards that have left rows and have room; false if there was nothing to do.
-    pub(super) fn read_again(&mut self) -> Result<bool> {
+    /// Reads about a batch for shards that have left rows and have room, so that they come nearer also under full load; false if
+    /// there was nothing to do.
+    pub(super) fn catch_up(&mut self) -> Result<bool> {
+        let limit = self.shared.plan.config.engine.batch_rows.max(1) as usize;
+        let mut rows = 0;
+        while rows < limit {
+            match self.read_again()? {
+                None => return Ok(rows > 0),
+                Some(read) => rows += read.max(1),
+            }
+            self.look_at_shards();
+        }
+        Ok(true)
+    }
+
+    /// One step of catching up: the rows that were read, whoever they are of.
+    fn read_again(&mut self) -> Result<Option<usize>> {
         loop {
             let parcels = match self.catch_up.wanted(self.processor.shards(), &self.reorder) {
-                None => return Ok(false),
+                None => return Ok(None),
                 Some(Wanted::Kept(parcels)) => parcels,
                 Some(Wanted::Read { split, from, to }) => {
                     let read = self.rereader.read((split, from, to), &mut self.decoder, &mut self.buffer);
                     match read.map_err(|error| error.context("reading rows again that a shard had left"))? {
                         Some(delivery) => vec![Parcel { delivery, trace: None, _hold: None }],
                         None => {
-                            self.catch_up.at_end(split);
+                            self.catch_up.at_end(split, from);
                             continue;
                         }
                     }
@@ -51,7 +66,7 @@ impl Worker {
             let deliveries: Vec<Delivery> = parcels.iter().map(|parcel| parcel.delivery.clone()).collect();
             let refusals = self.processor.process(&deliveries, &mut self.port)?;
             self.check_refusals(&refusals)?;
-            return Ok(true);
+            return Ok(Some(deliveries.iter().map(|delivery| delivery.batch.rows()).sum()));
         }
     }
 
