@@ -182,7 +182,8 @@ fn headers(config: &HttpSinkConfig) -> Result<HeaderMap> {
             return Err(Error::user(format!("http.headers.{name}: is set by the sink itself; remove it")));
         }
         // The value may be a secret: it is not quoted.
-        let value = HeaderValue::from_str(value).map_err(|_| {
+        let visible = value.bytes().all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte));
+        let value = HeaderValue::from_str(value).ok().filter(|_| visible).ok_or_else(|| {
             Error::user(format!("http.headers.{name}: its value has characters other than visible ASCII; encode them"))
         })?;
         headers.insert(parsed, value);

@@ -12,7 +12,7 @@ use crate::shard::Shard;
 pub const MAX_MESSAGE_WAIT_US: i64 = 100_000;
 
 /// Commits that one worker has under way at most: what a commit froze stays in memory until it is written.
-pub const MAX_COMMITS_IN_FLIGHT: usize = 4;
+pub const MAX_COMMITS_IN_FLIGHT: usize = 2;
 
 /// What a shard has for a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -49,10 +49,14 @@ pub enum Guard {
     OneCommit = 21,
     /// I8: at-least-once batches of two runs have different keys.
     KeyOfRun = 22,
+    /// I9: a full shard leaves its rows, and the others go on.
+    Leave = 23,
+    /// I9: what a shard has left is read again.
+    ReadAgain = 24,
 }
 
 impl Guard {
-    pub const ALL: [Guard; 22] = [
+    pub const ALL: [Guard; 24] = [
         Guard::Atomic,
         Guard::Gap,
         Guard::Duplicate,
@@ -75,6 +79,8 @@ impl Guard {
         Guard::EvictClean,
         Guard::OneCommit,
         Guard::KeyOfRun,
+        Guard::Leave,
+        Guard::ReadAgain,
     ];
 }
 

@@ -31,11 +31,38 @@ pub fn write_escaped(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(rest);
 }
 
+/// The inside of a string: the text itself where nothing in it needs an escape, else made in `scratch`.
+#[inline]
+pub fn escaped<'a>(text: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
+    if is_plain(text) {
+        return text;
+    }
+    scratch.clear();
+    write_escaped(scratch, text);
+    scratch
+}
+
+/// Whether no byte needs an escape, eight bytes at a time.
+#[inline]
+fn is_plain(text: &[u8]) -> bool {
+    const ONES: u64 = u64::MAX / 0xff;
+    const HIGHS: u64 = ONES * 0x80;
+    // A byte's high bit is set where the byte is zero; borrows reach only bytes above one that is.
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
+    let special = |word: u64| {
+        let control = word.wrapping_sub(ONES * 0x20) & !word;
+        (control | zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * u64::from(b'\\')))) & HIGHS
+    };
+    let (words, rest) = text.as_chunks::<8>();
+    words.iter().all(|word| special(u64::from_le_bytes(*word)) == 0)
+        && rest.iter().all(|byte| *byte >= 0x20 && *byte != b'"' && *byte != b'\\')
+}
+
 /// A float in its shortest exact form; NaN and infinities as null.
 #[inline]
 pub fn write_f64(out: &mut Vec<u8>, value: f64) {
     if value.is_finite() {
-        out.extend_from_slice(ryu::Buffer::new().format_finite(value).as_bytes());
+        out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
     } else {
         out.extend_from_slice(b"null");
     }
@@ -111,10 +138,19 @@ mod tests {
         }
 
         #[test]
+        fn escaped_is_what_is_written(text in "[a-z\"\\\\\\x00-\\x30\u{80}-\u{2fff}]{0,40}") {
+            let (mut out, mut scratch) = (Vec::new(), Vec::new());
+            write_escaped(&mut out, text.as_bytes());
+            prop_assert_eq!(escaped(text.as_bytes(), &mut scratch), &out[..]);
+        }
+
+        #[test]
         fn any_float_is_valid_json(bits in any::<u64>()) {
             let mut out = Vec::new();
             write_f64(&mut out, f64::from_bits(bits));
-            prop_assert!(serde_json::from_slice::<serde_json::Value>(&out).is_ok());
+            let value: serde_json::Value = serde_json::from_slice(&out).expect("valid JSON");
+            let float = f64::from_bits(bits);
+            prop_assert_eq!(value.as_f64().map(f64::to_bits), float.is_finite().then_some(bits));
         }
     }
 }

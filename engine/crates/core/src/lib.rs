@@ -6,6 +6,7 @@
 pub mod accumulate;
 pub mod acknowledge;
 pub mod batch;
+pub mod catch_up;
 pub mod checkpoint;
 pub mod commit;
 pub mod config;
@@ -31,5 +32,6 @@ pub mod store;
 pub mod table;
 pub mod trim;
 pub mod udf;
+mod window_row;
 
 pub use error::{Actor, Error, Result};

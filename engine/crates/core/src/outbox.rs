@@ -14,7 +14,8 @@ use std::sync::Arc;
 use crate::config::Delivery;
 use crate::guards::{self, Guard};
 
-/// One shard's outbox holds at most this many bytes; above it the shard takes no rows (I6: full means wait).
+/// One shard's outbox holds at most this many bytes; above it the shard takes no rows (I6: full means wait) and
+/// leaves those that come (I9).
 pub const MAX_OUTBOX_BYTES: usize = 32 << 20;
 
 /// A numbered batch of rows, as it is sent: a JSON array.
@@ -24,6 +25,15 @@ pub struct Batch {
     pub rows: u32,
     pub body: Arc<[u8]>,
 }
+
+/// The first number of an output incarnation: a state that was restored from before what its sinks have must not use their
+/// batches' numbers, which are their keys, for other rows.
+pub fn first_number(incarnation: u32) -> u64 {
+    u64::from(incarnation) << NUMBER_BITS
+}
+
+/// An incarnation has so many numbers, as a power of two.
+const NUMBER_BITS: u32 = 40;
 
 /// The `Idempotency-Key` of a batch, for a server that takes each key once.
 ///
@@ -85,9 +95,22 @@ impl Outbox {
         self.held.push_back(Held { batch, stored: true });
     }
 
+    /// Goes on with the numbers of an output incarnation. Batches that are there keep theirs. False: it was there already.
+    pub fn begin_incarnation(&mut self, incarnation: u32) -> bool {
+        let first = first_number(incarnation);
+        let begins = self.next_number < first;
+        self.next_number = self.next_number.max(first);
+        begins
+    }
+
     /// Adds one row: a JSON object.
     pub fn stage(&mut self, row: &[u8]) {
-        self.staged.extend_from_slice(row);
+        self.stage_with(|staged| staged.extend_from_slice(row));
+    }
+
+    /// Adds one row, which `write` appends.
+    pub(crate) fn stage_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.staged);
         self.staged_ends.push(self.staged.len() as u32);
     }
 
@@ -97,6 +120,11 @@ impl Outbox {
 
     pub fn is_full(&self) -> bool {
         self.bytes() > self.max_bytes && !guards::off(Guard::FullWaits)
+    }
+
+    /// Whether at least half of it is free: a shard that was full goes on then, and not after each confirmation.
+    pub fn has_room(&self) -> bool {
+        self.bytes() <= self.max_bytes / 2
     }
 
     /// Bytes of rows that were not confirmed yet.
@@ -204,6 +232,19 @@ mod tests {
         let key = |delivery, run| idempotency_key(delivery, "state", run, "alerts", 3, 9);
         assert_eq!(key(Delivery::ExactlyOnce, "a"), key(Delivery::ExactlyOnce, "b"));
         assert_ne!(key(Delivery::AtLeastOnce, "a"), key(Delivery::AtLeastOnce, "b"));
+    }
+
+    #[test]
+    fn an_incarnation_has_numbers_of_its_own_and_older_batches_keep_theirs() {
+        let mut outbox = Outbox::new(10, 7);
+        outbox.stage(b"{}");
+        assert_eq!(outbox.cut()[0].number, 7);
+        assert!(outbox.begin_incarnation(1) && !outbox.begin_incarnation(1));
+        outbox.stage(b"{}");
+        assert_eq!(outbox.cut()[0].number, first_number(1));
+        assert!(outbox.begin_incarnation(2) && !outbox.begin_incarnation(1));
+        assert_eq!(outbox.unconfirmed().map(|batch| batch.number).collect::<Vec<_>>(), [7, 1 << 40]);
+        assert_eq!(outbox.next_number(), 2 << 40);
     }
 
     #[test]

@@ -125,6 +125,11 @@ impl<T: Covers> Reorder<T> {
         (*from > order.next).then_some(order.next)
     }
 
+    /// Whether deliveries are there whose turn it is.
+    pub fn has_ready(&self) -> bool {
+        self.splits.iter().any(|order| order.held.first_key_value().is_some_and(|((from, _), _)| *from <= order.next))
+    }
+
     /// The offset wanted next of a split.
     pub fn next_offset(&self, split: SplitIndex) -> u64 {
         self.splits[usize::from(split)].next

@@ -76,7 +76,6 @@ impl Router {
                 rows,
                 max_time_us,
                 request: request.cloned(),
-                only: None,
             };
             deliveries.push((worker, delivery));
         }
@@ -122,6 +121,13 @@ pub fn select(batch: &RowBatch, worker_of: &[u16], workers: usize) -> Vec<Vec<u3
         selections[usize::from(worker)].push(row as u32);
     }
     selections
+}
+
+/// The numbers of the batch's rows that are one worker's, ascending.
+pub fn select_for(batch: &RowBatch, worker_of: &[u16], worker: usize) -> Vec<u32> {
+    let shards = worker_of.len() as u16;
+    let is_mine = |hash: u64| usize::from(worker_of[usize::from(shard_of(hash, shards))]) == worker;
+    (0..batch.rows() as u32).filter(|row| is_mine(batch.key_hash[*row as usize])).collect()
 }
 
 #[cfg(test)]

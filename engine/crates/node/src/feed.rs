@@ -23,7 +23,7 @@ pub const CHUNKS_A_WORKER: usize = 3;
 /// One file that is replayed as fast as it goes.
 pub struct Feed {
     split: SplitIndex,
-    file: FileSplit,
+    file: Arc<FileSplit>,
     state: Mutex<FeedState>,
     under_way: Arc<AtomicUsize>,
     opened_at_us: i64,
@@ -44,7 +44,7 @@ impl Drop for UnderWay {
 }
 
 impl Feed {
-    pub fn new(split: SplitIndex, file: FileSplit, offset: u64, opened_at_us: i64) -> Feed {
+    pub fn new(split: SplitIndex, file: Arc<FileSplit>, offset: u64, opened_at_us: i64) -> Feed {
         let state = Mutex::new(FeedState { offset, ended: false });
         Feed { split, file, state, under_way: Arc::new(AtomicUsize::new(0)), opened_at_us }
     }

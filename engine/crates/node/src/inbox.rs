@@ -93,11 +93,21 @@ impl BodyBudget {
 
     /// Waits for room for a body of which only the announced length is known.
     pub async fn take(&self, announced: Option<u64>, compressed: bool) -> BodyShare {
+        let bytes = self.expected(announced, compressed);
+        let permit = self.semaphore.clone().acquire_many_owned(bytes).await.expect("the semaphore is never closed");
+        BodyShare { permit }
+    }
+
+    /// As [`BodyBudget::take`] where there is room now.
+    pub fn try_take(&self, announced: Option<u64>, compressed: bool) -> Option<BodyShare> {
+        let permit = self.semaphore.clone().try_acquire_many_owned(self.expected(announced, compressed)).ok()?;
+        Some(BodyShare { permit })
+    }
+
+    fn expected(&self, announced: Option<u64>, compressed: bool) -> u32 {
         let announced = announced.map_or(EXPECTED_BYTES, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         let expected = if compressed { announced.saturating_mul(EXPECTED_GROWTH) } else { announced };
-        let bytes = expected.clamp(1, self.max_body_bytes.max(1)).min(u32::MAX as usize);
-        let permit = self.semaphore.clone().acquire_many_owned(bytes as u32).await.expect("the semaphore is never closed");
-        BodyShare { permit }
+        expected.clamp(1, self.max_body_bytes.max(1)).min(u32::MAX as usize) as u32
     }
 
     /// Makes room for a body that is longer than expected. False: there is none now. Who holds a part never waits for more.
@@ -122,6 +132,7 @@ pub trait Hold: Send + Sync {}
 impl<T: Send + Sync> Hold for T {}
 
 /// Rows on their way to a worker; what they hold comes back when the last worker is done with the batch.
+#[derive(Clone)]
 pub struct Parcel {
     pub delivery: Delivery,
     /// Set for the few batches that are traced.

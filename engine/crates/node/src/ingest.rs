@@ -1,13 +1,12 @@
 //! `POST /ingest`: from a request's body to durable rows and an answer.
 
 use std::future::Future;
-use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use parking_lot::Mutex;
 use streamjob_core::batch::{RowBatch, hash_key, shard_of};
@@ -18,11 +17,13 @@ use streamjob_core::json;
 use streamjob_core::shard::{RequestCommit, request_key};
 use streamjob_core::{Error, Result};
 
+use crate::body::{Broken, collect, inflate};
 use crate::idempotency::{Begin, Ticket};
-use crate::inbox::{BodyBudget, BodyShare};
+use crate::inbox::BodyShare;
 use crate::sequencer::{Keyed, Sequencer};
 use crate::shared::{Gate, Shared, now_us};
 use crate::telemetry::{Ingest as Traced, Trace};
+use crate::together::{Together, thread_number};
 
 /// An `Idempotency-Key` is at most this long.
 const MAX_KEY_BYTES: usize = 255;
@@ -35,6 +36,17 @@ const RETRY_AFTER_S: u64 = 1;
 pub struct Ingest {
     pub shared: Arc<Shared>,
     pub sequencer: Arc<Sequencer>,
+    /// Single rows that come at the same time.
+    pub together: Together,
+    codecs: [CodecPool; CODEC_POOLS],
+}
+
+/// Threads find codecs in pools of their own, so that they rarely wait for each other.
+const CODEC_POOLS: usize = 4;
+
+#[derive(Default)]
+#[repr(align(128))]
+struct CodecPool {
     codecs: Mutex<Vec<Codec>>,
 }
 
@@ -46,7 +58,7 @@ struct Codec {
 
 /// How a body is to be read.
 #[derive(Clone, Copy)]
-enum Format {
+pub enum Format {
     Json,
     Ndjson,
 }
@@ -117,26 +129,32 @@ impl Answer {
 
 impl Ingest {
     pub fn new(shared: Arc<Shared>, sequencer: Arc<Sequencer>) -> Ingest {
-        Ingest { shared, sequencer, codecs: Mutex::new(Vec::new()) }
+        Ingest { shared, sequencer, together: Together::default(), codecs: Default::default() }
     }
 
     /// Answers one request.
-    pub async fn handle(&self, request: Request<Incoming>) -> Answer {
+    pub async fn handle(self: &Arc<Self>, request: Request<Incoming>) -> Answer {
         match self.take(request).await {
             Ok(answer) | Err(answer) => answer,
         }
     }
 
-    async fn take(&self, request: Request<Incoming>) -> std::result::Result<Answer, Answer> {
+    async fn take(self: &Arc<Self>, request: Request<Incoming>) -> std::result::Result<Answer, Answer> {
         self.wait_for_gate().await?;
         let headers = request.headers();
         let (format, encoding) = (format_of(headers)?, encoding_of(headers)?);
         let key = key_of(headers)?;
         let traceparent = headers.get("traceparent").map(http::HeaderValue::as_bytes);
         let mut ingest = self.shared.traces.begin(traceparent);
-        let (body, _share) = self.read(request.into_body(), encoding).await?;
+        let (mut body, mut _share) = self.read(request.into_body(), encoding).await?;
         if let Some(ingest) = &mut ingest {
             ingest.note("streamjob.body_bytes", body.len() as i64);
+        }
+        if ingest.is_none() && key.is_none() {
+            match Together::run(self, format, body, _share).await {
+                Ok(answer) => return Ok(answer),
+                Err(alone) => (body, _share) = alone,
+            }
         }
         let trace = ingest.as_ref().map(Traced::trace);
         match key {
@@ -147,6 +165,9 @@ impl Ingest {
 
     /// Waits while journals of earlier starts are replayed: they may hold the first of a repeat.
     async fn wait_for_gate(&self) -> std::result::Result<(), Answer> {
+        if self.shared.is_open() && !self.shared.is_disk_full() && !self.shared.is_stopping() {
+            return Ok(());
+        }
         let gate = *self.shared.gate.borrow();
         let gate = match gate {
             Gate::Starting => {
@@ -198,7 +219,10 @@ impl Ingest {
             return Err(too_large());
         }
         let compressed = !matches!(encoding, Encoding::Identity);
-        let mut share = self.bounded(self.shared.bodies.take(announced, compressed)).await?;
+        let mut share = match self.shared.bodies.try_take(announced, compressed) {
+            Some(share) => share,
+            None => self.bounded(self.shared.bodies.take(announced, compressed)).await?,
+        };
         let raw = match collect(body, limit, &self.shared.bodies, &mut share).await {
             Ok(raw) => raw,
             Err(Broken::TooLong) => return Err(too_large()),
@@ -281,14 +305,27 @@ impl Ingest {
         drop(parsing);
         drop(body);
         let request = decoded.request;
-        let split = &self.shared.splits[usize::from(self.sequencer.split())].id;
         let Some((batch, record)) = decoded.rows else { return Ok(Answer::first(&request)) };
+        self.keep(&request, ticket, batch, record, trace).await?;
+        Ok(Answer::first(&request))
+    }
+
+    /// Brings a request's rows to the workers, and returns once they are durable.
+    async fn keep(
+        &self,
+        request: &RequestRecord,
+        ticket: Option<Ticket>,
+        batch: Arc<RowBatch>,
+        record: EncodedRecord,
+        trace: Option<&Arc<Trace>>,
+    ) -> std::result::Result<(), Answer> {
+        let split = &self.shared.splits[usize::from(self.sequencer.split())].id;
         let (rows, bytes) = (batch.rows(), batch.memory_bytes());
         let credits = match self.shared.credits.try_take(rows, bytes) {
             Some(credits) => credits,
             None => self.bounded(self.shared.credits.take(rows, bytes)).await?,
         };
-        let commit = |first_offset| answer_of(&request, split, first_offset);
+        let commit = |first_offset| answer_of(request, split, first_offset);
         let keyed = ticket.map(|ticket| Keyed { ticket, commit: &commit });
         let place = self.sequencer.append(record, batch, credits, keyed, trace).map_err(|error| Answer {
             retry_after_s: Some(RETRY_AFTER_S),
@@ -297,7 +334,30 @@ impl Ingest {
         place.durable.await.map_err(|_| {
             Answer::problem(StatusCode::SERVICE_UNAVAILABLE, "the journal failed; whether the rows were kept is not known")
         })?;
-        Ok(Answer::first(&request))
+        Ok(())
+    }
+
+    /// Single rows, one a line, as one batch; the answer is that of each of them. `None`, and nothing done, where one is
+    /// rejected.
+    pub async fn run_lines(&self, lines: &[u8], rows: usize) -> Option<std::result::Result<Answer, Answer>> {
+        let mut one = new_record(String::new(), 0, now_us());
+        let (batch, record) = {
+            let mut codec = self.codec().ok()?;
+            let batch = codec.decoder.decode_ndjson(lines, one.received_us, Positions::Ordinal);
+            let fits = batch.rejects.is_empty() && batch.rows() == rows;
+            let record = if fits { codec.encoder.encode(&batch, None).ok() } else { None };
+            self.give_back(codec);
+            (Arc::new(batch), record?)
+        };
+        one.accepted = 1;
+        Some(self.keep(&one, None, batch, record, None).await.map(|()| Answer::first(&one)))
+    }
+
+    /// A request without an id, by itself.
+    pub async fn run_alone(&self, format: Format, body: Bytes) -> Answer {
+        match self.run(format, body, None, None).await {
+            Ok(answer) | Err(answer) => answer,
+        }
     }
 
     fn decode(&self, format: Format, body: &[u8], mut request: RequestRecord) -> std::result::Result<Decoded, Answer> {
@@ -325,24 +385,28 @@ impl Ingest {
             batch.span = 1;
         }
         if batch.span == 0 {
-            self.codecs.lock().push(codec);
+            self.give_back(codec);
             return Ok(Decoded { request, rows: None });
         }
         let record = codec
             .encoder
             .encode(&batch, named)
             .map_err(|error| Answer::problem(StatusCode::PAYLOAD_TOO_LARGE, error.message()))?;
-        self.codecs.lock().push(codec);
+        self.give_back(codec);
         Ok(Decoded { request, rows: Some((Arc::new(batch), record)) })
     }
 
     fn codec(&self) -> Result<Codec> {
-        if let Some(codec) = self.codecs.lock().pop() {
+        if let Some(codec) = self.codecs[thread_number() % CODEC_POOLS].codecs.lock().pop() {
             return Ok(codec);
         }
         let config = &self.shared.plan.config;
         let decoder = Decoder::new(&config.schema, config.shards, config.time.max_ahead_us)?;
         Ok(Codec { decoder, encoder: RecordEncoder::new() })
+    }
+
+    fn give_back(&self, codec: Codec) {
+        self.codecs[thread_number() % CODEC_POOLS].codecs.lock().push(codec);
     }
 }
 
@@ -384,54 +448,5 @@ fn key_of(headers: &HeaderMap) -> std::result::Result<Option<String>, Answer> {
             StatusCode::BAD_REQUEST,
             &format!("an Idempotency-Key has 1 to {MAX_KEY_BYTES} visible ASCII characters"),
         )),
-    }
-}
-
-/// Why a body could not be read.
-enum Broken {
-    TooLong,
-    NoRoom,
-    Off(hyper::Error),
-}
-
-/// All of a body. Where it is longer than announced, its share of the memory grows with it.
-async fn collect(
-    mut body: Incoming,
-    limit: usize,
-    budget: &BodyBudget,
-    share: &mut BodyShare,
-) -> std::result::Result<Bytes, Broken> {
-    let mut first: Option<Bytes> = None;
-    let mut all = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(Broken::Off)?.into_data() else { continue };
-        let length = first.as_ref().map_or(0, Bytes::len) + all.len() + data.len();
-        if length > limit {
-            return Err(Broken::TooLong);
-        }
-        if !budget.grow(share, length) {
-            return Err(Broken::NoRoom);
-        }
-        match (&first, all.is_empty()) {
-            // Most bodies come in one piece, which needs no copy.
-            (None, true) => first = Some(data),
-            _ => {
-                if let Some(first) = first.take() {
-                    all.reserve(body.size_hint().lower() as usize + first.len() + data.len());
-                    all.extend_from_slice(&first);
-                }
-                all.extend_from_slice(&data);
-            }
-        }
-    }
-    Ok(first.unwrap_or_else(|| all.into()))
-}
-
-fn inflate(decoder: impl Read, limit: usize, too_large: impl Fn() -> Answer) -> std::result::Result<Bytes, Answer> {
-    let mut body = Vec::new();
-    match decoder.take(limit as u64 + 1).read_to_end(&mut body) {
-        Ok(_) if body.len() > limit => Err(too_large()),
-        Ok(_) => Ok(body.into()),
-        Err(error) => Err(Answer::problem(StatusCode::BAD_REQUEST, &format!("the compressed body is damaged: {error}"))),
     }
 }

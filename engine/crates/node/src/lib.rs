@@ -2,6 +2,7 @@
 //!
 //! Invariant: decisions about rows are in `streamjob_core`; here is only who runs them when, and nothing of Python.
 
+mod body;
 mod committer;
 mod control;
 mod feed;
@@ -13,6 +14,7 @@ mod options;
 mod paced;
 mod port;
 mod progress_json;
+mod read_again;
 mod replay;
 mod rest;
 mod run;
@@ -21,6 +23,7 @@ mod server;
 mod shared;
 mod start;
 pub mod telemetry;
+mod together;
 mod worker;
 
 pub use options::{NoUdfFactory, OnProgress, OnReady, Options, StopHandle, Totals, UdfFactory};

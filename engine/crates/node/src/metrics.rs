@@ -87,6 +87,9 @@ fn describe() {
     describe_gauge!("streamjob_hot_bytes", "Memory of the keys in memory.");
     describe_counter!("streamjob_sink_rows_total", "Rows handed to a sink since the process started; for messages, confirmed.");
     describe_gauge!("streamjob_sink_pending_rows", "Rows that a message sink has not confirmed.");
+    describe_gauge!("streamjob_output_incarnation", "How often the state was older than its sinks; above 0 outputs may repeat.");
+    describe_gauge!("streamjob_blocked_shards", "Shards that take no rows, as a sink takes none of theirs.");
+    describe_gauge!("streamjob_behind_shards", "Blocked shards, and those that read again what they have left.");
     describe_gauge!("streamjob_rocksdb_sst_bytes", "Bytes of all SST files.");
     describe_gauge!("streamjob_rocksdb_memtable_bytes", "Bytes in memtables.");
     describe_gauge!("streamjob_rocksdb_block_cache_bytes", "Bytes in the shared block cache.");
@@ -126,16 +129,21 @@ fn update_commits(shared: &Shared) {
 }
 
 fn update_state(shared: &Shared) {
-    let (mut keys, mut bytes) = (0, 0);
+    let (mut keys, mut bytes, mut blocked, mut behind) = (0, 0, 0, 0);
     let mut pending = vec![0; shared.plan.sinks.len()];
     for figures in &shared.figures {
         let figures = figures.lock();
         keys += figures.keys;
         bytes += figures.table_bytes;
+        blocked += figures.blocked_shards;
+        behind += figures.behind_shards;
         std::iter::zip(&mut pending, &figures.pending_rows).for_each(|(sum, rows)| *sum += rows);
     }
     gauge!("streamjob_hot_keys").set(keys as f64);
     gauge!("streamjob_hot_bytes").set(bytes as f64);
+    gauge!("streamjob_output_incarnation").set(f64::from(shared.state.output_incarnation()));
+    gauge!("streamjob_blocked_shards").set(blocked as f64);
+    gauge!("streamjob_behind_shards").set(behind as f64);
     for (sink, plan) in shared.plan.sinks.iter().enumerate() {
         counter!("streamjob_sink_rows_total", "sink" => plan.name.clone())
             .absolute(shared.sent_rows[sink].load(Ordering::Relaxed));

@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(50);
 pub struct Paced {
     pub shared: Arc<Shared>,
     pub split: SplitIndex,
-    pub file: FileSplit,
+    pub file: Arc<FileSplit>,
     pub offset: u64,
     pub speed: f64,
     pub opened_at_us: i64,

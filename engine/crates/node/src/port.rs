@@ -19,6 +19,21 @@ use tokio::sync::mpsc;
 use crate::shared::Shared;
 use crate::telemetry::{Trace, current_traceparent};
 
+/// Batches on their way to one webhook's task.
+pub const WEBHOOK_QUEUE: usize = 256;
+/// So many of them are of one shard at most, so that one whose rows are not taken does not keep the others' places (I9).
+const MAX_SENT_A_SHARD: usize = 16;
+/// Where there are many shards, the queue is divided, but a shard's next batch should be there when one is answered.
+const MIN_SENT_A_SHARD: usize = 2;
+
+/// One shard's batches for one webhook. Bounded by the outbox, which counts them until they are confirmed.
+#[derive(Default)]
+struct Lane {
+    /// With the webhook's task.
+    sent: usize,
+    waiting: VecDeque<WebhookDelivery>,
+}
+
 /// Where one sink's rows go.
 #[derive(Clone)]
 pub enum Output {
@@ -64,17 +79,29 @@ pub struct Port {
     writers: HashMap<(usize, u16), (u64, SegmentWriter)>,
     /// Writers whose disk is full: they keep what they were given, and take no more than the batch that runs.
     stuck: Vec<(usize, u16)>,
-    /// By sink: batches that found the webhook's queue full. Bounded by the outboxes, which count them until they are
-    /// confirmed.
-    waiting: Vec<VecDeque<WebhookDelivery>>,
+    /// Batches for webhooks, by sink and shard.
+    lanes: HashMap<(usize, u16), Lane>,
+    /// Lanes that found the webhook's queue full.
+    stalled: Vec<(usize, u16)>,
+    /// Batches of one lane that the webhook's task may have.
+    max_sent: usize,
     /// Traces of exactly-once rows that wait for their commit, by sink and shard.
     traces: HashMap<(usize, u16), String>,
 }
 
 impl Port {
     pub fn new(shared: Arc<Shared>, outputs: Vec<Output>) -> Port {
-        let waiting = outputs.iter().map(|_| VecDeque::new()).collect();
-        Port { shared, outputs, writers: HashMap::new(), stuck: Vec::new(), waiting, traces: HashMap::new() }
+        let shards = usize::from(shared.plan.config.shards.max(1));
+        Port {
+            shared,
+            outputs,
+            writers: HashMap::new(),
+            stuck: Vec::new(),
+            lanes: HashMap::new(),
+            stalled: Vec::new(),
+            max_sent: (WEBHOOK_QUEUE / shards).clamp(MIN_SENT_A_SHARD, MAX_SENT_A_SHARD),
+            traces: HashMap::new(),
+        }
     }
 
     /// Makes sure that [`Port::seal`] finds room for a shard's open segments. False: there is none at the moment.
@@ -125,17 +152,40 @@ impl Port {
 
     /// Tries again what found a queue or a disk full. True while something waits.
     pub fn retry(&mut self) -> Result<bool> {
-        for (output, waiting) in std::iter::zip(&self.outputs, &mut self.waiting) {
-            let Output::Webhook { sender, .. } = output else { continue };
-            while let Some(delivery) = waiting.pop_front() {
-                if let Err(mpsc::error::TrySendError::Full(delivery)) = sender.try_send(delivery) {
-                    waiting.push_front(delivery);
-                    break;
-                }
-            }
+        for (sink, shard) in std::mem::take(&mut self.stalled) {
+            self.pump(sink, shard);
         }
         self.retry_stuck()?;
-        Ok(self.is_stuck() || self.waiting.iter().any(|waiting| !waiting.is_empty()))
+        Ok(self.is_stuck() || !self.stalled.is_empty())
+    }
+
+    /// A webhook has answered one batch of a shard for good.
+    pub fn answered(&mut self, sink: usize, shard: u16) {
+        if let Some(lane) = self.lanes.get_mut(&(sink, shard)) {
+            lane.sent = lane.sent.saturating_sub(1);
+            self.pump(sink, shard);
+        }
+    }
+
+    /// Hands a shard's batches over, as many as may be with the webhook's task at once.
+    fn pump(&mut self, sink: usize, shard: u16) {
+        let Output::Webhook { sender, .. } = &self.outputs[sink] else { return };
+        let Some(lane) = self.lanes.get_mut(&(sink, shard)) else { return };
+        while lane.sent < self.max_sent
+            && let Some(delivery) = lane.waiting.pop_front()
+        {
+            match sender.try_send(delivery) {
+                Err(mpsc::error::TrySendError::Full(delivery)) => {
+                    lane.waiting.push_front(delivery);
+                    if !self.stalled.contains(&(sink, shard)) {
+                        self.stalled.push((sink, shard));
+                    }
+                    return;
+                }
+                // A task that has ended takes nothing any more: the outbox keeps the batch for the next start.
+                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => lane.sent += 1,
+            }
+        }
     }
 
     fn retry_stuck(&mut self) -> Result<()> {
@@ -191,7 +241,7 @@ impl SinkPort for Port {
 
     fn send(&mut self, sink: usize, shard: u16, batch: &Batch) -> Result<()> {
         debug_assert!(self.shared.plan.sinks[sink].mode == SinkMode::Messages);
-        let Output::Webhook { name, sender } = &self.outputs[sink] else {
+        let Output::Webhook { name, .. } = &self.outputs[sink] else {
             return Err(Error::engine(format!("sink {sink} takes no batches")));
         };
         let kept = if self.traces.is_empty() { None } else { self.traces.remove(&(sink, shard)) };
@@ -213,12 +263,8 @@ impl SinkPort for Port {
                 traceparent: current_traceparent().or(kept),
             },
         };
-        let waiting = &mut self.waiting[sink];
-        if !waiting.is_empty() {
-            waiting.push_back(delivery);
-        } else if let Err(mpsc::error::TrySendError::Full(delivery)) = sender.try_send(delivery) {
-            waiting.push_back(delivery);
-        }
+        self.lanes.entry((sink, shard)).or_default().waiting.push_back(delivery);
+        self.pump(sink, shard);
         Ok(())
     }
 }

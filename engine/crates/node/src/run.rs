@@ -20,15 +20,13 @@ use tokio_util::task::TaskTracker;
 use crate::inbox::Message;
 use crate::ingest::Ingest;
 use crate::options::{OnReady, Options, StopHandle, Totals};
-use crate::port::Output;
+use crate::port::{Output, WEBHOOK_QUEUE};
 use crate::rest::Rest;
 use crate::shared::{Gate, Shared};
 use crate::start::{Opened, Running, open_outputs};
 use crate::telemetry::Traces;
 use crate::{progress_json, server, telemetry};
 
-/// Batches on their way to one webhook's task.
-const WEBHOOK_QUEUE: usize = 256;
 /// How often the run looks at what may have changed without a word.
 const LOOK: Duration = Duration::from_millis(20);
 /// Threads for connections, webhooks and the run itself.
@@ -114,7 +112,7 @@ async fn finish(mut running: Running, tasks: Tasks, outcome: Result<()>) -> Resu
     if outcome.is_ok() && shared.failure().is_none() {
         let _ = tokio::time::timeout(DRAIN, tasks.connections.wait()).await;
     }
-    shared.gate.send_replace(Gate::Closed);
+    shared.close_gate();
     tokio::task::block_in_place(|| running.begin_stop());
     running.rest(REST).await;
     tasks.deliveries.cancel();
@@ -289,8 +287,11 @@ impl Watch {
     fn look_at_end(&mut self, running: &Running, exit_at_end: bool) -> bool {
         match self.ending {
             Ending::No if (exit_at_end || running.sequencer.is_none()) && running.replayed() => {
+                if self.shared.plan.config.sources.iter().all(|source| source.file.is_none()) {
+                    tracing::warn!("the job has no file to read: it takes nothing, finishes what its journal holds and ends");
+                }
                 if let Some(sequencer) = &running.sequencer {
-                    self.shared.gate.send_replace(Gate::Closed);
+                    self.shared.close_gate();
                     // Nothing is appended any more, so that this end is the end.
                     self.announce(sequencer.split(), sequencer.close(), SplitStatus::Finished);
                 }

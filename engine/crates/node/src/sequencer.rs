@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use streamjob_core::acknowledge::Acknowledgements;
 use streamjob_core::batch::RowBatch;
 use streamjob_core::config::Durability;
-use streamjob_core::journal::{EncodedRecord, Journal};
+use streamjob_core::journal::{EncodedRecord, Journal, JournalReader};
 use streamjob_core::processor::Delivery;
 use streamjob_core::progress::SplitIndex;
 use streamjob_core::route::{Router, Selection};
@@ -183,6 +183,11 @@ impl Sequencer {
             self.synced.wait_for(&mut durable, FAILURE_LOOK);
         }
         Ok(())
+    }
+
+    /// Reads what is durable, from the request on that holds `from`.
+    pub fn read(&self, from: u64) -> JournalReader<FileLogStorage> {
+        self.journal.read(from)
     }
 
     /// Deletes rows below an offset.

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,18 +12,18 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use streamjob_core::{Error, Result};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower_service::Service;
+use tower_service::Service as _;
 
 use crate::ingest::Ingest;
 
 /// After a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// A client has this long to send a request's head.
+/// A client has this long to send a request's head, and up to twice as long as it is looked at only that often.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 type AnyBody = Either<Full<Bytes>, axum::body::Body>;
@@ -55,7 +56,9 @@ pub async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     failed = false;
-                    connections.spawn(connection(stream, ingest.clone(), router.clone(), shutdown.clone()));
+                    // Each connection has handles of its own: the counters of shared ones would wander from core to core.
+                    let service = Arc::new(Service { ingest: ingest.clone(), router: router.clone(), taken: AtomicUsize::new(0), answered: AtomicUsize::new(0) });
+                    connections.spawn(connection(stream, service, shutdown.child_token()));
                 }
                 Err(error) => {
                     // Out of file descriptors, most likely: others will end.
@@ -70,44 +73,67 @@ pub async fn serve(
     connections.close();
 }
 
-async fn connection(stream: TcpStream, ingest: Option<Arc<Ingest>>, router: axum::Router, shutdown: CancellationToken) {
+/// What a connection's requests are answered by, and how many there were.
+struct Service {
+    ingest: Option<Arc<Ingest>>,
+    router: axum::Router,
+    taken: AtomicUsize,
+    answered: AtomicUsize,
+}
+
+async fn connection(stream: TcpStream, service: Arc<Service>, shutdown: CancellationToken) {
     // Answers are small and clients wait for them.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| respond(request, ingest.clone(), router.clone()));
+    let answering = service.clone();
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
         .pipeline_flush(true)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service_fn(move |request| respond(request, answering.clone())));
     tokio::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
+        () = silence(&service) => return,
         () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     let _ = connection.await;
 }
 
-async fn respond(
-    request: Request<Incoming>,
-    ingest: Option<Arc<Ingest>>,
-    mut router: axum::Router,
-) -> std::result::Result<Response<AnyBody>, Infallible> {
-    if request.uri().path() == "/ingest" {
-        let answer = match ingest {
-            None => {
-                crate::ingest::Answer::problem(StatusCode::NOT_FOUND, "this job has no http source; add one under spec.sources")
-            }
-            Some(_) if request.method() != Method::POST => {
-                crate::ingest::Answer::problem(StatusCode::METHOD_NOT_ALLOWED, "rows are sent with POST")
-            }
-            Some(ingest) => ingest.handle(request).await,
-        };
-        let mut response = answer.into_response();
-        if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-            response.headers_mut().insert(http::header::ALLOW, http::HeaderValue::from_static("POST"));
+/// Ends when no request has come for [`HEAD_TIMEOUT`], or up to twice as long, while none was under way. One look now and
+/// then, as a timer for each request would cost more than the rest of it.
+async fn silence(service: &Service) {
+    let mut before = None;
+    loop {
+        tokio::time::sleep(HEAD_TIMEOUT).await;
+        let taken = service.taken.load(Ordering::Relaxed);
+        let under_way = taken != service.answered.load(Ordering::Relaxed);
+        if before == Some(taken) && !under_way {
+            return;
         }
-        return Ok(response.map(Either::Left));
+        before = Some(taken);
     }
-    let response = router.call(request.map(axum::body::Body::new)).await;
-    response.map(|response| response.map(Either::Right))
+}
+
+async fn respond(request: Request<Incoming>, service: Arc<Service>) -> std::result::Result<Response<AnyBody>, Infallible> {
+    service.taken.fetch_add(1, Ordering::Relaxed);
+    let response = answer(request, &service).await;
+    service.answered.fetch_add(1, Ordering::Relaxed);
+    Ok(response)
+}
+
+async fn answer(request: Request<Incoming>, service: &Service) -> Response<AnyBody> {
+    if request.uri().path() != "/ingest" {
+        let Ok(response) = service.router.clone().call(request.map(axum::body::Body::new)).await;
+        return response.map(Either::Right);
+    }
+    let answer = match &service.ingest {
+        None => crate::ingest::Answer::problem(StatusCode::NOT_FOUND, "this job has no http source; add one under spec.sources"),
+        Some(_) if request.method() != Method::POST => {
+            crate::ingest::Answer::problem(StatusCode::METHOD_NOT_ALLOWED, "rows are sent with POST")
+        }
+        Some(ingest) => ingest.handle(request).await,
+    };
+    let mut response = answer.into_response();
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(http::header::ALLOW, http::HeaderValue::from_static("POST"));
+    }
+    response.map(Either::Left)
 }

@@ -29,6 +29,10 @@ pub struct WorkerFigures {
     pub keys: u64,
     pub table_bytes: u64,
     pub pending_rows: Vec<u64>,
+    /// Shards that take no rows, as an outbox is full.
+    pub blocked_shards: u64,
+    /// Those, and the ones that read again what they have left.
+    pub behind_shards: u64,
     /// By split: the lowest position of the worker's shards.
     pub positions: Vec<u64>,
     /// Splits that have finished in all of the worker's shards.
@@ -91,11 +95,15 @@ pub struct Shared {
     pub rate: Mutex<crate::metrics::Rate>,
     pub started: std::time::Instant,
     pub gate: watch::Sender<Gate>,
+    /// Whether the gate is open, for who only wants to know that.
+    open: AtomicBool,
     stopping: AtomicBool,
     ending: AtomicBool,
     /// Told when something happened that the run must see to.
     pub changed: Notify,
     failure: OnceLock<Error>,
+    /// Shards of all workers that have left rows.
+    behind: AtomicUsize,
     /// Threads that wait for room on a disk.
     waiting_for_room: AtomicUsize,
     /// Dropped last: whoever gets its lock finds the stores closed.
@@ -132,10 +140,12 @@ impl Shared {
             rate: Mutex::new(crate::metrics::Rate::default()),
             started: std::time::Instant::now(),
             gate: watch::channel(Gate::Starting).0,
+            open: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             changed: Notify::new(),
             failure: OnceLock::new(),
+            behind: AtomicUsize::new(0),
             waiting_for_room: AtomicUsize::new(0),
             state,
             inboxes,
@@ -166,10 +176,23 @@ impl Shared {
             let starting = *gate == Gate::Starting;
             if starting {
                 *gate = Gate::Open;
+                self.open.store(true, Ordering::Release);
             }
             starting
         });
         self.changed.notify_one();
+    }
+
+    /// No rows may come any more.
+    pub fn close_gate(&self) {
+        self.gate.send_modify(|gate| {
+            *gate = Gate::Closed;
+            self.open.store(false, Ordering::Release);
+        });
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
     }
 
     /// Who brings rows brings no more.
@@ -207,6 +230,17 @@ impl Shared {
     /// Whether somebody waits for room on a disk.
     pub fn is_disk_full(&self) -> bool {
         self.waiting_for_room.load(Ordering::Acquire) > 0
+    }
+
+    /// Shards that have left rows.
+    pub fn behind(&self) -> usize {
+        self.behind.load(Ordering::Acquire)
+    }
+
+    /// A worker has `now` shards that are behind, where it had `before`.
+    pub fn count_behind(&self, before: usize, now: usize) {
+        self.behind.fetch_add(now, Ordering::AcqRel);
+        self.behind.fetch_sub(before, Ordering::AcqRel);
     }
 
     /// Counts the rows of a batch that no earlier run has taken.

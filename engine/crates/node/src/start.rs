@@ -1,11 +1,13 @@
 //! From a state directory and a job to threads that run: the same way after a crash as after a clean stop (I7).
 
+mod running;
+
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use streamjob_connectors::file_sink::SegmentDirectory;
@@ -16,7 +18,6 @@ use streamjob_core::plan::{Plan, SinkFrom, SinkMode};
 use streamjob_core::processor::Processor;
 use streamjob_core::progress::SplitIndex;
 use streamjob_core::shard::{Shard, SplitInfo};
-use streamjob_core::trim::Trim;
 use streamjob_core::{Error, Result};
 use streamjob_state::{FileLogStorage, JobIdentity, RocksShardStore, SharedResources, StateDir, StoreOptions, open_all};
 
@@ -27,9 +28,10 @@ use crate::metrics::Metrics;
 use crate::options::UdfFactory;
 use crate::paced::Paced;
 use crate::port::{Output, Port, Stdout};
+use crate::read_again::{Origins, Rereader};
 use crate::replay::{self, Replay};
 use crate::sequencer::Sequencer;
-use crate::shared::{Shared, WorkerFigures};
+use crate::shared::Shared;
 use crate::telemetry::Traces;
 use crate::worker::Worker;
 
@@ -51,7 +53,7 @@ pub struct Opened {
     pub rocks: Vec<Arc<RocksShardStore>>,
     storage: Arc<FileLogStorage>,
     logs: Vec<RecoveredLog<FileLogStorage>>,
-    files: Vec<(SplitIndex, FileSplit, f64)>,
+    files: Vec<SourceFile>,
     splits: Vec<SplitInfo>,
     /// The split of this start's journal, where the job has a push source.
     journal_split: Option<SplitIndex>,
@@ -72,7 +74,21 @@ struct Report {
 struct Go {
     outputs: Vec<Output>,
     feeds: Vec<Arc<Feed>>,
+    origins: Arc<Origins>,
     starts: Vec<u64>,
+}
+
+/// The journal of an earlier start, which several may read.
+pub type Log = (SplitIndex, Arc<RecoveredLog<FileLogStorage>>);
+
+/// A file that is replayed.
+pub struct SourceFile {
+    pub split: SplitIndex,
+    pub file: Arc<FileSplit>,
+    /// Event time over wall time; 0 for as fast as it goes.
+    pub speed: f64,
+    /// The clock for "too far ahead". A row's fate must not depend on when it is read again, so it is not the wall's.
+    pub opened_at_us: i64,
 }
 
 /// Threads and what they share.
@@ -81,7 +97,7 @@ pub struct Running {
     pub sequencer: Option<Arc<Sequencer>>,
     pub resumed: bool,
     outputs: Vec<Output>,
-    logs: Vec<(SplitIndex, RecoveredLog<FileLogStorage>)>,
+    logs: Vec<Log>,
     workers: Vec<JoinHandle<()>>,
     /// Threads that bring rows: of files in event time, of journals.
     feeders: Vec<JoinHandle<()>>,
@@ -146,9 +162,11 @@ impl Opened {
     fn open_files(&mut self) -> Result<()> {
         for source in &self.plan.config.sources {
             let Some(file) = &source.file else { continue };
-            let split = FileSplit::open(&source.name, Path::new(&file.path))?;
-            self.splits.push(SplitInfo { id: split.id().into(), source: source.name.as_str().into() });
-            self.files.push(((self.splits.len() - 1) as SplitIndex, split, file.speed));
+            let opened = FileSplit::open(&source.name, Path::new(&file.path))?;
+            let split = self.splits.len() as SplitIndex;
+            self.splits.push(SplitInfo { id: opened.id().into(), source: source.name.as_str().into() });
+            let opened_at_us = self.state.created_us().max(opened.modified_us());
+            self.files.push(SourceFile { split, file: Arc::new(opened), speed: file.speed, opened_at_us });
         }
         Ok(())
     }
@@ -178,7 +196,7 @@ impl Opened {
         let reports = workers.spawn(receivers, &commits, udfs)?;
         drop(commits);
         let starts = take_reports(&shared, &reports)?;
-        for (split, file, _) in &files {
+        for SourceFile { split, file, .. } in &files {
             file.check_resume(file.id(), starts[usize::from(*split)])?;
         }
         let outputs = sinks(&shared)?;
@@ -195,6 +213,7 @@ impl Opened {
             }
             _ => None,
         };
+        let origins = Arc::new(Origins::find(&logs, sequencer.as_ref(), &files));
         let (feeds, paced) = open_feeds(&shared, files, &starts);
         let committer = {
             let (owned, sequencer) = (shared.clone(), sequencer.clone());
@@ -202,7 +221,8 @@ impl Opened {
         };
         let journal = spawn_journal(&shared, sequencer.as_ref())?;
         for (_, go) in &workers.handles {
-            let message = Go { outputs: outputs.clone(), feeds: feeds.clone(), starts: starts.clone() };
+            let (outputs, feeds) = (outputs.clone(), feeds.clone());
+            let message = Go { outputs, feeds, origins: origins.clone(), starts: starts.clone() };
             go.send(message).map_err(|_| Error::engine("a worker has ended before its start"))?;
         }
         let mut feeders = Vec::new();
@@ -242,15 +262,15 @@ fn take_reports(shared: &Shared, reports: &[Report]) -> Result<Vec<u64>> {
 }
 
 /// The journals of earlier starts are the first splits, in order.
-fn name_logs(shared: &Shared, logs: Vec<RecoveredLog<FileLogStorage>>) -> Vec<(SplitIndex, RecoveredLog<FileLogStorage>)> {
+fn name_logs(shared: &Shared, logs: Vec<RecoveredLog<FileLogStorage>>) -> Vec<Log> {
     for (split, log) in std::iter::zip(&shared.splits, &logs) {
         shared.trimmer.lock().ended_log(&*split.id, log.end_offset());
     }
-    logs.into_iter().enumerate().map(|(split, log)| (split as SplitIndex, log)).collect()
+    logs.into_iter().enumerate().map(|(split, log)| (split as SplitIndex, Arc::new(log))).collect()
 }
 
-fn open_replays(logs: &[(SplitIndex, RecoveredLog<FileLogStorage>)], starts: &[u64]) -> Result<Vec<Replay>> {
-    let open = |(split, log): &(SplitIndex, RecoveredLog<FileLogStorage>)| {
+fn open_replays(logs: &[Log], starts: &[u64]) -> Result<Vec<Replay>> {
+    let open = |(split, log): &Log| {
         let end_offset = log.end_offset();
         let reader = log.read(starts[usize::from(*split)].min(end_offset))?;
         Ok(Replay { split: *split, reader, end_offset })
@@ -258,12 +278,10 @@ fn open_replays(logs: &[(SplitIndex, RecoveredLog<FileLogStorage>)], starts: &[u
     logs.iter().map(open).collect()
 }
 
-fn open_feeds(shared: &Arc<Shared>, files: Vec<(SplitIndex, FileSplit, f64)>, starts: &[u64]) -> (Vec<Arc<Feed>>, Vec<Paced>) {
+fn open_feeds(shared: &Arc<Shared>, files: Vec<SourceFile>, starts: &[u64]) -> (Vec<Arc<Feed>>, Vec<Paced>) {
     let (mut feeds, mut paced) = (Vec::new(), Vec::new());
-    for (split, file, speed) in files {
+    for SourceFile { split, file, speed, opened_at_us } in files {
         let offset = starts[usize::from(split)];
-        // A row's fate must not depend on when it is read again, so the clock for "too far ahead" is not the wall's.
-        let opened_at_us = shared.state.created_us().max(file.modified_us());
         if speed > 0.0 {
             paced.push(Paced { shared: shared.clone(), split, file, offset, speed, opened_at_us });
         } else {
@@ -303,9 +321,10 @@ impl Workers {
                 let _ = report_sender.send(report);
                 drop(report_sender);
                 let (Some(processor), Ok(go)) = (processor, go.recv()) else { return };
-                let Go { outputs, feeds, starts } = go;
+                let Go { outputs, feeds, origins, starts } = go;
                 let port = Port::new(shared.clone(), outputs);
-                match Worker::new(worker, shared.clone(), receiver, commits, processor, port, feeds, &starts) {
+                let rereader = Rereader::new(shared.clone(), origins, worker);
+                match Worker::new(worker, shared.clone(), receiver, commits, processor, port, feeds, rereader, &starts) {
                     Ok(worker) => worker.run(),
                     Err(error) => shared.fail(error),
                 }
@@ -371,20 +390,29 @@ fn open_shards(shared: &Arc<Shared>, worker: usize, udfs: &dyn UdfFactory) -> Re
     Ok((report, processor))
 }
 
-/// Publishes committed segments that a crash left under their temporary names, and deletes the others.
+/// Publishes committed segments that a crash left under their temporary names, and deletes the others. A state that is older
+/// than some sink's output begins a new output incarnation, in all sinks.
 fn recover_segments(shared: &Shared, outputs: &[Output], reports: &[Report]) -> Result<()> {
+    let mut ahead: Option<(u32, usize)> = None;
     for (sink, shard, number) in reports.iter().flat_map(|report| &report.segments) {
         let Output::Segments(directory) = &outputs[*sink] else { continue };
         let recovered = directory.recover(*shard, *number..*number)?;
-        if recovered.next_incarnation.is_some() {
-            return Err(Error::user(format!(
-                "sink {}: {} holds output that this state does not know of: the state is older than the output (was it restored \
-                 from a backup?); move the output away, or start with another --state-dir",
-                shared.plan.sinks[*sink].name,
-                directory.path().display()
-            )));
+        ahead = ahead.max(recovered.next_incarnation.map(|incarnation| (incarnation, *sink)));
+    }
+    let Some((incarnation, sink)) = ahead else { return Ok(()) };
+    shared.state.set_output_incarnation(incarnation)?;
+    for output in outputs {
+        if let Output::Segments(directory) = output {
+            directory.begin_incarnation(incarnation);
         }
     }
+    tracing::warn!(
+        reason = "OutputsMayRepeat",
+        incarnation,
+        sink = shared.plan.sinks[sink].name,
+        "the state is older than what this sink holds, as one restored from a backup is: rows since then may come again; new \
+         files have -r{incarnation} in their names, and messages new keys"
+    );
     Ok(())
 }
 
@@ -420,7 +448,8 @@ pub fn open_outputs(
     let (plan, state) = (&shared.plan, &shared.state);
     let mut outputs = Vec::new();
     for (index, sink) in plan.sinks.iter().enumerate() {
-        let segments = |path: PathBuf| Ok(Output::Segments(SegmentDirectory::open(&path, state.state_id(), 0)?));
+        let segments =
+            |path: PathBuf| Ok(Output::Segments(SegmentDirectory::open(&path, state.state_id(), state.output_incarnation())?));
         if sink.from == SinkFrom::DeadLetters {
             let path = plan.config.dead_letters.as_ref().map(|letters| PathBuf::from(&letters.file.path));
             outputs.push(segments(path.unwrap_or_else(|| state.path().join("dead-letters")))?);
@@ -434,122 +463,4 @@ pub fn open_outputs(
         });
     }
     Ok(outputs)
-}
-
-impl Running {
-    /// Whether every split but the push source's journal is read to its end.
-    pub fn replayed(&self) -> bool {
-        let journal = self.sequencer.as_ref().map(|sequencer| usize::from(sequencer.split()));
-        self.finished_but(journal)
-    }
-
-    /// Whether every split is read to its end.
-    pub fn finished(&self) -> bool {
-        self.finished_but(None)
-    }
-
-    fn finished_but(&self, except: Option<usize>) -> bool {
-        (0..self.shared.splits.len())
-            .filter(|split| Some(*split) != except)
-            .all(|split| self.figures(|figures| figures.finished.get(split).copied().unwrap_or(false)))
-    }
-
-    /// Whether nothing is left to do since the end of time was announced.
-    pub fn is_complete(&self) -> bool {
-        self.figures(|figures| figures.end_of_time && figures.at_rest)
-    }
-
-    /// Whether nothing is left to do since the workers were told to stop.
-    fn is_at_rest(&self) -> bool {
-        self.figures(|figures| figures.stopping && figures.at_rest)
-    }
-
-    fn figures(&self, holds: impl Fn(&WorkerFigures) -> bool) -> bool {
-        self.shared.figures.iter().all(|figures| holds(&figures.lock()))
-    }
-
-    /// Deletes from the journals what every shard has committed (I3). What can't be deleted now is at the next start.
-    pub fn trim(&mut self) {
-        let trims = self.shared.trimmer.lock().decide();
-        for trim in trims {
-            if let Err(error) = self.trim_one(&trim) {
-                tracing::warn!("trimming the journal: {error}");
-            }
-        }
-    }
-
-    fn trim_one(&mut self, trim: &Trim) -> Result<()> {
-        let (Trim::Below { split, .. } | Trim::Delete { split }) = trim;
-        let log = self.logs.iter().position(|(log, _)| *self.shared.splits[usize::from(*log)].id == **split);
-        match (trim, log) {
-            (Trim::Below { offset, .. }, Some(log)) => self.logs[log].1.trim(*offset),
-            (Trim::Below { offset, .. }, None) => self.sequencer.as_ref().map_or(Ok(()), |sequencer| sequencer.trim(*offset)),
-            (Trim::Delete { .. }, Some(log)) => self.logs.swap_remove(log).1.delete(),
-            (Trim::Delete { .. }, None) => Ok(()),
-        }
-    }
-
-    /// Takes no rows any more and asks the workers to finish those that they have. Returns once nobody brings rows.
-    pub fn begin_stop(&mut self) {
-        self.shared.stop();
-        let deadline = Instant::now() + END_LIMIT;
-        self.feeders.drain(..).for_each(|feeder| {
-            join_until(feeder, deadline);
-        });
-        if let Some(sequencer) = &self.sequencer {
-            sequencer.close();
-        }
-        self.shared.inboxes.iter().for_each(|inbox| inbox.put(Message::Stop));
-    }
-
-    /// Waits until the workers have nothing left, at most for `limit`.
-    pub async fn rest(&self, limit: Duration) {
-        let deadline = Instant::now() + limit;
-        while !self.is_at_rest() && self.shared.failure().is_none() && Instant::now() < deadline {
-            tokio::time::sleep(END_LOOK).await;
-        }
-    }
-
-    /// Commits what changed and ends all threads, in the order of who needs whom. No sink may confirm anything any more.
-    pub fn end(self) -> Result<()> {
-        let deadline = Instant::now() + END_LIMIT;
-        self.shared.inboxes.iter().for_each(|inbox| inbox.put(Message::End));
-        self.shared.end();
-        for (number, worker) in self.workers.into_iter().enumerate() {
-            if !join_until(worker, deadline) {
-                return Err(Error::outside(format!(
-                    "worker {number} did not end within {END_LIMIT:?}: a user function or whoever reads stdout does not return; \
-                     nothing that was acknowledged is lost, the next start goes on from the last commit"
-                )));
-            }
-        }
-        // The committer ends with the workers, who send to it, and the journal has nothing to wait for.
-        let stuck = |thread| Error::outside(format!("the {thread} did not end within {END_LIMIT:?}; look at the disk"));
-        if !join_until(self.committer, deadline) {
-            return Err(stuck("committer"));
-        }
-        if self.journal.into_iter().any(|journal| !join_until(journal, deadline)) {
-            return Err(stuck("journal"));
-        }
-        for output in &self.outputs {
-            if let Output::Stdout(stdout) = output {
-                while !stdout.has_written(stdout.given())? && Instant::now() < deadline {
-                    std::thread::sleep(END_LOOK);
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// False if the thread has not ended by then: it is left alone.
-fn join_until(thread: JoinHandle<()>, deadline: Instant) -> bool {
-    while !thread.is_finished() {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        std::thread::sleep(END_LOOK);
-    }
-    // A panic has been printed; what it left undone is found by whoever waits for it.
-    thread.join().is_ok()
 }

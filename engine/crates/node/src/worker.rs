@@ -1,13 +1,17 @@
 //! One worker: a thread that owns some shards and runs everything that happens to them, one thing after the other.
 //!
 //! ```text
-//!  inbox ─▶ reorder ─▶ process ─▶ close some windows ─▶ start commits ─┐
-//!    ▲                                                                 │
-//!    └── nothing to do: take a chunk of a file, else sleep ◀───────────┘
+//!  inbox ─▶ reorder ─▶ process ─▶ read again ─▶ close some windows ─▶ start commits ─┐
+//!    ▲                                                                              │
+//!    └── nothing to do: take a chunk of a file, else sleep ◀────────────────────────┘
 //! ```
 //!
-//! A worker whose outbox or disk is full takes no rows and closes no windows, and does everything else: it commits what can
-//! be committed, hears what sinks confirm, answers questions, and stops.
+//! A shard whose outbox is full leaves its rows, and they are read again once it has room (I9). A worker whose disk is full
+//! takes no rows and closes no windows, and does everything else: it commits what can be committed, hears what sinks confirm,
+//! answers questions, and stops. So do all workers while no shard of the process is in step.
+
+mod figures;
+mod left;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,11 +19,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use streamjob_connectors::deliveries::DeliveryReport;
+use streamjob_core::catch_up::{CatchUp, takes_rows};
 use streamjob_core::checkpoint::{CheckpointRequests, CheckpointScheduler, ShardWish, Unqueued};
 use streamjob_core::decode::Decoder;
-use streamjob_core::plan::SinkMode;
-use streamjob_core::processor::{Delivery, Processor};
-use streamjob_core::progress::{END_OF_TIME, NO_TIME, SplitStatus};
+use streamjob_core::processor::{Delivery, Processor, Refusal};
+use streamjob_core::progress::END_OF_TIME;
 use streamjob_core::reorder::Reorder;
 use streamjob_core::shard::Shard;
 use streamjob_core::{Error, Result};
@@ -29,7 +33,8 @@ use crate::committer::Commit;
 use crate::feed::Feed;
 use crate::inbox::{Message, Parcel};
 use crate::port::Port;
-use crate::shared::{Shared, WorkerFigures};
+use crate::read_again::Rereader;
+use crate::shared::Shared;
 use crate::telemetry::{StageSpans, Trace};
 
 /// Slots that one slice of closing windows looks at while rows wait.
@@ -62,6 +67,10 @@ pub struct Worker {
     buffer: Vec<u8>,
     reorder: Reorder<Parcel>,
     ready: Vec<Parcel>,
+    catch_up: CatchUp<Parcel>,
+    rereader: Rereader,
+    /// Shards that this worker has reported as behind.
+    behind: usize,
     scheduler: CheckpointScheduler,
     checkpoints: CheckpointRequests<oneshot::Sender<Result<()>>>,
     commits_looked_at: Instant,
@@ -88,18 +97,24 @@ impl Worker {
         shared: Arc<Shared>,
         receiver: Receiver<Message>,
         commits: Sender<Commit>,
-        processor: Processor,
+        mut processor: Processor,
         port: Port,
         feeds: Vec<Arc<Feed>>,
+        rereader: Rereader,
         starts: &[u64],
     ) -> Result<Worker> {
         let config = &shared.plan.config;
         let decoder = Decoder::new(&config.schema, config.shards, config.time.max_ahead_us)?;
+        let incarnation = shared.state.output_incarnation();
+        processor.shards_mut().iter_mut().for_each(|shard| shard.begin_outputs(incarnation));
         let shards: Vec<u16> = processor.shards().iter().map(|shard| shard.id).collect();
         let scheduler = CheckpointScheduler::new(&shards, config.checkpoint.interval_us, shared.uptime_us() as i64);
         Ok(Worker {
             // Bounded by the credits and by the chunks under way, without which nothing reaches a worker.
             reorder: Reorder::with_bound(starts, usize::MAX),
+            catch_up: CatchUp::new(shards.len(), starts.len()),
+            rereader,
+            behind: 0,
             scheduler,
             checkpoints: CheckpointRequests::default(),
             commits_looked_at: Instant::now(),
@@ -136,7 +151,8 @@ impl Worker {
             }
             let worked = self.step()?;
             self.commit_due()?;
-            let waits = self.port.retry()?;
+            // Who has read to the end of the journal waits for its next sync, of which nobody tells.
+            let waits = self.port.retry()? || self.catch_up.behind() > self.catch_up.blocked();
             if self.figures_at.elapsed() > FIGURES_EVERY || !worked {
                 self.publish();
             }
@@ -149,14 +165,21 @@ impl Worker {
         }
     }
 
-    fn is_blocked(&self) -> bool {
-        self.phase == Phase::Ending || self.port.is_stuck() || self.processor.is_blocked()
+    /// Whether neither rows are taken nor windows closed.
+    fn is_halted(&self) -> bool {
+        self.phase == Phase::Ending || self.port.is_stuck()
     }
 
-    /// One batch and one slice of closing windows; false if there was nothing to do.
+    /// Whether rows that come are taken; shards that have left some may still catch up.
+    fn takes_rows(&self) -> bool {
+        !self.is_halted() && takes_rows(self.shared.behind(), usize::from(self.shared.plan.config.shards))
+    }
+
+    /// One batch, one step of catching up and one slice of closing windows; false if there was nothing to do.
     fn step(&mut self) -> Result<bool> {
+        self.look_at_shards();
         let mut worked = false;
-        if !self.is_blocked() {
+        if self.takes_rows() {
             let limit = self.shared.plan.config.engine.batch_rows.max(1) as usize;
             self.reorder.take(limit, &mut self.ready);
             if !self.ready.is_empty() {
@@ -164,11 +187,14 @@ impl Worker {
                 self.process()?;
             }
         }
+        if !self.is_halted() {
+            worked |= self.read_again()?;
+        }
         while let Some((split, status)) = self.reorder.take_status() {
             worked = true;
-            self.processor.shards_mut().iter_mut().for_each(|shard| shard.set_status(split, status));
+            self.set_status(split, status);
         }
-        if self.processor.has_closable() && !self.is_blocked() {
+        if self.processor.has_closable() && !self.is_halted() {
             worked = true;
             let left = self.processor.close_windows(self.close_slice, &mut self.port)?;
             self.close_slice = if left { (self.close_slice * 2).min(MAX_CLOSE_SLICE) } else { CLOSE_SLICE };
@@ -180,6 +206,9 @@ impl Worker {
         let mut holds = Vec::with_capacity(self.ready.len());
         let mut deliveries: Vec<Delivery> = Vec::with_capacity(self.ready.len());
         let mut traces: Vec<Arc<Trace>> = Vec::new();
+        if self.catch_up.keeps_some() {
+            self.ready.iter().for_each(|parcel| self.catch_up.keep(parcel));
+        }
         for parcel in self.ready.drain(..) {
             // A batch without rows for this worker has no stages here.
             traces.extend(parcel.trace.filter(|_| !parcel.delivery.rows.is_empty()));
@@ -192,23 +221,11 @@ impl Worker {
         };
         drop(deliveries);
         drop(holds);
-        match refusals.first() {
-            None => Ok(()),
-            Some(refusal) => Err(Error::engine(format!(
-                "shard {} wants offset {} of split {} and was given a later one",
-                refusal.shard,
-                refusal.wanted,
-                self.shared.splits[usize::from(refusal.split)].id
-            ))),
-        }
+        self.check_refusals(&refusals)
     }
 
     #[cold]
-    fn process_traced(
-        &mut self,
-        deliveries: &[Delivery],
-        traces: Vec<Arc<Trace>>,
-    ) -> Result<Vec<streamjob_core::processor::Refusal>> {
+    fn process_traced(&mut self, deliveries: &[Delivery], traces: Vec<Arc<Trace>>) -> Result<Vec<Refusal>> {
         let first = traces[0].clone();
         let before = self.staged_rows();
         self.processor.observer = Some(Box::new(StageSpans::new(traces)));
@@ -276,6 +293,7 @@ impl Worker {
     }
 
     fn take_report(&mut self, sink: usize, report: DeliveryReport) -> Result<()> {
+        self.port.answered(sink, report.shard);
         match report.result {
             Ok(()) => {
                 self.shared.sent_rows[sink].fetch_add(u64::from(report.batch.rows), Ordering::Relaxed);
@@ -327,9 +345,13 @@ impl Worker {
         Ok(true)
     }
 
-    /// Whether rows or windows wait to be processed.
+    /// Whether rows or windows wait to be processed, here or in the logs that shards have left them in.
     fn has_rows(&self) -> bool {
-        !self.receiver.is_empty() || !self.reorder.is_empty() || !self.ready.is_empty() || self.processor.has_closable()
+        !self.receiver.is_empty()
+            || !self.reorder.is_empty()
+            || !self.ready.is_empty()
+            || self.catch_up.behind() > 0
+            || self.processor.has_closable()
     }
 
     /// Whether nothing is left for a commit, and none is under way.
@@ -350,7 +372,7 @@ impl Worker {
 
     /// Takes a chunk of a file, if there is one; its rows for this worker go to the reordering.
     fn read_file(&mut self) -> Result<bool> {
-        if self.phase != Phase::Running || self.is_blocked() || self.shared.is_stopping() {
+        if self.phase != Phase::Running || !self.takes_rows() || self.shared.is_stopping() {
             return Ok(false);
         }
         for number in 0..self.feeds.len() {
@@ -408,44 +430,6 @@ impl Worker {
             }
         }
         Ok(())
-    }
-
-    fn publish(&mut self) {
-        self.figures_at = Instant::now();
-        let shards = self.processor.shards();
-        let splits = self.shared.splits.len();
-        let mut figures = WorkerFigures {
-            pending_rows: vec![0; self.shared.plan.sinks.len()],
-            positions: vec![u64::MAX; splits],
-            finished: vec![true; splits],
-            ..WorkerFigures::default()
-        };
-        for shard in shards {
-            figures.ledger.add(&shard.ledger);
-            figures.keys += shard.table.len() as u64;
-            figures.table_bytes += shard.table.memory_bytes() as u64;
-            for (sink, _) in self.shared.plan.sinks.iter().enumerate().filter(|(_, plan)| plan.mode == SinkMode::Messages) {
-                figures.pending_rows[sink] += shard.outbox(sink).map_or(0, |outbox| outbox.pending_rows());
-            }
-            for split in 0..splits {
-                let progress = shard.progress(split as u16);
-                figures.positions[split] = figures.positions[split].min(progress.position);
-                figures.finished[split] &= progress.status == SplitStatus::Finished;
-            }
-        }
-        figures.at_rest = (self.end_of_time || self.phase != Phase::Running)
-            && !self.has_rows()
-            && self.is_committed()
-            && figures.pending_rows.iter().all(|rows| *rows == 0);
-        figures.end_of_time = self.end_of_time;
-        figures.stopping = self.phase != Phase::Running;
-        let known = |time_us: i64| Some(time_us).filter(|time_us| *time_us != NO_TIME);
-        figures.watermark_us = shards.iter().map(Shard::watermark_us).min().and_then(known);
-        figures.max_event_time_us = shards.iter().map(Shard::max_event_time_us).max().and_then(known);
-        let text = |row: &[u8]| String::from_utf8_lossy(row).into_owned();
-        figures.recent_windows = self.processor.recent_windows.iter().map(text).collect();
-        figures.recent_events = self.processor.recent_events.iter().map(text).collect();
-        *self.shared.figures[self.number].lock() = figures;
     }
 }
 

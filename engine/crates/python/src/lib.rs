@@ -12,15 +12,13 @@
 mod attached;
 mod convert;
 mod errors;
+mod memory;
 mod probe;
 mod run;
 mod session;
 mod udf_host;
 
 use pyo3::prelude::*;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// StreamJob's engine: runs normalised jobs. Use it through the package `streamjob`.
 #[pymodule]

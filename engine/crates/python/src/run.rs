@@ -36,6 +36,7 @@ pub fn run(
     progress_interval_us: u64,
     control_token: Option<String>,
 ) -> PyResult<String> {
+    crate::memory::tune();
     let config = JobConfig::from_json(job_json).map_err(|error| raised(py, &error))?;
     let udfs = Arc::new(LateUdfs::default());
     let functions = config.udfs.clone();

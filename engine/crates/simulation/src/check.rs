@@ -116,7 +116,7 @@ impl World {
         }
         for (worker, state) in node.workers.iter().enumerate() {
             let processor = &state.processor;
-            if !state.at_end || !state.parked.is_empty() || processor.has_closable() {
+            if !state.at_end || !state.parked.is_empty() || state.catch_up.behind() > 0 || processor.has_closable() {
                 reasons.push(format!("worker {worker} is not at the end"));
             }
             for shard in processor.shards() {

@@ -46,7 +46,7 @@ impl World {
     }
 
     /// Where the line ends that is `lines` behind `from`.
-    fn line_end(&self, from: usize, lines: usize) -> usize {
+    pub fn line_end(&self, from: usize, lines: usize) -> usize {
         let breaks = self.setup.file[from..].iter().enumerate().filter(|(_, byte)| **byte == b'\n');
         breaks.take(lines).last().map_or(self.setup.file.len(), |(place, _)| from + place + 1)
     }

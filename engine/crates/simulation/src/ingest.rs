@@ -138,7 +138,7 @@ impl World {
     fn schedule_sync(&mut self) {
         let scheduled = std::mem::replace(&mut self.node().ingest.sync_scheduled, true);
         if !scheduled {
-            let wait_us = self.disk_us();
+            let wait_us = if self.setup.slow_journal { self.random.between(100 * MS, 700 * MS) } else { self.disk_us() };
             self.node_after(wait_us, NodeEvent::Sync);
         }
     }

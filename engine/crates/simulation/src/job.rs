@@ -42,6 +42,8 @@ pub struct Setup {
     pub max_held: usize,
     /// A disk that is slow once in a while.
     pub slow_disk: bool,
+    /// Syncs of the journal take so long that requests come faster.
+    pub slow_journal: bool,
     /// Crashes come about this often, in events.
     pub events_a_crash: u64,
 }
@@ -69,6 +71,7 @@ impl Setup {
             segment_bytes: *random.pick(&[700, 2_048, 8_192]),
             max_held: *random.pick(&[2, 6, 64]),
             slow_disk: random.percent(30),
+            slow_journal: random.percent(30),
             events_a_crash: *random.pick(&[400, 1_500, 1_000_000]),
         }
     }

@@ -18,6 +18,7 @@ mod events;
 mod feeds;
 mod ingest;
 mod job;
+mod left;
 mod model;
 mod node;
 mod random;

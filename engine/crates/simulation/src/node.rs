@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use streamjob_core::acknowledge::Acknowledgements;
+use streamjob_core::catch_up::{CatchUp, takes_rows};
 use streamjob_core::checkpoint::CheckpointScheduler;
 use streamjob_core::commit::CommitStep;
 use streamjob_core::decode::Decoder;
@@ -97,6 +98,10 @@ pub struct Worker {
     pub reorder: Reorder<Delivery>,
     /// Deliveries that the reordering gave back.
     pub parked: VecDeque<Delivery>,
+    /// Shards that have left rows.
+    pub catch_up: CatchUp<Delivery>,
+    /// Since when rows whose turn it is are not taken, although a shard in step could take its own.
+    pub held_up_since_us: Option<i64>,
     pub scheduler: CheckpointScheduler,
     /// By split: since when something before is missing.
     pub gap_since_us: Vec<Option<i64>>,
@@ -123,6 +128,11 @@ pub struct Lane {
 impl Node {
     pub fn has_room(&self) -> bool {
         self.outstanding < MAX_OUTSTANDING
+    }
+
+    /// Whether workers take rows that come (I9).
+    pub fn takes_rows(&self) -> bool {
+        takes_rows(self.workers.iter().map(|worker| worker.catch_up.behind()).sum(), self.worker_of.len())
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use streamjob_core::acknowledge::Acknowledgements;
 use streamjob_core::batch::{hash_key, shard_of};
+use streamjob_core::catch_up::CatchUp;
 use streamjob_core::checkpoint::CheckpointScheduler;
 use streamjob_core::decode::Decoder;
 use streamjob_core::idempotency::{Idempotency, answer_of};
@@ -180,6 +181,8 @@ impl World {
         let plan = self.setup.plan.clone();
         let scheduler = CheckpointScheduler::new(&ids, plan.config.checkpoint.interval_us, self.now_us);
         Worker {
+            catch_up: CatchUp::new(shards.len(), infos.len()),
+            held_up_since_us: None,
             processor: Processor::new(plan, infos.to_vec(), shards, Box::new(SimulatedUdfs)),
             reorder: Reorder::with_bound(&starts, self.setup.max_held),
             parked: VecDeque::new(),

@@ -39,7 +39,9 @@ impl World {
         let body = String::from_utf8_lossy(&batch.body).into_owned();
         let refused = body.contains(&format!("\"{REFUSED_KEY}\""));
         self.note(|| format!("batch {key} leaves with {} rows", batch.rows));
+        let down = self.down_until_us.get(&sink).is_some_and(|until_us| self.now_us < *until_us);
         let fate = if self.is_faulty() { self.random.below(10) } else { 9 };
+        let fate = if down { 0 } else { fate };
         let (arrives, outcome) = match fate {
             0 | 1 => (false, Outcome::Retry),
             2 if !refused => (true, Outcome::Retry),

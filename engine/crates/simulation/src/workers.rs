@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use streamjob_core::catch_up::Due;
 use streamjob_core::checkpoint::ShardWish;
 use streamjob_core::commit;
-use streamjob_core::outbox::Outbox;
 use streamjob_core::processor::{Delivery, Processor};
 use streamjob_core::progress::{END_OF_TIME, SplitIndex, SplitStatus};
 use streamjob_core::shard::Shard;
 
 use crate::events::NodeEvent;
-use crate::node::{Commit, Node, Port};
+use crate::node::{Commit, Node, Port, Worker};
 use crate::rows::MS;
 use crate::truth::Step;
 use crate::world::{Done, Stop, World, violation};
@@ -58,9 +58,9 @@ impl World {
         let node = self.node.as_ref().expect("only a living process works");
         let processor = &node.workers[worker].processor;
         let wanted = |shard: &Shard| (shard.id, shard.progress(delivery.split).position);
-        let missing: Vec<(u16, u64)> =
-            processor.shards().iter().map(wanted).filter(|(_, position)| *position < delivery.covers_from).collect();
-        if missing.is_empty() || processor.is_blocked() {
+        let takes = processor.shards().iter().filter(|shard| !shard.is_blocked() && !shard.leaves(delivery.split));
+        let missing: Vec<(u16, u64)> = takes.map(wanted).filter(|(_, position)| *position < delivery.covers_from).collect();
+        if missing.is_empty() {
             return Ok(());
         }
         self.note(|| {
@@ -80,16 +80,15 @@ impl World {
     /// One turn of a worker's loop.
     pub fn work(&mut self, worker: usize) -> Done {
         self.unpark(worker);
-        if !self.node().workers[worker].processor.is_blocked() {
-            self.check_room(worker)?;
-            self.process(worker)?;
-        }
+        self.look_at_shards(worker);
+        let full = self.full_shards(worker);
+        let took = self.node().takes_rows() && self.process(worker)?;
+        self.check_progress(worker, took)?;
+        self.read_left(worker)?;
         self.take_statuses(worker);
-        if !self.node().workers[worker].processor.is_blocked() {
-            self.check_room(worker)?;
-            let budget = self.random.between(1, 60) as usize;
-            self.with_processor(worker, |processor, port| processor.close_windows(budget, port))?;
-        }
+        let budget = self.random.between(1, 60) as usize;
+        self.with_processor(worker, |processor, port| processor.close_windows(budget, port))?;
+        self.check_full(worker, &full)?;
         self.reach_end(worker);
         self.start_commits(worker)?;
         self.look_for_gaps(worker)?;
@@ -108,23 +107,33 @@ impl World {
         }
     }
 
-    fn process(&mut self, worker: usize) -> Done {
+    /// False if there was nothing to take.
+    fn process(&mut self, worker: usize) -> Done<bool> {
         let max_rows = self.random.between(1, 40) as usize;
         let mut deliveries = Vec::new();
         let node = self.node();
         node.workers[worker].reorder.take(max_rows, &mut deliveries);
         node.outstanding = node.outstanding.saturating_sub(deliveries.len());
         if deliveries.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
-        let steps = self.expect_steps(worker, &deliveries);
-        for delivery in &deliveries {
+        let catch_up = &mut self.node().workers[worker].catch_up;
+        deliveries.iter().for_each(|delivery| catch_up.keep(delivery));
+        self.give(worker, &deliveries).map(|()| true)
+    }
+
+    /// The processor takes deliveries. Only shards that have left rows may refuse what follows them.
+    pub fn give(&mut self, worker: usize, deliveries: &[Delivery]) -> Done {
+        let steps = self.expect_steps(worker, deliveries);
+        for delivery in deliveries {
             self.note(|| {
                 format!("worker {worker} takes [{}, {}) of split {}", delivery.covers_from, delivery.to(), delivery.split)
             });
         }
-        let refusals = self.with_processor(worker, |processor, port| processor.process(&deliveries, port))?;
-        if let Some(refusal) = refusals.first() {
+        let refusals = self.with_processor(worker, |processor, port| processor.process(deliveries, port))?;
+        let target = &self.node().workers[worker];
+        let is_behind = |shard: u16| target.processor.place_of(shard).is_some_and(|place| target.catch_up.is_behind(place));
+        if let Some(refusal) = refusals.iter().find(|refusal| !is_behind(refusal.shard)) {
             return violation(format!("I2: a delivery in order is refused: {refusal:?}"));
         }
         self.report.rows += deliveries.iter().map(|delivery| delivery.rows.len() as u64).sum::<u64>();
@@ -134,15 +143,15 @@ impl World {
         Ok(())
     }
 
-    /// What each shard must take of these deliveries: what begins at or before its position and ends behind it (I2).
+    /// What each shard that is not full must take of these deliveries: what begins at or before its position and ends behind it (I2).
     fn expect_steps(&mut self, worker: usize, deliveries: &[Delivery]) -> Vec<(u16, Step)> {
         let node = self.node.as_ref().expect("only a living process works");
         let mut steps = Vec::new();
-        for shard in node.workers[worker].processor.shards() {
+        for shard in node.workers[worker].processor.shards().iter().filter(|shard| !shard.is_blocked()) {
             let mut positions: BTreeMap<SplitIndex, u64> = BTreeMap::new();
             for delivery in deliveries {
                 let position = positions.entry(delivery.split).or_insert_with(|| shard.progress(delivery.split).position);
-                if delivery.covers_from <= *position && *position < delivery.to() {
+                if delivery.covers_from <= *position && *position < delivery.to() && !shard.leaves(delivery.split) {
                     let split = node.splits[usize::from(delivery.split)].clone();
                     steps.push((shard.id, Step::Rows { split, from: *position, to: delivery.to() }));
                     *position = delivery.to();
@@ -158,32 +167,22 @@ impl World {
         }
     }
 
+    /// It holds for the shards that are where their worker is; for the others once they are.
     fn set_status(&mut self, worker: usize, split: SplitIndex, status: SplitStatus) {
         self.note(|| format!("worker {worker} sees split {split} {status:?}"));
-        let node = self.node.as_mut().expect("only a living process works");
-        let id = node.splits[usize::from(split)].clone();
-        for shard in node.workers[worker].processor.shards_mut() {
-            shard.set_status(split, status);
-            self.truth.logs[usize::from(shard.id)].steps.push(Step::Status(id.clone(), status));
-        }
+        let Worker { processor, reorder, catch_up, .. } = &mut self.node().workers[worker];
+        let at = reorder.next_offset(split);
+        let now = |(place, shard): &(usize, &Shard)| !catch_up.defer(*place, *shard, split, at, status);
+        let places: Vec<usize> = processor.shards().iter().enumerate().filter(now).map(|(place, _)| place).collect();
+        places.into_iter().for_each(|place| self.tell(worker, Due { place, split, status }));
     }
 
-    /// A worker with a full outbox takes no rows and closes no windows (I6).
-    fn check_room(&self, worker: usize) -> Done {
-        let limit = self.setup.plan.limits.outbox_bytes;
-        let node = self.node.as_ref().expect("only a living process works");
-        for shard in node.workers[worker].processor.shards() {
-            for sink in 0..self.setup.plan.sinks.len() {
-                let held = shard.outbox(sink).map_or(0, Outbox::bytes);
-                if held > limit {
-                    return violation(format!(
-                        "I6: shard {} takes rows while its outbox of sink {sink} holds {held} bytes",
-                        shard.id
-                    ));
-                }
-            }
-        }
-        Ok(())
+    pub fn tell(&mut self, worker: usize, due: Due) {
+        let node = self.node.as_mut().expect("only a living process works");
+        let shard = &mut node.workers[worker].processor.shards_mut()[due.place];
+        shard.set_status(due.split, due.status);
+        let step = Step::Status(node.splits[usize::from(due.split)].clone(), due.status);
+        self.truth.logs[usize::from(shard.id)].steps.push(step);
     }
 
     /// When every split has ended, time ends too.

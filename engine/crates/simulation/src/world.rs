@@ -73,6 +73,10 @@ pub struct Report {
     pub trims: u64,
     pub resends: u64,
     pub lost_deliveries: u64,
+    /// Steps in which rows were read again that a full shard had left.
+    pub read_again: u64,
+    /// Those of them in which kept deliveries led from the end of a log to what came live.
+    pub bridged: u64,
     /// Of the trace: equal for equal courses.
     pub fingerprint: u64,
 }
@@ -94,6 +98,8 @@ pub struct World {
     pub generation: Generation,
     /// Whether the journal's disk may fail at the moment: its errors are then no surprise.
     pub disk_fault: bool,
+    /// By sink: until when its server answers nobody.
+    pub down_until_us: BTreeMap<usize, i64>,
     pub file_split: SplitId,
     pub report: Report,
     trace: VecDeque<String>,
@@ -131,6 +137,7 @@ impl World {
             node: None,
             generation: 0,
             disk_fault: false,
+            down_until_us: BTreeMap::new(),
             report: Report::default(),
             trace: VecDeque::new(),
             now_us: START_US,
@@ -290,6 +297,12 @@ impl World {
                 let wait_us = self.random.between(0, SECOND);
                 self.after(wait_us, Event::Crash);
                 "the power will fail"
+            }
+            5 | 6 => {
+                let sink = *self.random.pick(&[WINDOW_HOOK, ALERTS, EXACT_ALERTS]);
+                let until_us = self.now_us + self.random.between(SECOND, 12 * SECOND);
+                self.down_until_us.insert(sink, until_us.min(self.setup.calm_at_us));
+                "a sink is down"
             }
             _ => "nothing",
         };

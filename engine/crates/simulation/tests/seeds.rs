@@ -38,7 +38,7 @@ fn every_seed_keeps_every_promise() {
     let reports = check(0..setting("STREAMJOB_SIM_SEEDS").unwrap_or(SEEDS));
     let sum = |field: fn(&Report) -> u64| reports.iter().map(field).sum::<u64>();
     println!(
-        "{} seeds: {} events, {} rows, {} crashes, {} commits, {} repeats, {} refused requests, {} trims, {} resent batches, {} lost deliveries",
+        "{} seeds: {} events, {} rows, {} crashes, {} commits, {} repeats, {} refused requests, {} trims, {} resent batches, {} lost deliveries, {} steps of reading again, {} bridges",
         reports.len(),
         sum(|report| report.events),
         sum(|report| report.rows),
@@ -49,6 +49,8 @@ fn every_seed_keeps_every_promise() {
         sum(|report| report.trims),
         sum(|report| report.resends),
         sum(|report| report.lost_deliveries),
+        sum(|report| report.read_again),
+        sum(|report| report.bridged),
     );
 }
 

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, flock};
@@ -62,6 +63,13 @@ struct Manifest {
     created_s: u64,
     /// All shards have been created: from now on a missing one is a loss.
     shards_created: bool,
+    /// Grows each time that the state turns out to be older than what its sinks hold.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    output_incarnation: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// The version alone, which is readable whatever else a newer format has.
@@ -75,6 +83,7 @@ struct Version {
 pub struct StateDir {
     path: PathBuf,
     manifest: Manifest,
+    output_incarnation: AtomicU32,
     // Closing it gives the lock back.
     _lock: File,
 }
@@ -95,7 +104,8 @@ impl StateDir {
         };
         refuse_other(&path, &manifest, identity)?;
         replace(&path.join(PID), format!("{}\n", std::process::id()).as_bytes())?;
-        Ok(StateDir { path, manifest, _lock: lock })
+        let output_incarnation = AtomicU32::new(manifest.output_incarnation);
+        Ok(StateDir { path, manifest, output_incarnation, _lock: lock })
     }
 
     /// Whether there is a state, of whichever job; nothing is opened.
@@ -135,10 +145,23 @@ impl StateDir {
     /// Writes down, durably, that all shards have been created.
     pub fn set_shards_created(&mut self) -> Result<()> {
         if !self.manifest.shards_created {
-            let manifest = Manifest { shards_created: true, ..self.manifest.clone() };
+            let output_incarnation = self.output_incarnation();
+            let manifest = Manifest { shards_created: true, output_incarnation, ..self.manifest.clone() };
             write_manifest(&self.path, &manifest)?;
             self.manifest = manifest;
         }
+        Ok(())
+    }
+
+    /// Above 0 the state was restored from before what its sinks held, so many times: outputs may repeat since.
+    pub fn output_incarnation(&self) -> u32 {
+        self.output_incarnation.load(Ordering::Acquire)
+    }
+
+    /// Writes a new output incarnation down, durably, before anything of it is written.
+    pub fn set_output_incarnation(&self, incarnation: u32) -> Result<()> {
+        write_manifest(&self.path, &Manifest { output_incarnation: incarnation, ..self.manifest.clone() })?;
+        self.output_incarnation.store(incarnation, Ordering::Release);
         Ok(())
     }
 
@@ -244,6 +267,7 @@ fn create_manifest(path: &Path, identity: &JobIdentity) -> Result<Manifest> {
         schema_fingerprint: format!("{:016x}", identity.schema_fingerprint),
         created_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
         shards_created: false,
+        output_incarnation: 0,
     };
     write_manifest(path, &manifest)?;
     Ok(manifest)

@@ -18,6 +18,7 @@ use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use streamjob_core::{Error, Result};
@@ -40,7 +41,7 @@ struct Inner {
     handle: File,
     /// Holds the lock that keeps a second writer out; released by the kernel however the process ends.
     _lock: File,
-    incarnation: u32,
+    incarnation: AtomicU32,
     /// What was found at the start, by shard, until that shard is recovered: one listing instead of one a shard.
     found: Mutex<HashMap<u16, Found>>,
 }
@@ -60,7 +61,7 @@ pub struct Recovered {
     /// Not committed, deleted; the replay writes their rows again.
     pub deleted: u64,
     /// Set if segments at or past the committed end are visible already, so that the state is older than the output (it was
-    /// restored): outputs may repeat, and the directory must be opened again with this incarnation before it is written to.
+    /// restored): outputs may repeat, and [`SegmentDirectory::begin_incarnation`] comes before the first writer.
     pub next_incarnation: Option<u32>,
 }
 
@@ -76,7 +77,7 @@ impl SegmentDirectory {
         let lock = owner::claim(path, owner_id)?;
         let handle = File::open(path).map_err(|error| explain("opening the output directory", path, error))?;
         let found = Mutex::new(list(path)?);
-        let inner = Inner { path: path.to_owned(), handle, _lock: lock, incarnation, found };
+        let inner = Inner { path: path.to_owned(), handle, _lock: lock, incarnation: incarnation.into(), found };
         let directory = SegmentDirectory { inner: Arc::new(inner) };
         directory.sync()?;
         Ok(directory)
@@ -86,6 +87,15 @@ impl SegmentDirectory {
         &self.inner.path
     }
 
+    fn incarnation(&self) -> u32 {
+        self.inner.incarnation.load(Ordering::Acquire)
+    }
+
+    /// New names have this incarnation from now on. Called between recovery and the first writer.
+    pub fn begin_incarnation(&self, incarnation: u32) {
+        self.inner.incarnation.store(incarnation, Ordering::Release);
+    }
+
     /// Begins the segment `seq` of `shard`; what an earlier, uncommitted attempt left under its temporary name is truncated.
     ///
     /// A sequence is used for one segment with content: see [`SegmentWriter::discard`] for an empty one.
@@ -93,12 +103,12 @@ impl SegmentDirectory {
     /// # Errors
     /// `damaged` if the segment is already visible: the state is older than the output ([`Recovered::next_incarnation`]).
     pub fn writer(&self, shard: u16, seq: u64) -> Result<SegmentWriter> {
-        let name = SegmentName { shard, seq, incarnation: self.inner.incarnation };
+        let name = SegmentName { shard, seq, incarnation: self.incarnation() };
         let published = self.inner.path.join(name.published());
         if published.try_exists().map_err(|error| explain("looking for", &published, error))? {
             return Err(already_visible(&published));
         }
-        SegmentWriter::create(self.clone(), name)
+        Ok(SegmentWriter::new(self.clone(), name))
     }
 
     /// Makes names durable (fsync of the directory): wanted after [`SealedSegment::sync`] and before the commit.
@@ -155,14 +165,14 @@ impl SegmentDirectory {
             "{}: {missing} of the segments that shard {shard} committed are missing, the first is {}; put the files back if they \
              were moved while the job was down, else their rows are lost: start with a new state and output directory",
             self.inner.path.display(),
-            SegmentName { shard, seq: first, incarnation: self.inner.incarnation }.published(),
+            SegmentName { shard, seq: first, incarnation: self.incarnation() }.published(),
         )))
     }
 
     /// Visible segments past the commit are known already if they are of an earlier incarnation than this one.
     fn next_incarnation(&self, committed_end: u64, found: &Found) -> Option<u32> {
         let newest = found.published.iter().filter(|name| name.seq >= committed_end).map(|name| name.incarnation).max()?;
-        (newest >= self.inner.incarnation).then_some(newest + 1)
+        (newest >= self.incarnation()).then_some(newest + 1)
     }
 
     /// Makes a synced temporary file visible. Never replaces a file.

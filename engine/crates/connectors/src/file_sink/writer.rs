@@ -22,7 +22,8 @@ pub struct SegmentWriter {
     directory: SegmentDirectory,
     name: SegmentName,
     temporary: PathBuf,
-    file: File,
+    /// Created by the first flush, which may find the disk full and be tried again.
+    file: Option<File>,
     buffer: Vec<u8>,
     /// Bytes handed to the kernel.
     written: u64,
@@ -41,10 +42,17 @@ pub struct SealedSegment {
 }
 
 impl SegmentWriter {
-    pub(super) fn create(directory: SegmentDirectory, name: SegmentName) -> Result<SegmentWriter> {
+    pub(super) fn new(directory: SegmentDirectory, name: SegmentName) -> SegmentWriter {
         let temporary = directory.path().join(name.temporary());
-        let file = File::create(&temporary).map_err(|error| explain("creating the segment", &temporary, error))?;
-        Ok(SegmentWriter { directory, name, temporary, file, buffer: Vec::new(), written: 0, hinted: 0 })
+        SegmentWriter { directory, name, temporary, file: None, buffer: Vec::new(), written: 0, hinted: 0 }
+    }
+
+    fn file(&mut self) -> Result<&mut File> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => File::create(&self.temporary).map_err(|error| explain("creating the segment", &self.temporary, error))?,
+        };
+        Ok(self.file.insert(file))
     }
 
     /// Appends bytes: whole lines, though nothing here depends on it.
@@ -69,7 +77,7 @@ impl SegmentWriter {
             return Ok(());
         }
         // Too large to be worth a copy.
-        let (done, outcome) = write_some(&mut self.file, bytes);
+        let (done, outcome) = write_some(self.file()?, bytes);
         self.buffer.extend_from_slice(&bytes[done..]);
         self.account(done, outcome)
     }
@@ -79,7 +87,9 @@ impl SegmentWriter {
     /// # Errors
     /// `outside` if the disk is full: what is left stays in memory for the next call. `damaged` for other failures.
     pub fn flush(&mut self) -> Result<()> {
-        let (done, outcome) = write_some(&mut self.file, &self.buffer);
+        self.file()?;
+        let file = self.file.as_mut().expect("it was just opened");
+        let (done, outcome) = write_some(file, &self.buffer);
         self.buffer.drain(..done);
         self.account(done, outcome)
     }
@@ -92,7 +102,9 @@ impl SegmentWriter {
     /// Asks the kernel to begin writing what it has to the disk. Only a hint; it returns before that is done. [`write`](Self::write)
     /// does it every [`WRITEBACK_BYTES`].
     pub fn start_writeback(&mut self) {
-        start_writeback(&self.file, self.hinted, self.written - self.hinted);
+        if let Some(file) = &self.file {
+            start_writeback(file, self.hinted, self.written - self.hinted);
+        }
         self.hinted = self.written;
     }
 
@@ -103,13 +115,18 @@ impl SegmentWriter {
     /// and the rows must be replayed.
     pub fn seal(mut self) -> Result<SealedSegment> {
         self.flush()?;
+        self.file()?;
         let SegmentWriter { directory, name, temporary, file, written: bytes, .. } = self;
+        let file = file.expect("it was just opened");
         Ok(SealedSegment { directory, name, temporary, file, bytes })
     }
 
     /// Deletes the temporary file: for a segment without rows, or one that is to be written again.
     pub fn discard(self) -> Result<()> {
-        fs::remove_file(&self.temporary).map_err(|error| explain("deleting the segment", &self.temporary, error))
+        match self.file {
+            Some(_) => fs::remove_file(&self.temporary).map_err(|error| explain("deleting the segment", &self.temporary, error)),
+            None => Ok(()),
+        }
     }
 
     fn account(&mut self, done: usize, outcome: io::Result<()>) -> Result<()> {
@@ -187,7 +204,7 @@ mod tests {
     fn writer_on_full_disk(directory: &Path) -> SegmentWriter {
         let segments = SegmentDirectory::open(directory, "owner", 0).unwrap();
         let mut writer = segments.writer(1, 0).unwrap();
-        writer.file = File::options().write(true).open("/dev/full").unwrap();
+        writer.file = Some(File::options().write(true).open("/dev/full").unwrap());
         writer
     }
 
@@ -204,13 +221,27 @@ mod tests {
         assert!(writer.flush().is_err());
 
         let temporary = writer.temporary.clone();
-        writer.file = File::create(&temporary).unwrap();
+        writer.file = Some(File::create(&temporary).unwrap());
         writer.flush().unwrap();
         let sealed = writer.seal().unwrap();
         assert_eq!(sealed.bytes(), 6 + large.len() as u64);
         sealed.publish().unwrap();
         let content = fs::read(directory.path().join("part-00001-000000000000.ndjson")).unwrap();
         assert_eq!(content, [b"first\n".as_slice(), &large].concat());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_created_is_tried_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let segments = SegmentDirectory::open(&directory.path().join("out"), "owner", 0).unwrap();
+        let mut writer = segments.writer(1, 0).unwrap();
+        fs::rename(directory.path().join("out"), directory.path().join("away")).unwrap();
+        writer.write(b"first\n").unwrap();
+        assert!(writer.flush().is_err() && writer.flush().is_err());
+        fs::rename(directory.path().join("away"), directory.path().join("out")).unwrap();
+        writer.flush().unwrap();
+        writer.seal().unwrap().publish().unwrap();
+        assert_eq!(fs::read(directory.path().join("out/part-00001-000000000000.ndjson")).unwrap(), b"first\n");
     }
 
     #[test]

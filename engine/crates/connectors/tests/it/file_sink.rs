@@ -107,6 +107,8 @@ fn an_output_ahead_of_the_state_asks_for_a_new_incarnation() {
         prepare(&directory, 0, seq).publish().unwrap();
     }
     assert_eq!(directory.recover(0, 0..1).unwrap().next_incarnation, Some(1));
+    directory.begin_incarnation(1);
+    prepare(&directory, 0, 1);
     drop(directory);
     let directory = open(root.path(), 1);
     assert_eq!(directory.recover(0, 0..1).unwrap().next_incarnation, None);

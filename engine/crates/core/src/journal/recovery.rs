@@ -246,7 +246,7 @@ impl<S: LogStorage> RecoveredLog<S> {
 
     /// Deletes the incarnation, once every shard has committed all of it. The oldest segments go first: what an
     /// interrupted deletion leaves is the end of the log, which the next start can read and delete.
-    pub fn delete(self) -> Result<()> {
+    pub fn delete(&self) -> Result<()> {
         self.trim(self.end_offset)?;
         self.storage.delete_incarnation(self.incarnation)
     }

@@ -11,14 +11,14 @@ use super::{Processor, Stage};
 use crate::Result;
 use crate::accumulate::Value;
 use crate::config::FieldType;
-use crate::event_time;
 use crate::json::{self, ColumnWriter};
 use crate::plan::WindowPlan;
 use crate::shard::ClosedPane;
 use crate::udf::call_bisecting;
+use crate::window_row::RowFrame;
 
 /// Closed rows are flushed when there are this many.
-const LARGE_ROWS: usize = 4096;
+pub(super) const LARGE_ROWS: usize = 1024;
 
 /// Closed rows of one window, as columns.
 #[derive(Debug)]
@@ -32,7 +32,6 @@ pub(super) struct ClosedRows {
     functions: Vec<(usize, crate::config::AggregateFunction)>,
     groups: Vec<crate::accumulate::Group>,
     members: Vec<Vec<u8>>,
-    id: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -71,9 +70,6 @@ impl ResultColumn {
 
 impl ClosedRows {
     pub fn new(plan: &WindowPlan) -> ClosedRows {
-        let mut id = b",\"_id\":\"".to_vec();
-        json::write_escaped(&mut id, plan.name.as_bytes());
-        id.push(b'/');
         ClosedRows {
             place: Vec::new(),
             hash: Vec::new(),
@@ -91,7 +87,6 @@ impl ClosedRows {
             functions: plan.results.iter().map(|result| (result.group, result.function)).collect(),
             groups: plan.groups.iter().map(|(_, group)| *group).collect(),
             members: plan.columns[3..].iter().map(|column| json::member(&column.name, false)).collect(),
-            id,
         }
     }
 
@@ -125,26 +120,6 @@ impl ClosedRows {
     }
 }
 
-/// The text of a window's start and end; neighbouring rows mostly share them.
-#[derive(Default)]
-struct Bounds {
-    start_us: Option<i64>,
-    start: Vec<u8>,
-    end: Vec<u8>,
-}
-
-impl Bounds {
-    fn set(&mut self, start_us: i64, size_us: i64) {
-        if self.start_us != Some(start_us) {
-            self.start_us = Some(start_us);
-            self.start.clear();
-            event_time::write_rfc3339(start_us, &mut self.start);
-            self.end.clear();
-            event_time::write_rfc3339(start_us.saturating_add(size_us), &mut self.end);
-        }
-    }
-}
-
 impl Processor {
     /// Completes closed rows and sends them on their way.
     pub(super) fn flush_closed(&mut self) -> Result<()> {
@@ -171,26 +146,35 @@ impl Processor {
         let keys = columns[0].as_any().downcast_ref::<StringArray>().expect("the key is a string column");
         let starts = columns[1].as_any().downcast_ref::<Int64Array>().expect("the start is an integer column");
         let writers: Vec<ColumnWriter<'_>> = columns[3..].iter().map(ColumnWriter::new).collect();
-        let mut bounds = Bounds::default();
+        let (mut frame, mut members, mut escaped) = (RowFrame::default(), Vec::new(), Vec::new());
         let mut unfit = Vec::new();
         for row in 0..rows {
-            bounds.set(starts.value(row), definition.size_us);
-            self.row.clear();
-            write_window_row(&mut self.row, keys.value(row).as_bytes(), &bounds, &writers, closed, row);
+            frame.set(definition, starts.value(row));
+            let key = json::escaped(keys.value(row).as_bytes(), &mut escaped);
+            members.clear();
+            for (member, writer) in std::iter::zip(&closed.members, &writers) {
+                members.extend_from_slice(member);
+                writer.write(&mut members, row);
+            }
             let place = usize::from(closed.place[row]);
             if let Some(reason) = failed.as_ref().and_then(|failed| failed.get(&row)) {
-                unfit.push((place, reason.clone(), self.row.clone()));
+                let mut json = Vec::new();
+                frame.write(key, &members, &mut json);
+                unfit.push((place, reason.clone(), json));
                 continue;
             }
             for (sink, mask) in &masks {
                 if mask.as_ref().is_none_or(|mask| mask.value(row)) {
-                    write_row(plan.sinks[*sink].mode, *sink, place, &self.row, &mut self.shards, &mut self.buffers);
+                    let write = |out: &mut Vec<u8>| frame.write(key, &members, out);
+                    write_row(plan.sinks[*sink].mode, *sink, place, write, &mut self.shards, &mut self.buffers);
                 }
             }
-            self.shards[place].keep_history(window, starts.value(row), closed.hash[row], &self.row);
-        }
-        if rows > 0 {
-            self.recent_windows.push(&self.row);
+            self.shards[place].keep_history(window, starts.value(row), closed.hash[row], key, &members);
+            if row + 1 == rows {
+                self.row.clear();
+                frame.write(key, &members, &mut self.row);
+                self.recent_windows.push(&self.row);
+            }
         }
         self.closed[window].place.clear();
         self.closed[window].hash.clear();
@@ -220,30 +204,4 @@ impl Processor {
         self.end(Stage::Udf);
         Ok(Some(failed).filter(|failed| !failed.is_empty()))
     }
-}
-
-fn write_window_row(
-    out: &mut Vec<u8>,
-    key: &[u8],
-    bounds: &Bounds,
-    writers: &[ColumnWriter<'_>],
-    closed: &ClosedRows,
-    row: usize,
-) {
-    out.extend_from_slice(b"{\"key\":");
-    json::write_string(out, key);
-    out.extend_from_slice(b",\"window_start\":\"");
-    out.extend_from_slice(&bounds.start);
-    out.extend_from_slice(b"\",\"window_end\":\"");
-    out.extend_from_slice(&bounds.end);
-    out.extend_from_slice(b"\",\"revision\":0");
-    for (member, writer) in std::iter::zip(&closed.members, writers) {
-        out.extend_from_slice(member);
-        writer.write(out, row);
-    }
-    out.extend_from_slice(&closed.id);
-    json::write_escaped(out, key);
-    out.push(b'/');
-    out.extend_from_slice(&bounds.start);
-    out.extend_from_slice(b"/0\"}");
 }

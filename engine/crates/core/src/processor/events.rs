@@ -41,7 +41,8 @@ impl Processor {
             let mut filtered = false;
             for (sink, mask) in masks.iter().filter(|(_, mask)| passes(mask, at)) {
                 filtered |= mask.is_some();
-                write_row(plan.sinks[*sink].mode, *sink, place, &self.row, &mut self.shards, &mut self.buffers);
+                let write = |out: &mut Vec<u8>| out.extend_from_slice(&self.row);
+                write_row(plan.sinks[*sink].mode, *sink, place, write, &mut self.shards, &mut self.buffers);
             }
             if filtered {
                 self.shards[place].ledger.anomalies += 1;
@@ -104,23 +105,23 @@ fn passes(mask: &Option<BooleanArray>, row: usize) -> bool {
     mask.as_ref().is_none_or(|mask| mask.is_valid(row) && mask.value(row))
 }
 
-/// Adds one row to what goes to a sink.
+/// Adds one row, which `write` appends, to what goes to a sink.
 pub(super) fn write_row(
     mode: SinkMode,
     sink: usize,
     place: usize,
-    row: &[u8],
+    write: impl FnOnce(&mut Vec<u8>),
     shards: &mut [crate::shard::Shard],
     buffers: &mut [Vec<super::RowBuffer>],
 ) {
     if mode == SinkMode::Messages {
         if let Some(outbox) = shards[place].outbox_mut(sink) {
-            outbox.stage(row);
+            outbox.stage_with(write);
         }
         return;
     }
     let buffer = &mut buffers[sink][place];
-    buffer.bytes.extend_from_slice(row);
+    write(&mut buffer.bytes);
     buffer.bytes.push(b'\n');
     buffer.rows += 1;
 }

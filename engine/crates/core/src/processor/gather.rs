@@ -90,14 +90,13 @@ impl Seen {
 }
 
 impl Processor {
-    /// Asks each shard whether it takes the delivery (I2).
+    /// Asks each shard whether it takes the delivery (I2). One that is full leaves it (I9).
     pub(super) fn admit(&self, delivery: &Delivery, refusals: &mut Vec<Refusal>) -> Vec<ShardAdmission> {
         let mut admissions = Vec::with_capacity(self.shards.len());
-        for shard in &self.shards {
+        for (shard, blocked) in std::iter::zip(&self.shards, &self.blocked) {
             let progress = shard.progress(delivery.split);
-            let wanted = delivery.only.is_none_or(|only| only == shard.id);
             let admission = match progress::admit(progress.position, delivery.covers_from, delivery.to()) {
-                _ if !wanted => u64::MAX,
+                _ if *blocked || shard.leaves(delivery.split) => u64::MAX,
                 Admission::Take { from } => from,
                 Admission::Stale => u64::MAX,
                 Admission::Gap { wanted } => {

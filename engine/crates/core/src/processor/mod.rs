@@ -46,8 +46,6 @@ pub struct Delivery {
     pub max_time_us: i64,
     /// The request that the batch came in, if it has an id.
     pub request: Option<Arc<RequestCommit>>,
-    /// Set on a repeat for one shard that had refused rows: no other shard takes it.
-    pub only: Option<u16>,
 }
 
 impl Delivery {
@@ -62,7 +60,6 @@ impl Delivery {
             batch,
             rows,
             request: None,
-            only: None,
         }
     }
 
@@ -132,6 +129,8 @@ pub struct Processor {
     /// By shard: its place in `shards`, or `NOT_MINE`.
     local_of: Vec<u16>,
     udfs: Box<dyn UdfHost>,
+    /// By place in `shards`: those that take nothing of the batch that runs.
+    blocked: Vec<bool>,
     work: gather::Work,
     events: encode::EventEncoder,
     closed: Vec<closed::ClosedRows>,
@@ -180,6 +179,7 @@ impl Processor {
         Processor {
             events: encode::EventEncoder::new(&plan, &splits),
             closed: plan.windows.iter().map(closed::ClosedRows::new).collect(),
+            blocked: Vec::new(),
             work: gather::Work::default(),
             row: Vec::new(),
             observer: None,
@@ -214,16 +214,19 @@ impl Processor {
         }
     }
 
-    /// Whether the worker takes no rows for now, because an outbox is full (I6).
-    pub fn is_blocked(&self) -> bool {
-        self.shards.iter().any(Shard::is_blocked)
+    /// The place of a shard among the worker's, if it is one.
+    pub fn place_of(&self, shard: u16) -> Option<usize> {
+        self.local_of.get(usize::from(shard)).filter(|place| **place != NOT_MINE).map(|place| usize::from(*place))
     }
 
-    /// Takes deliveries in order. Refusals name shards for which rows are missing; all others have taken theirs.
+    /// Takes deliveries in order. A shard whose outbox is full when it begins takes nothing (I6) and leaves its rows (I9);
+    /// refusals name shards for which rows are missing; all others have taken theirs.
     pub fn process(&mut self, deliveries: &[Delivery], port: &mut dyn SinkPort) -> Result<Vec<Refusal>> {
         let mut refusals = Vec::new();
         let limit = self.plan.config.engine.batch_rows.max(1) as usize;
         self.work.begin();
+        self.blocked.clear();
+        self.blocked.extend(self.shards.iter().map(Shard::is_blocked));
         for (number, delivery) in deliveries.iter().enumerate() {
             let admissions = self.admit(delivery, &mut refusals);
             self.take_rejects(delivery, &admissions)?;
@@ -265,22 +268,35 @@ impl Processor {
         }
     }
 
-    /// Closes windows that have ended, looking at no more than `budget` slots in all. True if some are left.
+    /// Closes windows that have ended, looking at no more than `budget` slots in all, but not those of shards whose outbox is
+    /// full (I6). True if some are left.
     pub fn close_windows(&mut self, mut budget: usize, port: &mut dyn SinkPort) -> Result<bool> {
-        for shard in &mut self.shards {
+        loop {
+            // Rows leave in parts: the buffers that they pass through keep the size of the largest.
+            let part = budget.min(closed::LARGE_ROWS);
+            let left = self.close_part(part);
+            self.put_out(port)?;
+            budget -= part - left;
+            if budget == 0 || left > 0 {
+                return Ok(self.has_closable());
+            }
+        }
+    }
+
+    fn close_part(&mut self, mut budget: usize) -> usize {
+        for shard in self.shards.iter_mut().filter(|shard| !shard.is_blocked()) {
             let closed = &mut self.closed;
             budget = shard.close_some(budget, &mut |pane| closed[pane.window].push(&pane, &self.local_of));
             if budget == 0 {
                 break;
             }
         }
-        self.put_out(port)?;
-        Ok(self.shards.iter().any(Shard::has_closable))
+        budget
     }
 
-    /// Whether windows have ended that are not closed yet.
+    /// Whether windows have ended that can be closed now.
     pub fn has_closable(&self) -> bool {
-        self.shards.iter().any(Shard::has_closable)
+        self.shards.iter().any(|shard| shard.has_closable() && !shard.is_blocked())
     }
 
     /// Takes up a shard's changes for a commit.

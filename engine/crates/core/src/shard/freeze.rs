@@ -55,7 +55,7 @@ pub struct Frozen {
     pub requests: Vec<RequestCommit>,
     slots: FrozenSlots,
     history: Arc<HistoryRows>,
-    window_ids: Vec<u32>,
+    plan: Arc<Plan>,
     stores: Vec<(u32, Batch)>,
     deletes: Vec<(u32, u64)>,
     forget: Vec<(Vec<u8>, Vec<u8>)>,
@@ -181,9 +181,9 @@ impl Frozen {
     /// The one atomic write (I1). Reads the store only to find expired request ids.
     pub fn write_set(&self, store: &dyn ShardStore) -> Result<WriteSet> {
         let slots = self.slots.heads.len();
-        let bytes = self.slots.words.len() * 8 + self.slots.keys.len() + slots * 16 + self.history.bytes() / 2 + 4096;
+        let bytes = self.slots.words.len() * 8 + self.slots.keys.len() + slots * 16 + self.history.bytes() + 4096;
         let mut writes = WriteSet::with_capacity(slots + self.history.len() / 32 + 8, bytes);
-        self.history.put_chunks(&self.window_ids, self.epoch as u32, &mut writes);
+        self.history.put_chunks(&self.plan.windows, self.epoch as u32, &mut writes);
         self.slots.put_all(&mut writes);
         let meta = serde_json::to_vec(&self.meta).expect("a shard's meta record is plain data");
         writes.put(keys::META, &meta);
@@ -255,7 +255,8 @@ impl Shard {
         let plan = self.plan.clone();
         let (segments, stores, deletes, sends) = self.freeze_sinks(&plan);
         let slots = self.freeze_slots();
-        let history = Arc::new(std::mem::take(&mut self.history));
+        let next = HistoryRows::after(&self.history);
+        let history = Arc::new(std::mem::replace(&mut self.history, next));
         self.frozen_history = Some(history.clone());
         let requests = youngest(std::mem::take(&mut self.requests));
         let retention_us = plan.config.idempotency.retention_us;
@@ -269,10 +270,10 @@ impl Shard {
             requests,
             slots,
             history,
-            window_ids: plan.windows.iter().map(|window| window.id).collect(),
             stores,
             deletes,
             forget: self.freeze_forget(&plan),
+            plan,
         };
         self.epoch += 1;
         self.changed = false;

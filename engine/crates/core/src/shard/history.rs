@@ -1,7 +1,9 @@
 //! Closed windows' rows: kept in chunks of one window start, sorted by the key's hash, compressed, expired by event time.
 
 use super::keys;
+use crate::plan::WindowPlan;
 use crate::store::{ShardStore, WriteSet};
+use crate::window_row::RowFrame;
 use crate::{Error, Result};
 
 /// Rows of one chunk; a chunk grows past it only for keys with equal hashes.
@@ -9,27 +11,43 @@ const CHUNK_ROWS: usize = 64;
 /// A chunk that claims to be larger is damaged.
 const MAX_CHUNK_BYTES: usize = 64 << 20;
 
-/// Closed rows that wait for a commit, or are in one.
+/// Closed rows that wait for a commit, or are in one. Of each row only what is its own is kept: with half a million windows
+/// closing at once their rows are most of the memory.
 #[derive(Debug, Default)]
 pub struct HistoryRows {
+    /// Key and members, row after row.
     arena: Vec<u8>,
     rows: Vec<RowRef>,
+    /// Bytes and rows to make room for with the first row.
+    expected: (usize, usize),
 }
 
 #[derive(Debug, Clone, Copy)]
 struct RowRef {
     window: u16,
-    len: u32,
+    key_len: u32,
+    members_len: u32,
     start_us: i64,
     hash: u64,
     at: usize,
 }
 
 impl HistoryRows {
-    pub(super) fn push(&mut self, window: u16, start_us: i64, hash: u64, json: &[u8]) {
+    /// No rows yet, and about as many to come as `before` had.
+    pub(super) fn after(before: &HistoryRows) -> HistoryRows {
+        HistoryRows { expected: (before.arena.len(), before.rows.len()), ..HistoryRows::default() }
+    }
+
+    /// Keeps a row: its key, escaped as JSON has it, and its members.
+    pub(super) fn push(&mut self, window: u16, start_us: i64, hash: u64, key: &[u8], members: &[u8]) {
+        if self.rows.capacity() == 0 {
+            self.arena.reserve(self.expected.0);
+            self.rows.reserve(self.expected.1);
+        }
         let at = self.arena.len();
-        self.arena.extend_from_slice(json);
-        self.rows.push(RowRef { window, len: json.len() as u32, start_us, hash, at });
+        self.arena.extend_from_slice(key);
+        self.arena.extend_from_slice(members);
+        self.rows.push(RowRef { window, key_len: key.len() as u32, members_len: members.len() as u32, start_us, hash, at });
     }
 
     pub fn is_empty(&self) -> bool {
@@ -44,22 +62,27 @@ impl HistoryRows {
         self.arena.len() + self.rows.len() * size_of::<RowRef>()
     }
 
-    fn json(&self, row: &RowRef) -> &[u8] {
-        &self.arena[row.at..row.at + row.len as usize]
+    fn parts(&self, row: &RowRef) -> (&[u8], &[u8]) {
+        self.arena[row.at..][..row.key_len as usize + row.members_len as usize].split_at(row.key_len as usize)
     }
 
-    pub(super) fn visit(&self, window: u16, hash: Option<u64>, visit: &mut dyn FnMut(i64, &[u8])) {
+    pub(super) fn visit(&self, (window, plan): (u16, &WindowPlan), hash: Option<u64>, visit: &mut dyn FnMut(i64, &[u8])) {
+        let (mut frame, mut json) = (RowFrame::default(), Vec::new());
         for row in self.rows.iter().filter(|row| row.window == window && hash.is_none_or(|hash| row.hash == hash)) {
-            visit(row.start_us, self.json(row));
+            frame.set(plan, row.start_us);
+            let (key, members) = self.parts(row);
+            json.clear();
+            frame.write(key, members, &mut json);
+            visit(row.start_us, &json);
         }
     }
 
-    /// Puts all rows as chunks, in key order. `window_ids` gives each window's id in the store.
-    pub(super) fn put_chunks(&self, window_ids: &[u32], commit: u32, writes: &mut WriteSet) {
-        let order_of = |row: &RowRef| (window_ids[usize::from(row.window)], row.start_us, row.hash);
+    /// Puts all rows as chunks, in key order.
+    pub(super) fn put_chunks(&self, windows: &[WindowPlan], commit: u32, writes: &mut WriteSet) {
+        let order_of = |row: &RowRef| (windows[usize::from(row.window)].id, row.start_us, row.hash);
         let mut order: Vec<&RowRef> = self.rows.iter().collect();
         order.sort_unstable_by_key(|row| order_of(row));
-        let mut raw = Vec::new();
+        let (mut frame, mut raw) = (RowFrame::default(), Vec::new());
         let mut rest = order.as_slice();
         while let Some(first) = rest.first() {
             let same_start = |row: &&RowRef| row.window == first.window && row.start_us == first.start_us;
@@ -70,17 +93,26 @@ impl HistoryRows {
             }
             let (chunk, behind) = rest.split_at(len);
             rest = behind;
-            raw.clear();
-            raw.extend_from_slice(&(len as u32).to_le_bytes());
-            for row in chunk {
-                raw.extend_from_slice(&row.hash.to_le_bytes());
-                raw.extend_from_slice(&row.len.to_le_bytes());
-            }
-            for row in chunk {
-                raw.extend_from_slice(self.json(row));
-            }
-            let key = keys::history_key(window_ids[usize::from(first.window)], first.start_us, commit, chunk[len - 1].hash);
+            let window = &windows[usize::from(first.window)];
+            frame.set(window, first.start_us);
+            self.write_chunk(chunk, &frame, &mut raw);
+            let key = keys::history_key(window.id, first.start_us, commit, chunk[len - 1].hash);
             writes.put(&key, &lz4_flex::block::compress_prepend_size(&raw));
+        }
+    }
+
+    /// A chunk before its compression: count, then hash and length of each row, then the rows.
+    fn write_chunk(&self, chunk: &[&RowRef], frame: &RowFrame, raw: &mut Vec<u8>) {
+        raw.clear();
+        raw.extend_from_slice(&(chunk.len() as u32).to_le_bytes());
+        for row in chunk {
+            let row_bytes = frame.row_bytes(row.key_len as usize, row.members_len as usize) as u32;
+            raw.extend_from_slice(&row.hash.to_le_bytes());
+            raw.extend_from_slice(&row_bytes.to_le_bytes());
+        }
+        for row in chunk {
+            let (key, members) = self.parts(row);
+            frame.write(key, members, raw);
         }
     }
 }
@@ -176,29 +208,50 @@ impl HistoryReader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::JobConfig;
+    use crate::plan::Plan;
     use crate::store::MemoryStore;
+
+    const FULL: &str = include_str!("../../../../testdata/normalised/full.json");
+
+    fn text_of(json: &[u8]) -> String {
+        String::from_utf8(json.to_vec()).expect("JSON is UTF-8")
+    }
+
+    fn key_of(json: &str) -> String {
+        let row: serde_json::Value = serde_json::from_str(json).expect("a row is JSON");
+        row["key"].as_str().expect("a row has its key").to_owned()
+    }
 
     #[test]
     fn rows_are_found_by_start_and_hash_across_commits() {
+        let plan = Plan::compile(JobConfig::from_json(FULL).expect("a valid job")).expect("it compiles");
+        let window = &plan.windows[0];
         let store = MemoryStore::new();
         for commit in [3u32, 9] {
             let mut rows = HistoryRows::default();
             for hash in 0..500u64 {
                 for start in [-10, 0, 10] {
-                    rows.push(0, start, hash * 3 + u64::from(commit), format!("{commit}/{start}/{hash}").as_bytes());
+                    let (key, members) = (format!("{commit}-{hash}"), format!(",\"n\":{start}"));
+                    rows.push(0, start, hash * 3 + u64::from(commit), key.as_bytes(), members.as_bytes());
                 }
             }
+            let mut pending = Vec::new();
+            rows.visit((0, window), Some(21), &mut |start, json| pending.push((start, text_of(json))));
+            let number = if commit == 3 { 6 } else { 4 };
+            assert_eq!(pending.iter().map(|(start, _)| *start).collect::<Vec<_>>(), [-10, 0, 10]);
+            assert_eq!(key_of(&pending[1].1), format!("{commit}-{number}"));
             let mut writes = WriteSet::default();
-            rows.put_chunks(&[77], commit, &mut writes);
+            rows.put_chunks(&plan.windows, commit, &mut writes);
             store.commit(writes).expect("memory");
         }
-        let reader = HistoryReader { store: &store, window: 77 };
+        let reader = HistoryReader { store: &store, window: window.id };
         assert_eq!(reader.next_start(-100, 100).expect("memory"), Some(-10));
         assert_eq!(reader.next_start(-9, 100).expect("memory"), Some(0));
         assert_eq!(reader.next_start(11, 100).expect("memory"), None);
         let mut found = Vec::new();
-        reader.rows_of(0, 21, &mut |json| found.push(String::from_utf8_lossy(json).into_owned())).expect("memory");
-        assert_eq!(found, ["3/0/6", "9/0/4"]);
+        reader.rows_of(0, 21, &mut |json| found.push(key_of(&text_of(json)))).expect("memory");
+        assert_eq!(found, ["3-6", "9-4"]);
         let mut count = 0;
         reader
             .all_rows(10, &mut |_| {

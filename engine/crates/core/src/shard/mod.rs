@@ -25,6 +25,7 @@ pub use keys::request_key;
 pub(crate) use windows::ClosedPane;
 use windows::WindowState;
 
+use crate::catch_up::Member;
 use crate::guards::{self, Guard};
 use crate::ledger::{Ledger, Outcome};
 use crate::outbox::Outbox;
@@ -114,6 +115,8 @@ pub struct Shard {
     /// Whether something happened that a commit would keep.
     changed: bool,
     commit_in_flight: bool,
+    /// It has left rows that are read again (I9).
+    behind: bool,
     evict_hand: Slot,
     max_hot_keys: usize,
 }
@@ -159,6 +162,7 @@ impl Shard {
             requests: Vec::new(),
             changed: false,
             commit_in_flight: false,
+            behind: false,
             evict_hand: 0,
             max_hot_keys,
         };
@@ -370,6 +374,15 @@ impl Shard {
         }
     }
 
+    /// Messages get numbers of this output incarnation from now on.
+    pub fn begin_outputs(&mut self, incarnation: u32) {
+        for sink in &mut self.sinks {
+            if let SinkState::Messages(outbox) = sink {
+                self.changed |= outbox.begin_incarnation(incarnation);
+            }
+        }
+    }
+
     /// A sink confirmed a batch, or refused it for good. Returns it the first time.
     pub fn confirm(&mut self, sink: usize, number: u64) -> Option<crate::outbox::Batch> {
         self.outbox_mut(sink)?.confirm(number)
@@ -378,6 +391,17 @@ impl Shard {
     /// Whether an outbox is so full that the shard takes no rows for now (I6).
     pub fn is_blocked(&self) -> bool {
         self.sinks.iter().any(|sink| matches!(sink, SinkState::Messages(outbox) if outbox.is_full()))
+    }
+
+    /// Whether the shard, apart from being full, leaves rows of a split: those of a journal come after what it has left of the
+    /// one before, so that a client's rows reach the statistics in the order in which it sent them.
+    pub fn leaves(&self, split: SplitIndex) -> bool {
+        self.behind && self.waits(split)
+    }
+
+    /// Whether no outbox is more than half full.
+    pub fn has_room(&self) -> bool {
+        self.sinks.iter().all(|sink| !matches!(sink, SinkState::Messages(outbox) if !outbox.has_room()))
     }
 
     /// Whether exactly-once messages wait for a commit.
@@ -409,7 +433,7 @@ impl Shard {
     /// Visits closed rows of a window that are not in the store yet, of one key's hash or of all: start, row as JSON.
     pub fn visit_pending_history(&self, window: usize, hash: Option<u64>, visit: &mut dyn FnMut(i64, &[u8])) {
         for rows in self.frozen_history.iter().map(|rows| &**rows).chain([&self.history]) {
-            rows.visit(window as u16, hash, visit);
+            rows.visit((window as u16, &self.plan.windows[window]), hash, visit);
         }
     }
 
@@ -418,8 +442,9 @@ impl Shard {
         Some(self.latest_closed[window]).filter(|start| *start != NO_TIME)
     }
 
-    pub(crate) fn keep_history(&mut self, window: usize, start_us: i64, hash: u64, json: &[u8]) {
-        self.history.push(window as u16, start_us, hash, json);
+    /// Keeps a closed row: its key, escaped as JSON has it, and its members.
+    pub(crate) fn keep_history(&mut self, window: usize, start_us: i64, hash: u64, key: &[u8], members: &[u8]) {
+        self.history.push(window as u16, start_us, hash, key, members);
         self.latest_closed[window] = self.latest_closed[window].max(start_us);
         self.changed = true;
     }
@@ -463,6 +488,30 @@ impl Shard {
     pub fn positions(&self) -> HashMap<String, u64> {
         let mine = std::iter::zip(&self.split_ids, &self.splits).map(|(id, progress)| (id.to_string(), progress.position));
         mine.chain(self.foreign_splits.iter().map(|(id, progress)| (id.clone(), progress.position))).collect()
+    }
+}
+
+impl Member for Shard {
+    fn is_blocked(&self) -> bool {
+        Shard::is_blocked(self)
+    }
+
+    fn has_room(&self) -> bool {
+        Shard::has_room(self)
+    }
+
+    fn position(&self, split: SplitIndex) -> u64 {
+        self.progress(split).position
+    }
+
+    fn waits(&self, split: SplitIndex) -> bool {
+        let split = usize::from(split);
+        // A crash may leave a split waiting for one that is gone.
+        self.splits[split].status == SplitStatus::Waiting && self.next_of_source.contains(&Some(split))
+    }
+
+    fn set_behind(&mut self, behind: bool) {
+        self.behind = behind;
     }
 }
 

@@ -144,6 +144,36 @@ fn of_concurrent_requests_with_one_id_one_runs() {
     assert_eq!(running.finish().unwrap().received, 500);
 }
 
+/// Rows that come at the same time share a record of the journal; each gets the answer that it would get alone.
+#[test]
+fn single_rows_at_the_same_time_are_answered_one_by_one() {
+    let job = job();
+    let running = job.start();
+    let bodies = [r#"{"device_id":"a","timestamp":1000,"temperature":1.5}"#, r#"{"timestamp":1000}"#, r#"{"device_id":"#];
+    let alone = bodies.map(|body| running.post_json(body));
+    assert_eq!(alone.each_ref().map(|answer| answer.status), [202, 400, 400]);
+    assert_eq!(alone[1].json()["rejected"], json!(1));
+    // Mostly good ones, so that there are groups with a bad one and groups without.
+    let which = |client: usize, round: usize| if (client + round).is_multiple_of(13) { 1 + round % 2 } else { 0 };
+    std::thread::scope(|scope| {
+        for client in 0..16 {
+            let (running, alone) = (&running, &alone);
+            scope.spawn(move || {
+                for round in 0..40 {
+                    let which = which(client, round);
+                    let answer = running.post_json(bodies[which]);
+                    assert_eq!((answer.status, answer.text()), (alone[which].status, alone[which].text()));
+                }
+            });
+        }
+    });
+    let rows = (0..16).flat_map(|client| (0..40).map(move |round| which(client, round)));
+    let kept = 2 + rows.filter(|which| *which < 2).count() as u64;
+    let totals = running.finish().unwrap();
+    assert_eq!(totals.received, kept);
+    assert_eq!(totals.received, totals.applied + totals.rejected);
+}
+
 #[test]
 fn full_queues_are_429_and_lose_nothing() {
     // Nobody answers at the webhook, so that its outbox fills and the workers take no more rows.

@@ -2,8 +2,10 @@
 
 mod control;
 mod files;
+mod full_sinks;
 mod ingest;
 mod queries;
+mod restored;
 mod state;
 mod stopping;
 mod support;

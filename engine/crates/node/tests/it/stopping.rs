@@ -95,3 +95,14 @@ fn windows_close_when_all_is_idle_if_the_job_says_so() {
     wait_until("the window is closed", || job.output("out").len() == 1);
     running.finish().unwrap();
 }
+
+#[test]
+fn without_a_file_the_end_is_that_of_the_journal() {
+    let job = Job::new().http_source().file_sink("per_10s", "out");
+    let running = job.start();
+    running.post_lines(&line("a", 1000, 1));
+    assert_eq!(running.finish().unwrap().windows, 0);
+    let totals = job.run_to_end().unwrap();
+    assert_eq!((totals.received, totals.applied, totals.windows), (1, 1, 1));
+    assert_eq!(job.output("out").len(), 1);
+}

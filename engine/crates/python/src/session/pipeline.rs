@@ -136,9 +136,18 @@ impl Pipeline {
         }
     }
 
-    /// Closes what has ended and commits.
+    /// Closes what has ended and commits. A shard whose outbox is full closes the rest once that is confirmed.
     fn settle(&mut self) -> Result<()> {
-        while self.processor.close_windows(CLOSE_BUDGET, &mut self.port)? {}
+        loop {
+            while self.processor.close_windows(CLOSE_BUDGET, &mut self.port)? {}
+            self.commit()?;
+            if !self.processor.has_closable() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn commit(&mut self) -> Result<()> {
         for (shard, store) in std::iter::zip(0.., &self.stores) {
             if let Some(frozen) = self.processor.freeze(shard) {
                 store.commit(frozen.write_set(store)?)?;

@@ -1,0 +1,61 @@
+//! Reading a request's body within its share of the memory.
+
+use std::io::Read;
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+
+use crate::inbox::{BodyBudget, BodyShare};
+use crate::ingest::Answer;
+
+/// Why a body could not be read.
+pub enum Broken {
+    TooLong,
+    NoRoom,
+    Off(hyper::Error),
+}
+
+/// All of a body. Where it is longer than announced, its share of the memory grows with it.
+pub async fn collect(
+    mut body: Incoming,
+    limit: usize,
+    budget: &BodyBudget,
+    share: &mut BodyShare,
+) -> std::result::Result<Bytes, Broken> {
+    let mut first: Option<Bytes> = None;
+    let mut all = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(Broken::Off)?.into_data() else { continue };
+        let length = first.as_ref().map_or(0, Bytes::len) + all.len() + data.len();
+        if length > limit {
+            return Err(Broken::TooLong);
+        }
+        if !budget.grow(share, length) {
+            return Err(Broken::NoRoom);
+        }
+        match (&first, all.is_empty()) {
+            // Most bodies come in one piece, which needs no copy.
+            (None, true) => first = Some(data),
+            _ => {
+                if let Some(first) = first.take() {
+                    all.reserve(body.size_hint().lower() as usize + first.len() + data.len());
+                    all.extend_from_slice(&first);
+                }
+                all.extend_from_slice(&data);
+            }
+        }
+    }
+    Ok(first.unwrap_or_else(|| all.into()))
+}
+
+/// A body without its compression.
+pub fn inflate(decoder: impl Read, limit: usize, too_large: impl Fn() -> Answer) -> std::result::Result<Bytes, Answer> {
+    let mut body = Vec::new();
+    match decoder.take(limit as u64 + 1).read_to_end(&mut body) {
+        Ok(_) if body.len() > limit => Err(too_large()),
+        Ok(_) => Ok(body.into()),
+        Err(error) => Err(Answer::problem(StatusCode::BAD_REQUEST, &format!("the compressed body is damaged: {error}"))),
+    }
+}
