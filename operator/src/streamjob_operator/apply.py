@@ -69,6 +69,8 @@ class Applier:
             await self._emit(observed, action)
 
     async def _apply(self, observed: Observed, manifest: Object) -> None:
+        if manifest["kind"] == "StatefulSet" and observed.stateful_set is None:
+            await self._still_wanted(observed)
         answer = await self.cluster.apply(manifest)
         self.index.put(answer)
         ref = (manifest["kind"], manifest["metadata"]["name"])
@@ -82,6 +84,18 @@ class Applier:
             _log.warning("the cluster keeps members of its own", kind=ref[0], name=ref[1], members=shown)
         else:
             tolerated.pop(ref, None)
+
+    async def _still_wanted(self, observed: Observed) -> None:
+        """Before a pod is made: a watch may be late, and a job that is gone must not run again."""
+        uids: list[str] = []
+        # By a list, which a watch needs the right to anyway.
+        async for items, _ in self.cluster.pages(
+            STREAM_JOB, observed.namespace, fields=f"metadata.name={observed.name}"
+        ):
+            uids += [item["metadata"]["uid"] for item in items]
+        if observed.job["metadata"]["uid"] not in uids:
+            self.index.remove_job((observed.namespace, observed.name))
+            raise ClusterError(404, "NotFound", f"the job {observed.name} is gone")
 
     async def _finalizer(self, observed: Observed, present: bool) -> None:
         metadata = observed.job["metadata"]

@@ -6,6 +6,7 @@ The client's generated models are left aside: a thousand jobs as plain data take
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -67,7 +68,10 @@ class Cluster:
         try:
             load_incluster_config(client_configuration=configuration)
         except ConfigException:
-            await load_kube_config(client_configuration=configuration)
+            # Named, since the client looks at the variable only when it is imported.
+            await load_kube_config(config_file=os.environ.get("KUBECONFIG"), client_configuration=configuration)
+        # No bound here: each watch holds a connection, and how many there are is bounded by kinds and namespaces.
+        configuration.connection_pool_maxsize = 0
         return cls(ApiClient(configuration), count)
 
     async def close(self) -> None:

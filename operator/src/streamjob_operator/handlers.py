@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import kopf
@@ -42,7 +43,7 @@ def register(
 
         @kopf.on.validate(names.GROUP, names.VERSION, names.PLURAL, registry=registry, id="streamjobs")
         async def validate(body: Any, **kwargs: Any) -> None:
-            refuse_invalid(kwargs.get("operation"), dict(body))
+            refuse_invalid(kwargs.get("operation"), dict(body), kwargs.get("old"))
 
 
 def alive(controller: Controller) -> str:
@@ -53,9 +54,14 @@ def alive(controller: Controller) -> str:
     return "ok"
 
 
-def refuse_invalid(operation: str | None, job: dict[str, Any]) -> None:
-    """Refuses a job whose expressions or code cannot be run; a job on its way out is left alone."""
+def refuse_invalid(operation: str | None, job: dict[str, Any], old: Mapping[str, Any] | None = None) -> None:
+    """Refuses a job whose expressions or code cannot be run.
+
+    A job on its way out is left alone, and so is one whose spec stays as it was: finalizers must come and go.
+    """
     if operation == "DELETE" or job["metadata"].get("deletionTimestamp"):
+        return
+    if operation == "UPDATE" and old is not None and old.get("spec") == job.get("spec"):
         return
     job = {**job, "metadata": {**job["metadata"], "name": job["metadata"].get("name", "job")}}
     checked = check(job, None)

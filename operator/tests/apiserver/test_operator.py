@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import signal
 from collections.abc import Iterator
@@ -14,6 +15,11 @@ from apiserver.network import cut_line, listens, make_certificate
 from apiserver.running import Engine, Operator, Space, engine, operator, until
 from apiserver.server import TOKEN, Server, free_port, kubeconfig
 from streamjob_operator import names
+from streamjob_operator.cluster import Cluster, ClusterError
+from streamjob_operator.engine import Engines
+from streamjob_operator.index import Index
+from streamjob_operator.observe import Facts
+from streamjob_operator.reconcile import Reconciler
 from unit.jobs import CODE, job
 
 WINDOWS = [{"name": "per_10s", "tumbling": "20s", "aggregates": {"n": "count()"}}]
@@ -319,6 +325,27 @@ def test_another_takes_over_from_a_killed_leader(server: Server, namespace: str,
             until("takes over", second.leads)
             space.delete("statefulsets", "one")
             until("made again", lambda: space.get("statefulsets", "one"))
+
+
+def test_a_job_that_is_gone_does_not_run_again(server: Server, space: Space, tmp_path: Path) -> None:
+    """A look that still sees a job which was deleted by force, as a late watch shows it."""
+
+    async def course() -> None:
+        cluster = await Cluster.connect()
+        index, facts, engines = Index(), Facts(), Engines("http://127.0.0.1:1")
+        resource = space.apply_job(suspend=True)
+        index.put_job({**resource, "metadata": {**resource["metadata"], "finalizers": [names.FINALIZER]}}, frozenset())
+        space.delete("streamjobs", "telemetry")
+        reconciler = Reconciler(cluster, engines, index, facts, "engine:1")
+        with pytest.raises(ClusterError, match="the job telemetry is gone"):
+            await reconciler.look((space.name, "telemetry"))
+        assert index.jobs() == []
+        await cluster.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(server.kubeconfig))
+        asyncio.run(course())
+    assert space.get("statefulsets", "telemetry") is None
 
 
 def test_dead_watches_fail_the_liveness_probe(server: Server, space: Space, tmp_path: Path) -> None:

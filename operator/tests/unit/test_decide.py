@@ -8,7 +8,17 @@ from typing import Any
 
 from streamjob_operator import names
 from streamjob_operator.conditions import time_text
-from streamjob_operator.decide import Apply, AskCheckpoint, Choices, Delete, Emit, ResizeClaim, decide, worth_writing
+from streamjob_operator.decide import (
+    Apply,
+    AskCheckpoint,
+    Choices,
+    Delete,
+    Emit,
+    ResizeClaim,
+    SetFinalizer,
+    decide,
+    worth_writing,
+)
 from streamjob_operator.decide.decision import STUCK_GRACE
 from streamjob_operator.decide.deletion import MAX_DEADLINE, decide_deletion
 from streamjob_operator.decide.operations import DEADLINES
@@ -101,6 +111,37 @@ def test_a_stuck_pod_of_an_old_template_is_replaced_after_its_grace() -> None:
     world.now += STUCK_GRACE
     (deleted,) = [action for action in look(world.observe()).actions if isinstance(action, Delete)]
     assert (deleted.kind, deleted.name) == ("Pod", "telemetry-0")
+
+
+def test_a_pod_that_serves_is_never_replaced_by_force() -> None:
+    world = settled()
+    assert world.job is not None
+    world.job["spec"]["image"] = "engine:2"
+    world.look()
+    (stateful_set,) = world.of("StatefulSet")
+    # The controller knows the new template and has not replaced the pod yet.
+    stateful_set["status"] = {"observedGeneration": stateful_set["metadata"]["generation"], "updateRevision": "new"}
+    world.now += 10 * STUCK_GRACE
+    assert not [action for action in look(world.observe()).actions if isinstance(action, Delete)]
+
+
+def test_a_job_is_held_before_anything_is_made() -> None:
+    resource = job()
+    del resource["metadata"]["finalizers"]
+    actions = look(observed(resource)).actions
+    assert actions[0] == SetFinalizer(True)
+    assert isinstance(actions[1], Apply)
+    resource["spec"]["where"] = "v >"
+    assert look(observed(resource)).actions[0] == SetFinalizer(True)
+
+
+def test_a_smaller_size_changes_no_volume_and_is_told() -> None:
+    world = settled(storage={"size": "20Gi"})
+    assert world.job is not None
+    world.job["spec"]["storage"] = {"size": "10Gi"}
+    decision = look(world.observe())
+    assert decision.actions == ()
+    assert condition(decision, "StorageReady")["reason"] == "ShrinkNotPossible"
 
 
 def test_volumes_that_cannot_grow_are_told_and_left() -> None:

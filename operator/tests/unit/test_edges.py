@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import kopf
@@ -139,5 +146,52 @@ def test_the_webhook_refuses_all_problems_at_once_and_never_a_deletion() -> None
     assert "spec.where" in str(refused.value)
     assert "spec.sinks[0].where" in str(refused.value)
     refuse_invalid("DELETE", wrong)
+    refuse_invalid("UPDATE", wrong, {"spec": wrong["spec"]})
+    with pytest.raises(kopf.AdmissionError):
+        refuse_invalid("UPDATE", wrong, {"spec": job()["spec"]})
     wrong["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
     refuse_invalid("UPDATE", wrong)
+
+
+def test_spans_reach_a_collector(tmp_path: Path) -> None:
+    received: list[tuple[str, bytes]] = []
+
+    class Collector(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            received.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+    program = "from streamjob_operator import traces\n"
+    program += (
+        "assert traces.start('1')\nwith traces.span('reconcile', {'job': 'telemetry'}):\n    pass\ntraces.stop()\n"
+    )
+    with http.server.HTTPServer(("127.0.0.1", 0), Collector) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        # A process of its own: what is set up for traces is so for the whole process.
+        environment = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": url}
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True, cwd=tmp_path, timeout=60)
+        server.shutdown()
+        thread.join()
+    assert [path for path, _ in received] == ["/v1/traces"]
+    assert b"reconcile" in received[0][1]
+    assert b"telemetry" in received[0][1]
+
+
+def test_logs_are_objects_with_the_engines_names(tmp_path: Path) -> None:
+    program = "import logging\nfrom streamjob_operator.logs import configure\nimport structlog\nconfigure('info')\n"
+    program += (
+        "structlog.get_logger('a.b').info('hello', job='telemetry')\nlogging.getLogger('kopf.x').warning('late')\n"
+    )
+    program += "structlog.get_logger('a.b').debug('quiet')\n"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, cwd=tmp_path, timeout=60)
+    first, second = (json.loads(line) for line in done.stderr.splitlines())
+    assert (first["level"], first["target"], first["message"]) == ("INFO", "a.b", "hello")
+    assert first["job"] == "telemetry"
+    assert (second["level"], second["target"], second["message"]) == ("WARNING", "kopf.x", "late")
+    assert first["timestamp"].endswith("Z")

@@ -92,6 +92,7 @@ def test_a_leader_that_cannot_renew_stops_before_another_begins() -> None:
     assert first.state == "lost"
     step(store, first, RENEW_DEADLINE_S + 1)
     assert first.state == "lost", "a new process begins anew"
+    assert first.look(store.lease, RENEW_DEADLINE_S + 2, WALL) is None, "and keeps nobody else away"
 
 
 def test_a_released_lease_is_taken_at_once() -> None:

@@ -45,8 +45,7 @@ def find_changes(observed: Observed, wanted: Iterable[Object]) -> Changes:
 
 
 def _differs(observed: Observed, wanted: Object, found: Object) -> bool:
-    if not same_digest(wanted, found):
-        return True
+    # The digest is one of the annotations: a member that is no longer wanted differs by it.
     tolerated = observed.tolerated.get((wanted["kind"], wanted["metadata"]["name"]), frozenset())
     return any(str(difference) not in tolerated for difference in differences(wanted, found))
 
