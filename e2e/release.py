@@ -1,0 +1,142 @@
+"""The chart's release: one a session, installed by helm as a user does it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from cluster import Cluster, Object, TooLongError, run
+
+CHART = Path(__file__).resolve().parents[1] / "charts" / "streamjob-operator"
+NAME = "e2e"
+NAMESPACE = "streamjob-e2e"
+FULL_NAME = f"{NAME}-streamjob-operator"
+ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{FULL_NAME}"
+CRD = "streamjobs.streamjob.dev"
+HELM_WITHIN_S = 240.0
+LEADS_WITHIN_S = 60.0
+"""A leader that was killed is followed after 15 s; the rest is for pods that start."""
+OPERATOR_IMAGE = os.environ.get("STREAMJOB_E2E_OPERATOR_IMAGE", "streamjob-operator:e2e")
+NEXT_ENGINE_IMAGE = os.environ.get("STREAMJOB_E2E_NEXT_ENGINE_IMAGE", "")
+ENGINE_IMAGE = os.environ.get("STREAMJOB_E2E_ENGINE_IMAGE", "streamjob-engine:e2e")
+
+
+def _image(image: str) -> Object:
+    repository, _, tag = image.rpartition(":")
+    return {"repository": repository, "tag": tag}
+
+
+@dataclass
+class Release:
+    """The operator as helm has installed it."""
+
+    cluster: Cluster
+    values: Object = field(default_factory=dict)
+
+    def helm(self, *arguments: str, stdin: str | None = None) -> str:
+        """Runs helm on the release's namespace, which must succeed."""
+        done = run(["helm", "--namespace", NAMESPACE, *arguments], stdin, HELM_WITHIN_S)
+        assert done.code == 0, f"helm {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    def install(self) -> None:
+        """Installs the chart and waits until its pods serve."""
+        # Facts of engines every second, so that nobody here waits for them.
+        facts = {"extraArgs": ["--facts-s", "1"]}
+        self.values = {"image": _image(OPERATOR_IMAGE), "engine": {"image": _image(ENGINE_IMAGE)}, "operator": facts}
+        self.upgrade("--install", "--create-namespace")
+
+    def upgrade(self, *arguments: str, chart: Path = CHART) -> None:
+        """`helm upgrade --wait` with the release's values."""
+        words = ("upgrade", NAME, str(chart), "--wait", "--timeout", "180s", "-f", "-", *arguments)
+        try:
+            self.helm(*words, stdin=json.dumps(self.values))
+        except (AssertionError, TooLongError):
+            print(self.cluster.kubectl("-n", NAMESPACE, "describe", "pods"))
+            raise
+
+    @contextmanager
+    def another_engine_image(self) -> Iterator[None]:
+        """The default image of engines has another name meanwhile: the same image by its full one, or the variable's."""
+        repository = self.values["engine"]["image"]["repository"]
+        if not NEXT_ENGINE_IMAGE and "/" in repository:
+            pytest.skip("STREAMJOB_E2E_NEXT_ENGINE_IMAGE names no other image of the engine")
+        old = self.values
+        image = _image(NEXT_ENGINE_IMAGE or f"docker.io/library/{ENGINE_IMAGE}")
+        self.values = {**old, "engine": {"image": image}}
+        try:
+            self.upgrade()
+            yield
+        finally:
+            self.values = old
+            self.upgrade()
+
+    def test(self) -> str:
+        """`helm test`; gives what it printed."""
+        return self.helm("test", NAME, "--timeout", "120s")
+
+    def uninstall(self) -> None:
+        """Takes away all that the installation made, also the CRD, which helm keeps."""
+        if not absent(self.cluster):
+            self.cluster.kubectl("delete", "streamjobs", "-A", "--all", "--timeout=90s", within_s=120)
+        self.helm("uninstall", NAME, "--ignore-not-found", "--wait", "--timeout", "60s")
+        for kind in ("crd", "validatingadmissionpolicy", "validatingadmissionpolicybinding"):
+            self.cluster.kubectl("delete", kind, "-l", f"app.kubernetes.io/instance={NAME}", "--ignore-not-found")
+        self.cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false", "--ignore-not-found")
+
+    def pods(self) -> dict[str, Object]:
+        """The operator's pods by name, those on their way out left aside."""
+        found = self.cluster.objects("Pod", NAMESPACE, "app.kubernetes.io/name=streamjob-operator")
+        return {name: pod for name, pod in found.items() if "deletionTimestamp" not in pod["metadata"]}
+
+    def leader(self) -> str:
+        """The name of the pod that leads."""
+
+        def holder(leases: dict[str, Object]) -> str | None:
+            name = str(leases.get(FULL_NAME, {}).get("spec", {}).get("holderIdentity") or "")
+            return name if name in self.pods() else None
+
+        return self.cluster.until("a leading operator", "Lease", NAMESPACE, holder, LEADS_WITHIN_S)
+
+    def kill(self, pod: str) -> None:
+        """Ends an operator without a word: by SIGKILL where the node is at hand, else by force through the API."""
+        if self.cluster.kind is None:
+            self.cluster.kubectl("-n", NAMESPACE, "delete", "pod", pod, "--grace-period=0", "--force")
+            return
+        node = self.pods()[pod]["spec"]["nodeName"]
+        kill_container(node, NAMESPACE, pod, "operator")
+
+    def complaints(self) -> list[str]:
+        """Lines of the operators' logs, also of containers that have ended, that tell of missing rights."""
+        found = []
+        for pod in self.pods():
+            for more in ([], ["--previous"]):
+                logs = run(["kubectl", "-n", NAMESPACE, "logs", pod, *more]).stdout
+                found += [line for line in logs.splitlines() if re.search(r"forbidden|\b403\b", line, re.IGNORECASE)]
+        return found
+
+
+def kill_container(node: str, namespace: str, pod: str, container: str) -> None:
+    """SIGKILL for the first process of a container, on a node that is a container of docker's itself."""
+    wanted = ["--label", f"io.kubernetes.pod.namespace={namespace}", "--label", f"io.kubernetes.pod.name={pod}"]
+    found = _on(node, "crictl", "ps", "-q", "--name", container, *wanted).split()
+    assert found, f"no container {container} of {pod} runs on {node}"
+    template = ["--output", "go-template", "--template", "{{.info.pid}}"]
+    _on(node, "kill", "-9", _on(node, "crictl", "inspect", *template, found[0]).strip())
+
+
+def _on(node: str, *command: str) -> str:
+    done = run(["docker", "exec", node, *command])
+    assert done.code == 0, f"{' '.join(command)} on {node}: {done.stderr}"
+    return done.stdout
+
+
+def absent(cluster: Cluster) -> bool:
+    """Whether nobody has installed StreamJobs in this cluster."""
+    return not cluster.kubectl("get", "crd", CRD, "--ignore-not-found", "-o", "name").strip()
