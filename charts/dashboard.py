@@ -165,7 +165,17 @@ ENGINE = (
                 "short",
                 {f"{NAME} {{{{sink}}}}": by_job("sum", "streamjob_sink_pending_rows", "", "sink")},
                 "What a webhook has not confirmed. Where this grows, back-pressure follows.",
-                24,
+                12,
+            ),
+            Panel(
+                "Shards that wait",
+                "short",
+                {
+                    f"{NAME} take no rows": by_job("max", "streamjob_blocked_shards"),
+                    f"{NAME} are behind": by_job("max", "streamjob_behind_shards"),
+                },
+                "A webhook takes no rows of theirs; those that are behind read again what they have left.",
+                12,
             ),
         ),
     ),

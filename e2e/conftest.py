@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -56,7 +57,8 @@ def client(release: Release) -> Iterator[ClientPod]:
 def world(cluster: Cluster, release: Release, client: ClientPod, request: pytest.FixtureRequest) -> Iterator[World]:
     """A namespace of the test's own, which enforces the restricted Pod Security level."""
     words = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower()).strip("-")
-    namespace = f"e2e-{words[:40].strip('-')}"
+    # Its name is new each time: an older one may still be on its way out.
+    namespace = f"e2e-{words[:40].strip('-')}-{uuid.uuid4().hex[:5]}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     cluster.post("/api/v1/namespaces", {"metadata": {"name": namespace, "labels": labels}})
     world = World(cluster, release, client, namespace)

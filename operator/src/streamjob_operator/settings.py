@@ -17,7 +17,7 @@ class Settings:
 
     namespaces: tuple[str, ...] = ()
     """The namespaces to look after, separated by commas; none means all."""
-    engine_image: str = "ghcr.io/streamjob/engine:0.1.0"
+    engine_image: str = "streamjob-engine:0.1.0"
     """The engine's image for jobs that name none."""
     engine_url: str = "http://{job}.{namespace}.svc:8080"
     """Where a job's control interface is."""

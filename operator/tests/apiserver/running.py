@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from apiserver.server import Server, free_port
+from streamjob_operator import names
 from unit.jobs import job
 
 T = TypeVar("T")
@@ -170,6 +171,18 @@ class Space:
         """What a volume controller would say of a claim."""
         status = {"phase": "Bound", "capacity": {"storage": size}}
         self.patch("persistentvolumeclaims", f"{claim}/status", {"status": status})
+
+    def rolled(self, old: dict[str, Any], job: str = "telemetry") -> dict[str, Any] | None:
+        """The pod that has come in place of another, once it is of the newest template.
+
+        The controller may make one more of the old template before it has seen the new one.
+        """
+        pod, stateful_set = self.get("pods", f"{job}-0"), self.get("statefulsets", job)
+        if pod is None or stateful_set is None or pod["metadata"]["uid"] == old["metadata"]["uid"]:
+            return None
+        status, metadata = stateful_set.get("status", {}), stateful_set["metadata"]
+        newest = status.get("observedGeneration") == metadata["generation"] and status.get("updateRevision")
+        return pod if pod["metadata"]["labels"].get(names.REVISION) == newest else None
 
     def run_job(self, name: str = "telemetry", **spec: Any) -> None:
         """A job whose pod serves."""

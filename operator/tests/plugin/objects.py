@@ -91,7 +91,7 @@ def event(reason: str, message: str, at: str, *, kind: str = "Pod", name: str = 
     """One event."""
     return {
         "metadata": {"name": f"{name}.{reason}", "creationTimestamp": at},
-        "involvedObject": {"kind": kind, "name": name},
+        "involvedObject": {"kind": kind, "name": name, "uid": "p1" if kind == "Pod" else "1"},
         "type": "Normal",
         "reason": reason,
         "message": message,
@@ -137,6 +137,13 @@ def broken_roll() -> Observation:
     events = [
         event("Rolling", "spec.image changed", at, kind="StreamJob", name="telemetry"),
         event("Failed", "Error: ImagePullBackOff", "2026-03-04T11:59:00Z", type="Warning", count=4),
+        event(
+            "FailedPreStopHook",
+            "of the pod before",
+            "2026-03-04T11:58:00Z",
+            type="Warning",
+            involvedObject={"kind": "Pod", "name": "telemetry-0", "uid": "p0"},
+        ),
     ]
     seen = job(phase="Degraded", conditions=conditions, operations=[roll], readyReplicas=0)
     return Observation(seen, [pod(ready=False, state={"waiting": waiting})], [], events, NOW)

@@ -195,3 +195,43 @@ def test_logs_are_objects_with_the_engines_names(tmp_path: Path) -> None:
     assert first["job"] == "telemetry"
     assert (second["level"], second["target"], second["message"]) == ("WARNING", "kopf.x", "late")
     assert first["timestamp"].endswith("Z")
+
+
+def test_a_status_that_was_written_asks_for_nothing_and_everything_else_does() -> None:
+    async def course() -> None:
+        controller = Controller(None, Settings())  # type: ignore[arg-type]
+        first = job()
+        key = ("shop", "telemetry")
+
+        async def asked() -> bool:
+            try:
+                async with asyncio.timeout(0):
+                    taken = await controller.work.take()
+            except TimeoutError:
+                return False
+            controller.work.done(taken, failed=False)
+            return taken == key
+
+        controller.saw_job(None, first)
+        assert await asked()
+        written = {**first, "metadata": {**first["metadata"], "resourceVersion": "2"}, "status": {"phase": "Running"}}
+        controller.saw_job("MODIFIED", written)
+        assert not await asked()
+        for change in (
+            {"generation": 2},
+            {"annotations": {names.RESTART: "1"}},
+            {"annotations": {names.CHECKPOINT: "1"}},
+            {"deletionTimestamp": "2030-01-01T00:00:00Z"},
+            {"finalizers": []},
+            {"uid": "another"},
+        ):
+            changed = {**written, "metadata": {**written["metadata"], **change, "resourceVersion": "3"}}
+            controller.saw_job("MODIFIED", changed)
+            assert await asked(), change
+            controller.index.remove_job(key)
+            controller.saw_job(None, written)
+            assert await asked()
+        controller.saw_job("DELETED", written)
+        assert controller.index.jobs() == []
+
+    asyncio.run(course())

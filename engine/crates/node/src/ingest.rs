@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
@@ -134,8 +134,13 @@ impl Ingest {
 
     /// Answers one request.
     pub async fn handle(self: &Arc<Self>, request: Request<Incoming>) -> Answer {
+        let began = Instant::now();
         match self.take(request).await {
-            Ok(answer) | Err(answer) => answer,
+            Ok(answer) => {
+                self.shared.metrics.ingest_duration.record(began.elapsed().as_secs_f64());
+                answer
+            }
+            Err(answer) => answer,
         }
     }
 

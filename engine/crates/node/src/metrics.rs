@@ -19,6 +19,7 @@ pub struct Metrics {
     handle: PrometheusHandle,
     functions: PrometheusHandle,
     pub commit_duration: Histogram,
+    pub ingest_duration: Histogram,
 }
 
 /// What is recorded where no run is known; one recorder a process, however many runs it has.
@@ -39,19 +40,28 @@ impl Metrics {
         };
         let recorder = recorder()?;
         let handle = recorder.handle();
-        let commit_duration = metrics::with_local_recorder(&recorder, || {
+        let (commit_duration, ingest_duration) = metrics::with_local_recorder(&recorder, || {
             describe();
-            metrics::histogram!("streamjob_commit_duration_seconds")
+            let ingest = metrics::histogram!("streamjob_ingest_duration_seconds");
+            (metrics::histogram!("streamjob_commit_duration_seconds"), ingest)
         });
-        Ok(Metrics { recorder, handle, functions, commit_duration })
+        Ok(Metrics { recorder, handle, functions, commit_duration, ingest_duration })
     }
 
     /// All figures as text.
     pub fn render(&self, shared: &Shared) -> String {
         metrics::with_local_recorder(&self.recorder, || update(shared));
+        self.upkeep();
+        self.handle.render() + &self.functions.render()
+    }
+}
+
+impl Metrics {
+    /// Sorts what was recorded into the histograms' buckets. Until then every value is kept, so it must be called also where
+    /// nobody reads the metrics.
+    pub fn upkeep(&self) {
         self.handle.run_upkeep();
         self.functions.run_upkeep();
-        self.handle.render() + &self.functions.render()
     }
 }
 
@@ -70,6 +80,7 @@ fn describe() {
     describe_counter!("events_processed_total", "Rows by what became of them; each row once, over restarts.");
     describe_counter!("events_received_total", "Rows that came in: processed and in flight, over restarts.");
     describe_gauge!("streamjob_ingest_rate_events_per_second", "Rows received per second, over the last interval.");
+    describe_histogram!("streamjob_ingest_duration_seconds", "Time from a request to its answer, once its rows are durable.");
     describe_gauge!("streamjob_queue_rows", "Rows received and not processed yet.");
     describe_gauge!("streamjob_queue_units", "Part of the queues' bound that is in use, in rows or 256 bytes.");
     describe_gauge!("streamjob_uncommitted_request_ids", "Requests with an Idempotency-Key that no commit has yet.");

@@ -29,6 +29,8 @@ use crate::{progress_json, server, telemetry};
 
 /// How often the run looks at what may have changed without a word.
 const LOOK: Duration = Duration::from_millis(20);
+/// How often recorded durations are sorted into their buckets, which bounds what is kept of them.
+const UPKEEP: Duration = Duration::from_secs(1);
 /// Threads for connections, webhooks and the run itself.
 const IO_THREADS: usize = 2;
 /// When the process stops, requests under way have this long to end; after that they are told to come again.
@@ -184,6 +186,7 @@ type Ready = Option<(OnReady, String)>;
 struct Watch {
     shared: Arc<Shared>,
     trim: tokio::time::Interval,
+    upkeep: tokio::time::Interval,
     progress: tokio::time::Interval,
     look: tokio::time::Interval,
     deadline: Option<Instant>,
@@ -217,6 +220,8 @@ impl Watch {
         let mut trim = tokio::time::interval(Duration::from_micros(interval_us));
         trim.set_missed_tick_behavior(MissedTickBehavior::Delay);
         trim.reset();
+        let mut upkeep = tokio::time::interval(UPKEEP);
+        upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut progress = tokio::time::interval(options.progress_interval.max(LOOK));
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look = tokio::time::interval(LOOK);
@@ -224,6 +229,7 @@ impl Watch {
         Watch {
             shared: running.shared.clone(),
             trim,
+            upkeep,
             progress,
             look,
             deadline: options.run_for.map(|limit| Instant::now() + limit),
@@ -239,6 +245,7 @@ impl Watch {
             tokio::select! {
                 () = signals.any() => return Ok(()),
                 _ = self.trim.tick() => tokio::task::block_in_place(|| running.trim()),
+                _ = self.upkeep.tick() => self.shared.metrics.upkeep(),
                 _ = self.progress.tick() => self.tell(options),
                 _ = self.look.tick() => {}
                 () = self.shared.changed.notified() => {}

@@ -131,7 +131,7 @@ impl Traces {
 impl Exporting {
     /// Whether the next batch is one of those that are traced.
     fn is_next(&self) -> bool {
-        self.seen.fetch_add(1, Ordering::Relaxed) % self.every == 0
+        self.seen.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.every)
     }
 
     fn root(&self, span: SpanBuilder, parent: &Context) -> Ingest {

@@ -173,11 +173,15 @@ def _warnings(seen: Observation) -> list[Finding]:
     if not seen.troubling() and all(pod_state(pod).ready for pod in seen.pods):
         return []
     findings = []
+    # Events of pods that have gone speak of what is over, though the one of now has their name.
+    alive = {pod["metadata"].get("uid") for pod in seen.pods}
     for event in reversed(seen.newest_events(len(seen.events))):
         time = parse_time(event_time(event))
         if event.get("type") != "Warning" or time is None or seen.now - time > RECENT:
             continue
         about = event.get("involvedObject") or event.get("regarding") or {}
+        if about.get("kind") == "Pod" and about.get("uid") not in alive:
+            continue
         count = event_count(event)
         says = str(event.get("reason") or "") + (f", {count} times" if count > 1 else "")
         message = one_line(event.get("message") or event.get("note"), 300)

@@ -22,6 +22,9 @@ GOOD = {
 }
 """Conditions, and the status with which nothing needs to be said of them."""
 
+PHASE_OF = {"Progressing": "Progressing", "Suspended": "Suspended", "Invalid": "SpecValid", "Degraded": "Degraded"}
+"""The condition that makes a phase; Ready makes the others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:
@@ -87,11 +90,13 @@ class Observation:
         return bool(self.status) and self.status.get("observedGeneration") != self.job["metadata"].get("generation")
 
     def phase_since(self) -> datetime | None:
-        """Since when the phase is what it is: the newest change of a condition, or the deletion."""
+        """Since when the phase is what it is: the deletion, or the change of the condition that makes the phase."""
         if self.deleted_at is not None:
             return self.deleted_at
-        times = [parse_time(condition.get("lastTransitionTime")) for condition in self.conditions]
-        return max((time for time in times if time is not None), default=None)
+        decisive = PHASE_OF.get(self.phase, "Ready")
+        return next(
+            (parse_time(one.get("lastTransitionTime")) for one in self.conditions if one.get("type") == decisive), None
+        )
 
     def troubling(self) -> list[Object]:
         """The conditions that are not as in a job that runs; what is unknown is no trouble by itself."""

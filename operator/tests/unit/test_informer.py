@@ -1,0 +1,116 @@
+"""List and watch against an API server that is told what to answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from streamjob_operator.cluster import ClusterError
+from streamjob_operator.informer import BACKOFF_INITIAL_S, BACKOFF_MAX_S, Informer
+from streamjob_operator.kinds import SERVICE
+
+Step = list[Any] | ClusterError
+
+
+def item(name: str, version: int) -> dict[str, Any]:
+    return {"metadata": {"namespace": "shop", "name": name, "resourceVersion": str(version)}}
+
+
+def event(kind: str, name: str, version: int) -> dict[str, Any]:
+    return {"type": kind, "object": item(name, version)}
+
+
+class Script:
+    """Answers lists and watches in order; the last watch never ends."""
+
+    def __init__(self, lists: list[Step], watches: list[Step]) -> None:
+        self.lists, self.watches = lists, watches
+        self.since: list[str] = []
+        self.exhausted = asyncio.Event()
+
+    async def pages(self, *_: Any, **__: Any) -> AsyncIterator[tuple[list[Any], str]]:
+        step = self.lists.pop(0)
+        if isinstance(step, ClusterError):
+            raise step
+        for number, page in enumerate(step):
+            yield page, str(100 + number)
+
+    async def watch(self, _kind: Any, _namespace: Any, version: str, *_: Any, **__: Any) -> AsyncIterator[Any]:
+        self.since.append(version)
+        if not self.watches:
+            self.exhausted.set()
+            await asyncio.Event().wait()
+        step = self.watches.pop(0)
+        if isinstance(step, ClusterError):
+            raise step
+        for told in step:
+            yield told
+
+
+def course(lists: list[Step], watches: list[Step]) -> tuple[list[tuple[str, str]], Script, list[float], Informer]:
+    """Runs an informer to the end of its script; gives what it told, and its waits."""
+    told: list[tuple[str, str]] = []
+    waits: list[float] = []
+
+    async def run() -> tuple[Script, Informer]:
+        script = Script(lists, watches)
+        informer = Informer(script, SERVICE, "shop", lambda kind, thing: told.append((kind, thing["metadata"]["name"])))  # type: ignore[arg-type]
+
+        async def sleep(seconds: float) -> None:
+            waits.append(seconds)
+
+        task = asyncio.create_task(informer.run(sleep))
+        ended = asyncio.create_task(script.exhausted.wait())
+        await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
+        task.cancel()
+        ended.cancel()
+        return script, informer
+
+    script, informer = asyncio.run(run())
+    return told, script, waits, informer
+
+
+GONE = ClusterError(410, "Expired", "too old")
+CUT = ClusterError(0, "Disconnected", "cut")
+
+
+def test_what_went_while_nobody_watched_is_told_when_it_is_listed_again() -> None:
+    lists: list[Step] = [[[item("a", 1), item("b", 2)]], [[item("b", 2), item("c", 3)]]]
+    told, _, waits, _ = course(lists, [GONE])
+    assert told == [("ADDED", "a"), ("ADDED", "b"), ("ADDED", "b"), ("ADDED", "c"), ("DELETED", "a")]
+    assert waits == [], "a list is asked for at once"
+
+
+def test_all_pages_count_and_the_watch_begins_at_the_lists_version() -> None:
+    told, script, _, informer = course([[[item("a", 1)], [item("b", 2)]]], [])
+    assert told == [("ADDED", "a"), ("ADDED", "b")]
+    assert script.since == ["101"]
+    assert informer.synced.is_set()
+
+
+def test_a_cut_watch_goes_on_where_it_was() -> None:
+    events = [event("MODIFIED", "a", 7), event("BOOKMARK", "", 9)]
+    told, script, waits, _ = course([[[item("a", 1)]]], [events, CUT, [event("DELETED", "a", 12)]])
+    assert script.since == ["100", "9", "9", "12"]
+    assert told == [("ADDED", "a"), ("MODIFIED", "a"), ("DELETED", "a")]
+    assert waits == [BACKOFF_INITIAL_S]
+
+
+def test_waits_grow_to_a_bound() -> None:
+    _, _, waits, _ = course([*([CUT] * 10), [[]]], [])
+    assert waits[0] == BACKOFF_INITIAL_S
+    assert waits == sorted(waits)
+    assert waits[-1] == BACKOFF_MAX_S
+
+
+def test_without_the_right_an_optional_watch_ends_and_holds_up_nobody() -> None:
+    async def run() -> Informer:
+        script = Script([ClusterError(403, "Forbidden", "no")], [])
+        informer = Informer(script, SERVICE, None, lambda *_: None, optional=True)  # type: ignore[arg-type]
+        await informer.run()
+        return informer
+
+    informer = asyncio.run(run())
+    assert informer.refused
+    assert informer.synced.is_set()
