@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 lab=$PWD/../shared/cluster
+export STREAMJOB_E2E_BUDGET_S=${STREAMJOB_E2E_BUDGET_S:-720}
 export CLUSTER=${STREAMJOB_E2E_CLUSTER:-streamjob-e2e}
 up_within=40m # the first time its programs are compiled
 up() { timeout "$up_within" "$lab/$1" "${@:2}" >>"$log" 2>&1 || { tail -20 "$log"; return 1; }; }
@@ -35,4 +36,4 @@ up up.sh "$CLUSTER" || cannot "the cluster does not come up"
 echo "e2e: building the images"
 "$lab/image.sh" streamjob-operator:e2e . -f Dockerfile.operator
 "$lab/image.sh" streamjob-engine:e2e . -f Dockerfile.engine --build-arg ENGINE=wheel --build-arg RUST_IMAGE=python:3.12-slim
-"$lab/in-lab.sh" .venv/bin/python -m pytest -q e2e "$@"
+"$lab/in-lab.sh" .venv/bin/python -m pytest -q --durations=15 e2e "$@"

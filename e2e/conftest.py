@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 import uuid
 from collections.abc import Iterator
 
@@ -14,6 +16,9 @@ from release import ENGINE_IMAGE, NAMESPACE, Release
 from steps import Given, Then, When, World, is_ready
 
 SHOWN_LINES = 60
+BUDGET_S = float(os.environ.get("STREAMJOB_E2E_BUDGET_S", "0"))
+"""After so long no further test is begun; 0 is no limit."""
+_BEGAN = time.monotonic()
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +99,13 @@ def on_kind(cluster: Cluster) -> str:
     if cluster.kind is None:
         pytest.skip("only where nodes are containers of a docker at hand: this is no cluster of kind's")
     return cluster.kind
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begins no test once the budget is spent; what began goes to its end."""
+    spent = time.monotonic() - _BEGAN
+    if BUDGET_S and spent > BUDGET_S:
+        pytest.skip(f"{item.name} not run: {spent:.0f} s are spent, and STREAMJOB_E2E_BUDGET_S is {BUDGET_S:g}")
 
 
 _FAILED = pytest.StashKey[bool]()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,21 +58,12 @@ class Release:
             print(self.cluster.kubectl("-n", NAMESPACE, "describe", "pods"))
             raise
 
-    @contextmanager
-    def another_engine_image(self) -> Iterator[None]:
-        """The default image of engines is called otherwise meanwhile: by its full name, or as the variable says."""
+    def name_another_engine_image(self) -> None:
+        """Calls the default image of engines otherwise: by its full name, or as the variable says."""
         repository = self.values["engine"]["image"]["repository"]
         if not NEXT_ENGINE_IMAGE and "/" in repository:
             pytest.skip("STREAMJOB_E2E_NEXT_ENGINE_IMAGE names no other image of the engine")
-        old = self.values
-        image = _image(NEXT_ENGINE_IMAGE or f"docker.io/library/{ENGINE_IMAGE}")
-        self.values = {**old, "engine": {"image": image}}
-        try:
-            self.upgrade()
-            yield
-        finally:
-            self.values = old
-            self.upgrade()
+        self.values["engine"] = {"image": _image(NEXT_ENGINE_IMAGE or f"docker.io/library/{ENGINE_IMAGE}")}
 
     def test(self) -> str:
         """`helm test`; gives what it printed."""

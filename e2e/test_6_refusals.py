@@ -142,7 +142,6 @@ def test_a_roll_to_an_image_that_is_nowhere_is_repaired_by_the_right_one(given: 
     when.it_is_applied(made, image="localhost/nowhere:1", imagePullPolicy="IfNotPresent")
     then.its_condition_says_one_of(made, "Degraded", "True", ("ErrImagePull", "ImagePullBackOff"), "check spec.image")
     when.it_is_applied(made)
-    then.an_event_says(made, "StuckPodReplaced", made.pod)
     then.it_runs(made)
     then.nothing_was_repeated(made)
 

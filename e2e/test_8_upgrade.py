@@ -38,7 +38,9 @@ def test_a_new_image_for_engines_rolls_the_jobs_that_name_none(world: World, giv
     job = given.a_job_that_was_sent_events()
     waiting = given.a_running_job("waiting", image=ENGINE_IMAGE)
     pod, left_alone = given.its_pod(job), given.its_pod(waiting)
-    with given.events_all_the_while(job), world.release.another_engine_image():
+    with given.events_all_the_while(job):
+        world.release.name_another_engine_image()
+        world.release.upgrade()
         then.an_event_says(job, "Rolling", "spec.template.spec.containers[engine].image")
         then.its_pod_was_replaced(job, pod)
         then.it_runs(job)
