@@ -11,6 +11,7 @@ CASE ?=
 DURATION ?= 30s
 SECONDS_EACH ?= 20
 ENGINE ?= compile
+ARGS ?=
 
 # Compiled dependencies outlive the checkout: RocksDB alone takes a quarter of an hour.
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/streamjob
@@ -103,8 +104,8 @@ integration: wheels $(DATA) .venv/.crash ## The engine as a user runs it: contra
 	@touch $@
 
 .PHONY: e2e
-e2e: .venv/.operator ## The operator on a real cluster, by kind, docker, helm and kubectl: ENGINE=compile, or wheel
-	@ENGINE=$(ENGINE) e2e/run.sh
+e2e: .venv/.tools ## The operator on a real cluster, by kind, docker, helm and kubectl: ENGINE=compile ARGS="-k edit"
+	@ENGINE=$(ENGINE) e2e/run.sh $(ARGS)
 
 .PHONY: counts
 counts: .venv/.tools ## Count instructions of the hot paths and compare with the stored baseline (needs valgrind)
