@@ -170,7 +170,7 @@ import streamjob_engine
 
 def run(number):
     return streamjob_engine.run(
-        open(sys.argv[1]).read(), state_dir=sys.argv[2], listen="127.0.0.1:0", exit_at_end=False, for_us=20_000_000,
+        open(sys.argv[1]).read(), state_dir=sys.argv[2], listen="127.0.0.1:0", exit_at_end=False, for_us=600_000_000,
         on_ready=lambda url: os.kill(os.getpid(), number), on_progress=None, progress_interval_us=1_000_000,
     )
 
@@ -190,7 +190,7 @@ def test_signals_end_each_run_and_are_pythons_again_after_it(tmp_path):
     path = tmp_path / "job.json"
     path.write_text(json.dumps(job()))
     command = [sys.executable, "-c", IN_PROCESS, str(path), str(tmp_path / "state")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=15, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["terminated", "interrupted"]
 

@@ -55,7 +55,8 @@ async fn other_answers_are_final() {
 #[tokio::test]
 async fn no_server_a_reset_and_a_slow_one_are_retried() {
     let closed = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        // Of the loopback's addresses one that no client gets, so that the port stays free.
+        let listener = std::net::TcpListener::bind("127.99.0.1:0").unwrap();
         format!("http://{}/", listener.local_addr().unwrap())
     };
     let refused = webhook(&closed).deliver(&batch("k")).await;

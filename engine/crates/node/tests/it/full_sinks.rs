@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use serde_json::{Value, json};
 
 use crate::support::{Job, Running, as_windows, line, model, wait_until};
-use crate::web::Receiver;
+use crate::web::{Receiver, unused_address};
 
 /// Shards; so many that an outbox holds 2 MiB.
 const SHARDS: u16 = 128;
@@ -30,11 +30,6 @@ fn events() -> Vec<(String, i64, i64)> {
 
 fn text(events: &[(String, i64, i64)]) -> String {
     events.iter().map(|(key, time_ms, value)| line(key, *time_ms, *value)).collect()
-}
-
-/// An address where nobody listens.
-fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 fn job(address: SocketAddr, delivery: &str) -> Job {
@@ -62,7 +57,7 @@ fn check_end(job: &Job, receiver: &Receiver) {
 
 #[test]
 fn pushed_rows_of_other_shards_go_on_while_a_sink_is_down() {
-    let address = nobody();
+    let address = unused_address();
     let job = job(address, "exactly-once").http_source();
     let running = job.start();
     let mut queried = 0;
@@ -89,7 +84,7 @@ fn pushed_rows_of_other_shards_go_on_while_a_sink_is_down() {
 
 #[test]
 fn rows_that_a_stop_finds_left_are_taken_by_the_next_start() {
-    let address = nobody();
+    let address = unused_address();
     let job = job(address, "exactly-once").http_source();
     let running = job.start();
     for events in events().chunks(REQUEST_ROWS) {
@@ -117,7 +112,7 @@ fn rows_that_a_stop_finds_left_are_taken_by_the_next_start() {
 
 #[test]
 fn a_file_goes_on_for_other_shards_while_a_sink_is_down() {
-    let address = nobody();
+    let address = unused_address();
     let job = job(address, "at-least-once").file_source(0.0);
     std::fs::write(job.path("data.ndjson"), text(&events())).unwrap();
     let running = job.start();

@@ -1,7 +1,6 @@
 //! Traces as a collector gets them, from a run in a process of its own: what is traced is said by the environment.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,6 +14,8 @@ use streamjob_core::Result;
 use streamjob_core::udf::{UdfFailure, UdfHost};
 use streamjob_node::UdfFactory;
 use streamjob_node::telemetry::{ENDPOINT, SAMPLER_ARG, current_traceparent};
+use tokio::net::TcpListener;
+use tonic::transport::server::TcpIncoming;
 
 use crate::support::{Job, line, lines, wait_until};
 use crate::web::Receiver;
@@ -48,10 +49,11 @@ fn hex(bytes: &[u8]) -> String {
 #[test]
 fn a_batch_is_one_trace_from_its_sender_to_the_webhook() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap();
     let collector = Collector::default();
     let service = tonic::transport::Server::builder().add_service(TraceServiceServer::new(collector.clone()));
-    runtime.spawn(async move { service.serve(address).await.unwrap() });
+    runtime.spawn(async move { service.serve_with_incoming(TcpIncoming::from(listener)).await.unwrap() });
     let receiver = Receiver::start(|_| 200);
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "traces::a_traced_run", "--ignored", "--nocapture"])

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use serde_json::{Value, json};
 
 use crate::support::{Job, as_windows, events, lines, model, wait_until};
-use crate::web::Receiver;
+use crate::web::{Receiver, unused_address};
 
 const EVENTS: usize = 20_000;
 
@@ -32,10 +32,8 @@ fn exactly_once_to_a_server_that_fails() {
 
 #[test]
 fn exactly_once_over_stops_while_the_server_is_down() {
-    let reserved = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/hook", reserved.local_addr().unwrap());
-    let address = reserved.local_addr().unwrap();
-    drop(reserved);
+    let address = unused_address();
+    let url = format!("http://{address}/hook");
     let job = Job::new().file_source(0.0).webhook("per_10s", "exactly-once", &url);
     std::fs::write(job.path("data.ndjson"), lines(EVENTS, 20)).unwrap();
     for _ in 0..2 {
