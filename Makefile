@@ -12,6 +12,8 @@ DURATION ?= 30s
 JOBS ?= 1000
 EDITS ?= 200
 SECONDS_EACH ?= 20
+ENGINE ?= compile
+ARGS ?=
 
 # Compiled dependencies outlive the checkout: RocksDB alone takes a quarter of an hour.
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/streamjob
@@ -103,6 +105,10 @@ integration: wheels $(DATA) .venv/.crash ## The engine as a user runs it: contra
 	@STREAMJOB_CRASH_ENGINE=$(CURDIR)/.venv/crash-engine integration/build-crash-engine.sh --quiet --locked >&2
 	@touch $@
 
+.PHONY: e2e
+e2e: .venv/.tools ## The operator on a real cluster, by kind, docker, helm and kubectl: ENGINE=compile ARGS="-k edit"
+	@ENGINE=$(ENGINE) e2e/run.sh $(ARGS)
+
 .PHONY: counts
 counts: .venv/.tools ## Count instructions of the hot paths and compare with the stored baseline (needs valgrind)
 	CARGO_TARGET_DIR=$(CACHE)/counts-target $(BIN)/python engine/counts/run.py
@@ -118,8 +124,8 @@ lint: .venv/.sdk .venv/.operator .venv/.system ## Linters and type checkers
 	cd engine && cargo fmt --all --check
 	cd engine && cargo clippy --quiet --locked --release --workspace --all-targets -- -D warnings
 	$(BIN)/python engine/tools/check_layers.py
-	$(BIN)/ruff check sdk operator charts engine integration bench examples docs
-	$(BIN)/ruff format --check sdk operator charts engine integration bench examples docs
+	$(BIN)/ruff check sdk operator charts engine integration e2e bench examples docs
+	$(BIN)/ruff format --check sdk operator charts engine integration e2e bench examples docs
 	cd sdk && ../$(BIN)/mypy
 	cd sdk && ../$(BIN)/lint-imports
 	cd operator && ../$(BIN)/mypy
@@ -129,7 +135,7 @@ lint: .venv/.sdk .venv/.operator .venv/.system ## Linters and type checkers
 fmt: .venv/.tools ## Format all code
 	cd engine && cargo fmt --all
 	cd bench && cargo fmt --all
-	$(BIN)/ruff format sdk operator charts engine integration bench examples docs
+	$(BIN)/ruff format sdk operator charts engine integration e2e bench examples docs
 
 .PHONY: manifests
 manifests: .venv/.operator ## Write crds/ and the chart's copy anew from the models

@@ -35,7 +35,8 @@ class Informer:
     optional: bool = False
     synced: asyncio.Event = field(default_factory=asyncio.Event)
     refused: bool = False
-    heard_at: float = 0.0
+    heard_at: float | None = None
+    """The loop's clock when the API server last spoke; None before the watch has begun, which waits for others."""
     _known: dict[tuple[str, str], None] = field(default_factory=dict)
     _version: str = ""
 
@@ -46,7 +47,7 @@ class Informer:
 
     def is_dead(self, now: float, limit_s: float) -> bool:
         """Whether nothing was heard for too long, with all new tries; `now` is the loop's clock."""
-        return now - self.heard_at > limit_s
+        return self.heard_at is not None and now - self.heard_at > limit_s
 
     def heard(self) -> None:
         """Notes that the API server has spoken."""

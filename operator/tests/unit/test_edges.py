@@ -127,8 +127,9 @@ def test_the_liveness_probe_says_what_is_dead() -> None:
         now = asyncio.get_running_loop().time()
         assert alive(controller) == "ok"
         informer = Informer(None, SERVICE, "shop", lambda *_: None)  # type: ignore[arg-type]
-        informer.heard_at = now - 6
         controller._informers = [informer]
+        assert alive(controller) == "ok", "a watch that waits for the lists before it"
+        informer.heard_at = now - 6
         with pytest.raises(kopf.PermanentError, match="nothing is heard of services in shop"):
             alive(controller)
         controller._informers = [replace(informer, refused=True)]
