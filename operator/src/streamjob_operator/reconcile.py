@@ -68,7 +68,10 @@ class Reconciler:
         """The control token of a job."""
         found = self._index.one(key, "Secret", names.control_secret(key[1]))
         text = (found or {}).get("data", {}).get(names.TOKEN_KEY)
-        return base64.b64decode(text).decode() if text else None
+        try:
+            return base64.b64decode(text).decode() if text else None
+        except ValueError:  # somebody has put something else there; the look that follows puts it right
+            return None
 
     def _due(self, observed: Observed, decision: Decision) -> float | None:
         times = []

@@ -23,7 +23,7 @@ from streamjob_operator.decide.decision import STUCK_GRACE
 from streamjob_operator.decide.deletion import MAX_DEADLINE, decide_deletion
 from streamjob_operator.decide.operations import DEADLINES
 from streamjob_operator.decide.status import FACTS_INTERVAL
-from streamjob_operator.observed import Cluster, EngineFacts, Observed
+from streamjob_operator.observed import Cluster, EngineFacts, EngineStatus, Observed
 from unit.jobs import NOW, job, observed
 from unit.world import World
 
@@ -206,7 +206,7 @@ def test_what_a_serving_engine_complains_about_is_told() -> None:
         ({"outputs_may_repeat": True}, "outputs may repeat"),
     ]
     for fact, word in complaints:
-        world.facts = EngineFacts(status={**FACTS, **fact})
+        world.facts = EngineFacts(status=EngineStatus(**{**FACTS, **fact}))
         decision = look(world.observe())
         assert decision.status["phase"] == "Degraded"
         assert word in condition(decision, "Degraded")["message"]
