@@ -57,14 +57,20 @@ class Engines:
         url = f"{self._url.format(job=job, namespace=namespace)}/v1/control/{what}"
         headers = {"Authorization": f"Bearer {token}"}
         try:
-            async with asyncio.timeout(limit_s), self._session.request(method, url, headers=headers) as answer:
-                body = await answer.content.read(MAX_ANSWER_BYTES)
+            async with (
+                asyncio.timeout(limit_s),
+                # A redirect is not followed: the token is for this address alone.
+                self._session.request(method, url, headers=headers, allow_redirects=False) as answer,
+            ):
                 if answer.status != 200:
-                    raise EngineError(f"{url} answers {answer.status}: {body[:200].decode(errors='replace')}")
+                    raise EngineError(f"{url} answers {answer.status}; see the engine's log")
+                body = await answer.content.read(MAX_ANSWER_BYTES)
         except TimeoutError:
             raise EngineError(f"{url} does not answer within {limit_s:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
+        except OSError as error:
             raise EngineError(f"{url} cannot be reached: {error}") from None
+        except aiohttp.ClientError as error:  # its text cites what was answered
+            raise EngineError(f"{url} does not answer as HTTP should: {type(error).__name__}") from None
         return body
 
 

@@ -88,7 +88,7 @@ def serving(**members: Any) -> Iterator[Server]:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         known.port = server.server_port
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
             yield known
@@ -157,3 +157,32 @@ def test_one_jobs_surprise_does_not_end_the_questions_to_the_others() -> None:
     before = value()
     assert asyncio.run(course()) == ["a", "b", "c"]
     assert value() == before + 1
+
+
+def test_a_redirect_is_not_followed_with_the_token() -> None:
+    with (
+        serving(chunks=[json.dumps(GOOD).encode()]) as other,
+        serving(code=307, headers={"Location": f"http://127.0.0.1:{other.port}/"}) as server,
+    ):
+        for what in ("status", "checkpoint"):
+            with pytest.raises(EngineError, match="answers 307"):
+                ask(server, what)
+    assert other.asked == []
+
+
+def test_a_refusal_is_told_without_what_it_said() -> None:
+    with (
+        serving(code=500, chunks=[b"secret"]) as server,
+        pytest.raises(EngineError, match="answers 500") as refused,
+    ):
+        ask(server)
+    assert "secret" not in str(refused.value)
+
+
+def test_what_is_no_http_is_told_without_citing_it() -> None:
+    with (
+        serving(headers={"Content-Encoding": "gzip"}, chunks=[b"secret secret secret"]) as server,
+        pytest.raises(EngineError, match="as HTTP should") as refused,
+    ):
+        ask(server)
+    assert "secret" not in str(refused.value)

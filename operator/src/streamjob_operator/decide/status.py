@@ -141,8 +141,9 @@ def _engine_problem(observed: Observed) -> str | None:
     if facts.status is None:
         late = facts.since is not None and observed.now - facts.since >= FACTS_INTERVAL
         return f"the engine's control interface cannot be reached: {facts.error}" if late else None
-    if facts.status.blocked_shards:
-        return f"{facts.status.blocked_shards} shards wait: a sink or function does not take their rows; see the engine's log"
+    blocked = facts.status.blocked_shards
+    if blocked:
+        return f"{blocked} shards wait: a sink or function does not take their rows; see the engine's log"
     if facts.status.disk_full:
         return "the volume is full, and requests are refused: enlarge spec.storage.size, or shorten spec.history.raw"
     if facts.status.outputs_may_repeat:
