@@ -64,7 +64,7 @@ class Engines:
             ):
                 if answer.status != 200:
                     raise EngineError(f"{url} answers {answer.status}; see the engine's log")
-                body = await answer.content.read(MAX_ANSWER_BYTES)
+                body = await _whole(answer.content, url)
         except TimeoutError:
             raise EngineError(f"{url} does not answer within {limit_s:g} s") from None
         except OSError as error:
@@ -72,6 +72,16 @@ class Engines:
         except aiohttp.ClientError as error:  # its text cites what was answered
             raise EngineError(f"{url} does not answer as HTTP should: {type(error).__name__}") from None
         return body
+
+
+async def _whole(stream: aiohttp.StreamReader, url: str) -> bytes:
+    """All of an answer, up to its end or MAX_ANSWER_BYTES."""
+    body = bytearray()
+    async for chunk in stream.iter_chunked(_CHUNK_BYTES):
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            raise EngineError(f"{url} answers more than {MAX_ANSWER_BYTES} bytes; see spec.image")
+    return bytes(body)
 
 
 def _read(form: type[_Answer], body: bytes) -> _Answer:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from streamjob_operator.decide.health import engine_status
-from streamjob_operator.engine import EngineError, Engines
+from streamjob_operator.engine import MAX_ANSWER_BYTES, EngineError, Engines
 from streamjob_operator.index import Index
 from streamjob_operator.metrics import registry
 from streamjob_operator.observe import Facts
@@ -186,3 +186,14 @@ def test_what_is_no_http_is_told_without_citing_it() -> None:
     ):
         ask(server)
     assert "secret" not in str(refused.value)
+
+
+def test_an_answer_in_many_pieces_is_read_to_its_end() -> None:
+    large = json.dumps({**GOOD, "more": "x" * (MAX_ANSWER_BYTES - 1000)}).encode()
+    with serving(chunks=[large[at : at + 50_000] for at in range(0, len(large), 50_000)]) as server:
+        assert ask(server).shards == 8
+
+
+def test_an_answer_without_end_is_none() -> None:
+    with serving(chunks=[b" " * (MAX_ANSWER_BYTES + 1)]) as server, pytest.raises(EngineError, match="more than"):
+        ask(server)
