@@ -75,12 +75,13 @@ class Applier:
         self.index.put(answer)
         ref = (manifest["kind"], manifest["metadata"]["name"])
         # What is still different is how the API server or an admission plugin wants it: not to be fought over.
-        left = frozenset(str(difference) for difference in differences(manifest, answer))
+        kept = differences(manifest, answer)
+        left = frozenset(map(str, kept))
         key = (observed.namespace, observed.name)
         tolerated = self.facts.tolerated.setdefault(key, {})
         if left:
             tolerated[ref] = left
-            shown = ", ".join(sorted(left)[:5])
+            shown = ", ".join(sorted(difference.told for difference in kept)[:5])
             _log.warning("the cluster keeps members of its own", kind=ref[0], name=ref[1], members=shown)
         else:
             tolerated.pop(ref, None)

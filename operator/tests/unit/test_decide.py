@@ -82,6 +82,39 @@ def test_a_removed_member_is_named_as_well() -> None:
     assert events[0].message.startswith("job.windows[b]: ")
 
 
+def told(world: World) -> str:
+    return " ".join(action.message for action in look(world.observe()).actions if isinstance(action, Emit))
+
+
+def test_what_may_be_secret_is_named_and_never_shown() -> None:
+    sink = {"name": "out", "from": "per_10s", "http": {"url": "http://sink", "headers": {"X-Key": "old secret"}}}
+    env = [{"name": "PASSWORD", "value": "old secret"}]
+    template = {"metadata": {"annotations": {"note": "old secret"}}, "spec": {"containers": []}}
+    before: dict[str, Any] = {"rest": {"bearerToken": "old secret"}, "sinks": [sink], "podTemplate": template}
+    after: list[tuple[str, dict[str, Any]]] = [
+        ("job.rest.bearer_token", {"rest": {"bearerToken": "new secret"}}),
+        ("job.rest.bearer_token", {"rest": {}}),
+        ("X-Key", {"sinks": [{**sink, "http": {**sink["http"], "headers": {"X-Key": "new secret"}}}]}),  # type: ignore[dict-item]
+        ("job.sinks[more]", {"sinks": [sink, {**sink, "name": "more"}]}),
+        ("env", {"podTemplate": {**template, "spec": {"containers": [{"name": "engine", "env": env}]}}}),
+        ("containers[side]", {"podTemplate": {**template, "spec": {"containers": [{"name": "side", "env": env}]}}}),
+        ("annotations.note", {"podTemplate": {"metadata": {"annotations": {"note": "new secret"}}}}),
+        ("annotations.note", {"podTemplate": {}}),
+    ]
+    for path, edit in after:
+        world = settled(**before)
+        assert world.job is not None
+        world.job["spec"] |= edit
+        assert path in told(world)
+        assert "secret" not in told(world), path
+
+
+def test_drift_in_a_config_map_is_named_and_never_shown() -> None:
+    world = settled()
+    world.things["ConfigMap", "telemetry-udfs"]["data"] = {"z.py": "secret"}
+    assert told(world).endswith("data.z.py (its values are not shown)")
+
+
 def test_what_the_cluster_wants_otherwise_is_not_fought_over() -> None:
     world = settled()
     seen = world.observe()

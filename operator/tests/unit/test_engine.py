@@ -49,7 +49,7 @@ WRONG = [
         {"queue_rows": 10**30},
         {"blocked_shards": "secret"},
     )
-] + [b"[" * 200_000, b'{"udfs":' * 200_000, b"secret", b"5", b"", b"\xff", b"[" + b"1" * 10_000 + b"]"]
+] + [b"[" * 200_000, b'{"udfs":' * 100_000, b"secret", b"5", b"", b"\xff", b"[" + b"1" * 10_000 + b"]"]
 
 
 @dataclass
