@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from streamjob_operator import names
-from streamjob_operator.conditions import Condition, merged
+from streamjob_operator.conditions import MAX_MESSAGE, Condition, merged
 from streamjob_operator.decide.health import Trouble, engine_status, ready_pods
 from streamjob_operator.decide.operations import Operation
 from streamjob_operator.observed import Observed
@@ -74,6 +74,16 @@ def deleting_status(observed: Observed, summary: Summary) -> dict[str, Any]:
         *_kept(observed, ("Degraded", "SpecValid", "StorageReady", "EngineReachable", "Suspended")),
     ]
     return _status(observed, summary, conditions)
+
+
+def blocked_status(status: dict[str, Any] | None, message: str) -> dict[str, Any] | None:
+    """The status of a deletion that waits for what the cluster refuses."""
+    if status is None:
+        return None
+    return {
+        **status,
+        "operations": [{**operation, "blockedBy": message[:MAX_MESSAGE]} for operation in status["operations"]],
+    }
 
 
 def _kept(observed: Observed, types: tuple[str, ...]) -> list[Condition]:
