@@ -1,9 +1,12 @@
-"""Carrying out a decision, action by action; the first failure ends it, and the next look begins anew."""
+"""Carrying out a decision, action by action; the first failure ends it, and the next look begins anew.
+
+But the end of a deletion whose deadline has passed: there a failure is told and left.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -44,6 +47,9 @@ class Applier:
 
     async def carry_out(self, observed: Observed, decision: Decision, token: str | None) -> Decision:
         """Does what was decided. Gives the decision with the status as it is after that."""
+        if decision.forced:
+            await self._force(observed, decision)
+            return Decision((), decision.status, decision.wake)
         status = decision.status
         for action in decision.actions:
             if isinstance(action, AskCheckpoint):
@@ -51,6 +57,22 @@ class Applier:
             else:
                 await self._act(observed, action)
         return Decision((), status, decision.wake)
+
+    async def _force(self, observed: Observed, decision: Decision) -> None:
+        """Lets the job go, whatever else is refused."""
+        refused: list[str] = []
+        for action in decision.actions:
+            if isinstance(action, Emit):
+                left = "".join(f"; {what}" for what in refused)
+                await self._emit(observed, replace(action, message=action.message + left))
+            elif isinstance(action, SetFinalizer):
+                await self._act(observed, action)
+            else:
+                try:
+                    await self._act(observed, action)
+                except ClusterError as error:
+                    name = f"{action.kind} {action.name}" if isinstance(action, Delete) else type(action).__name__
+                    refused.append(f"{name} is left: {error}")
 
     async def _act(self, observed: Observed, action: Action) -> None:
         namespace = observed.namespace
@@ -75,12 +97,13 @@ class Applier:
         self.index.put(answer)
         ref = (manifest["kind"], manifest["metadata"]["name"])
         # What is still different is how the API server or an admission plugin wants it: not to be fought over.
-        left = frozenset(str(difference) for difference in differences(manifest, answer))
+        kept = differences(manifest, answer)
+        left = frozenset(map(str, kept))
         key = (observed.namespace, observed.name)
         tolerated = self.facts.tolerated.setdefault(key, {})
         if left:
             tolerated[ref] = left
-            shown = ", ".join(sorted(left)[:5])
+            shown = ", ".join(sorted(difference.told for difference in kept)[:5])
             _log.warning("the cluster keeps members of its own", kind=ref[0], name=ref[1], members=shown)
         else:
             tolerated.pop(ref, None)

@@ -18,6 +18,9 @@ Object = dict[str, Any]
 MAX_DIFFERENCES = 32
 """Differences of one object that are looked at."""
 _SHOWN = 60
+_SECRET = frozenset({"annotations", "bearer_token", "data", "env", "headers"})
+"""Members whose values may be secret: they are named and never shown."""
+_SECRET_PATH = re.compile(r"^data(\.|$)|(^|[.\]])(annotations|bearer_token|env|headers)([.\[]|$)")
 _QUANTITIES = ("requests", "limits", "capacity", "hard")
 _FREE = ("labels", "annotations", "nodeSelector", "data", *_QUANTITIES)
 _SUFFIXES = {
@@ -39,8 +42,22 @@ class Difference:
     found: Any
 
     def __str__(self) -> str:
-        """For an Event: `spec.replicas: 1 -> 2`."""
+        """The whole of it, which tells it from any other; not for people, since it may hold a secret."""
         return f"{self.path}: {_shown(self.found)} -> {_shown(self.wanted)}"
+
+    @property
+    def told(self) -> str:
+        """For an Event or a log: `spec.replicas: 1 -> 2`, and the path alone where values may be secret."""
+        if _SECRET_PATH.search(self.path):
+            return f"{self.path} (its values are not shown)"
+        return f"{self.path}: {_shown(_masked(self.found))} -> {_shown(_masked(self.wanted))}"
+
+
+def _masked(value: Any) -> Any:
+    """A value with the members that may hold a secret emptied."""
+    if isinstance(value, dict):
+        return {key: "…" if key in _SECRET else _masked(inner) for key, inner in value.items()}
+    return [_masked(item) for item in value] if isinstance(value, list) else value
 
 
 def _shown(value: Any) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from streamjob_operator import names
 
@@ -14,15 +16,67 @@ Ref = tuple[str, str]
 """(kind, name) of an object in the job's namespace."""
 
 
+MAX_INTEGER = 2**63 - 1
+"""The largest number that a status holds."""
+MAX_ENGINE_UDFS = 1024
+"""Functions that an engine may name."""
+
+
+def _time(text: str) -> str:
+    """The text, where it is a time with a zone; the API server refuses a status with any other."""
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time without a zone")
+    return text
+
+
+Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+Text = Annotated[str, Field(max_length=128)]
+Time = Annotated[
+    str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$"), AfterValidator(_time)
+]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class EngineUdf(_Answer):
+    """A function that runs, by the hash of its code."""
+
+    version: Text
+
+
+class EngineCheckpoint(_Answer):
+    """The newest checkpoint; `completed_at` in RFC 3339."""
+
+    number: Count
+    completed_at: Time
+
+
+class EngineStatus(_Answer):
+    """What of `GET /v1/control/status` is used, checked once where it comes in: code of a job's author wrote it."""
+
+    version: Text
+    shards: Annotated[int, Field(ge=0, le=65_536)]
+    queue_rows: Count = 0
+    rate_events_per_s: Annotated[float, Field(ge=0, le=1e15)] = 0.0
+    watermark: Time | None = None
+    last_checkpoint: EngineCheckpoint | None = None
+    udfs: Annotated[tuple[EngineUdf, ...], Field(max_length=MAX_ENGINE_UDFS)] = ()
+    blocked_shards: Annotated[int, Field(ge=0, le=65_536)] = 0
+    disk_full: bool = False
+    outputs_may_repeat: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
     """What an engine's control interface said, or why it could not be asked.
 
-    `status` is the body of `GET /v1/control/status`; `error` a sentence where there is none; `since` when the error
+    `status` is its answer; `error` a sentence where there is none; `since` when the error
     was first seen.
     """
 
-    status: Mapping[str, Any] | None = None
+    status: EngineStatus | None = None
     error: str | None = None
     since: datetime | None = None
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
 
+import structlog
+
+from streamjob_operator import metrics
 from streamjob_operator.engine import EngineError, Engines
 from streamjob_operator.index import Index, Key
 from streamjob_operator.observe import Facts
-from streamjob_operator.observed import EngineFacts, is_ready
+from streamjob_operator.observed import EngineFacts, EngineStatus, is_ready
 
 MAX_QUESTIONS = 16
 """Engines that are asked at once."""
-_DECISIVE = ("version", "shards", "blocked_shards", "disk_full", "outputs_may_repeat")
-"""Facts that a state hangs on; others are only written down."""
+_log = structlog.get_logger("streamjob_operator.poll")
 
 
 def is_decisive(old: EngineFacts | None, new: EngineFacts) -> bool:
@@ -24,13 +25,19 @@ def is_decisive(old: EngineFacts | None, new: EngineFacts) -> bool:
         return True
     if old.status is None or new.status is None:
         return False
-    if any(old.status.get(name) != new.status.get(name) for name in _DECISIVE):
-        return True
-    return _versions(old.status) != _versions(new.status)
+    return _decisive(old.status) != _decisive(new.status)
 
 
-def _versions(status: Any) -> list[str]:
-    return [str(udf.get("version")) for udf in status.get("udfs") or ()]
+def _decisive(status: EngineStatus) -> tuple[object, ...]:
+    """Facts that a state hangs on; others are only written down."""
+    return (
+        status.version,
+        status.shards,
+        status.blocked_shards,
+        status.disk_full,
+        status.outputs_may_repeat,
+        status.udfs,
+    )
 
 
 class Poller:
@@ -54,6 +61,14 @@ class Poller:
         await asyncio.gather(*(self._one(key) for key in self._index.jobs()))
 
     async def _one(self, key: Key) -> None:
+        try:
+            await self._question(key)
+        except Exception:
+            # One job's surprise must not end the questions to the others; the log has its trace.
+            metrics.reconcile_errors.labels("operator").inc()
+            _log.exception("not asked by a mistake of the operator", namespace=key[0], job=key[1])
+
+    async def _question(self, key: Key) -> None:
         async with self._places:
             pod = self._index.one(key, "Pod", f"{key[1]}-0")
             token = self._token(key)

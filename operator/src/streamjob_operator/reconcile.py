@@ -13,7 +13,7 @@ from streamjob_operator.apply import Applier
 from streamjob_operator.cluster import Cluster, ClusterError
 from streamjob_operator.decide import Choices, Decision, decide, worth_writing
 from streamjob_operator.decide.health import engine_status
-from streamjob_operator.decide.status import FACTS_INTERVAL, invalid_status
+from streamjob_operator.decide.status import FACTS_INTERVAL, blocked_status, invalid_status
 from streamjob_operator.engine import Engines
 from streamjob_operator.index import Index, Key
 from streamjob_operator.observe import CREATION_GRACE, Facts, observe
@@ -53,7 +53,7 @@ class Reconciler:
             try:
                 decision = await self._applier.carry_out(observed, decision, self.token(key))
             except ClusterError as error:
-                await self._refused(observed, error)
+                await self._refused(observed, decision, error)
                 raise
             await self._write(observed, decision.status)
             return self._due(observed, decision)
@@ -68,7 +68,10 @@ class Reconciler:
         """The control token of a job."""
         found = self._index.one(key, "Secret", names.control_secret(key[1]))
         text = (found or {}).get("data", {}).get(names.TOKEN_KEY)
-        return base64.b64decode(text).decode() if text else None
+        try:
+            return base64.b64decode(text).decode() if text else None
+        except ValueError:  # somebody has put something else there; the look that follows puts it right
+            return None
 
     def _due(self, observed: Observed, decision: Decision) -> float | None:
         times = []
@@ -81,13 +84,15 @@ class Reconciler:
                 times.append(LOOK_AGAIN_S if known[1] else CREATION_GRACE.total_seconds() + 1)
         return min(times, default=None)
 
-    async def _refused(self, observed: Observed, error: ClusterError) -> None:
+    async def _refused(self, observed: Observed, decision: Decision, error: ClusterError) -> None:
         """Tells in the status what the cluster refuses, where its author or an administrator can do something."""
-        if error.actor not in ("user", "rights") or observed.deleting:
+        if error.actor not in ("user", "rights"):
             return
         reason = "Refused" if error.actor == "user" else "NoRights"
+        message = f"the API server refuses it: {error}"
+        status = blocked_status(decision.status, message) if observed.deleting else None
         try:
-            await self._write(observed, invalid_status(observed, reason, f"the API server refuses it: {error}"))
+            await self._write(observed, status if observed.deleting else invalid_status(observed, reason, message))
         except ClusterError as second:
             _log.warning("status not written", namespace=observed.namespace, job=observed.name, error=str(second))
 

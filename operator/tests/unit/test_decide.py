@@ -23,7 +23,7 @@ from streamjob_operator.decide.decision import STUCK_GRACE
 from streamjob_operator.decide.deletion import MAX_DEADLINE, decide_deletion
 from streamjob_operator.decide.operations import DEADLINES
 from streamjob_operator.decide.status import FACTS_INTERVAL
-from streamjob_operator.observed import Cluster, EngineFacts, Observed
+from streamjob_operator.observed import Cluster, EngineFacts, EngineStatus, Observed
 from unit.jobs import NOW, job, observed
 from unit.world import World
 
@@ -80,6 +80,39 @@ def test_a_removed_member_is_named_as_well() -> None:
     events = [action for action in look(world.observe()).actions if isinstance(action, Emit)]
     assert events[0].reason == "Rolling"
     assert events[0].message.startswith("job.windows[b]: ")
+
+
+def told(world: World) -> str:
+    return " ".join(action.message for action in look(world.observe()).actions if isinstance(action, Emit))
+
+
+def test_what_may_be_secret_is_named_and_never_shown() -> None:
+    sink = {"name": "out", "from": "per_10s", "http": {"url": "http://sink", "headers": {"X-Key": "old secret"}}}
+    env = [{"name": "PASSWORD", "value": "old secret"}]
+    template = {"metadata": {"annotations": {"note": "old secret"}}, "spec": {"containers": []}}
+    before: dict[str, Any] = {"rest": {"bearerToken": "old secret"}, "sinks": [sink], "podTemplate": template}
+    after: list[tuple[str, dict[str, Any]]] = [
+        ("job.rest.bearer_token", {"rest": {"bearerToken": "new secret"}}),
+        ("job.rest.bearer_token", {"rest": {}}),
+        ("X-Key", {"sinks": [{**sink, "http": {**sink["http"], "headers": {"X-Key": "new secret"}}}]}),  # type: ignore[dict-item]
+        ("job.sinks[more]", {"sinks": [sink, {**sink, "name": "more"}]}),
+        ("env", {"podTemplate": {**template, "spec": {"containers": [{"name": "engine", "env": env}]}}}),
+        ("containers[side]", {"podTemplate": {**template, "spec": {"containers": [{"name": "side", "env": env}]}}}),
+        ("annotations.note", {"podTemplate": {"metadata": {"annotations": {"note": "new secret"}}}}),
+        ("annotations.note", {"podTemplate": {}}),
+    ]
+    for path, edit in after:
+        world = settled(**before)
+        assert world.job is not None
+        world.job["spec"] |= edit
+        assert path in told(world)
+        assert "secret" not in told(world), path
+
+
+def test_drift_in_a_config_map_is_named_and_never_shown() -> None:
+    world = settled()
+    world.things["ConfigMap", "telemetry-udfs"]["data"] = {"z.py": "secret"}
+    assert told(world).endswith("data.z.py (its values are not shown)")
 
 
 def test_what_the_cluster_wants_otherwise_is_not_fought_over() -> None:
@@ -221,7 +254,7 @@ def test_what_a_serving_engine_complains_about_is_told() -> None:
         ({"outputs_may_repeat": True}, "outputs may repeat"),
     ]
     for fact, word in complaints:
-        world.facts = EngineFacts(status={**FACTS, **fact})
+        world.facts = EngineFacts(status=EngineStatus(**{**FACTS, **fact}))
         decision = look(world.observe())
         assert decision.status["phase"] == "Degraded"
         assert word in condition(decision, "Degraded")["message"]

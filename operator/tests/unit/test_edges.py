@@ -24,7 +24,7 @@ from streamjob_operator.index import Index
 from streamjob_operator.informer import Informer
 from streamjob_operator.kinds import SERVICE
 from streamjob_operator.metrics import Phases, registry
-from streamjob_operator.observed import EngineFacts
+from streamjob_operator.observed import EngineFacts, EngineStatus, EngineUdf
 from streamjob_operator.poll import is_decisive
 from streamjob_operator.settings import Settings, load
 from unit.jobs import job
@@ -112,11 +112,15 @@ def test_jobs_are_counted_by_phase() -> None:
 
 
 def test_only_decisive_facts_ask_for_a_look() -> None:
-    status = {"version": "1", "blocked_shards": 0, "queue_rows": 1, "udfs": [{"version": "a"}]}
-    old = EngineFacts(status=status)
-    assert not is_decisive(old, EngineFacts(status={**status, "queue_rows": 2}))
-    assert is_decisive(old, EngineFacts(status={**status, "blocked_shards": 1}))
-    assert is_decisive(old, EngineFacts(status={**status, "udfs": [{"version": "b"}]}))
+    status = EngineStatus(version="1", shards=8, queue_rows=1, udfs=(EngineUdf(version="a"),))
+
+    def now(**facts: Any) -> EngineFacts:
+        return EngineFacts(status=status.model_copy(update=facts))
+
+    old = now()
+    assert not is_decisive(old, now(queue_rows=2))
+    assert is_decisive(old, now(blocked_shards=1))
+    assert is_decisive(old, now(udfs=(EngineUdf(version="b"),)))
     assert is_decisive(old, EngineFacts(error="gone"))
     assert is_decisive(None, old)
 

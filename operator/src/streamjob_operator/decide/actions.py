@@ -64,9 +64,11 @@ Action: TypeAlias = Apply | Delete | ResizeClaim | SetFinalizer | AskCheckpoint 
 class Decision:
     """What to do now, the status to write (None: none, the job is gone), and when to look again.
 
-    `wake` is a time at which something is due though nothing changes.
+    `wake` is a time at which something is due though nothing changes. With `forced` no failure keeps the job from being
+    let go: what fails is named in the last Event.
     """
 
     actions: tuple[Action, ...]
     status: dict[str, Any] | None
     wake: datetime | None = None
+    forced: bool = False

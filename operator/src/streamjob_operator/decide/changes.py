@@ -57,7 +57,7 @@ def _drift(wanted: Object, found: Object | None) -> list[Action]:
     difference = first_difference(wanted, found)
     if wanted["kind"] == "Secret":
         difference = None  # its content is nobody's to read
-    what = f": {difference}" if difference else ""
+    what = f": {difference.told}" if difference else ""
     return [Emit("DriftCorrected", f"{wanted['kind']} {wanted['metadata']['name']} was changed by another{what}")]
 
 
@@ -69,7 +69,7 @@ def _stateful_set(observed: Observed, wanted: Object, found: Object | None, conf
         return
     fixed = _first_fixed(wanted, found)
     if fixed is not None:
-        changes.recreate = str(fixed)
+        changes.recreate = fixed.told
         metadata = found["metadata"]
         changes.stateful_set.append(Delete("StatefulSet", metadata["name"], metadata["uid"], "Orphan"))
         return
@@ -109,7 +109,7 @@ def _reason(observed: Observed, first: Difference, config: str) -> str:
         return _udf_reason(first)
     if annotation == names.RESTART:
         return f"a restart was asked for: metadata.annotations[{names.RESTART}]: {first.found} -> {first.wanted}"
-    return str(first)
+    return first.told
 
 
 def _udf_reason(first: Difference) -> str:
@@ -138,6 +138,6 @@ def _job_reason(observed: Observed, config: str) -> str | None:
         return None
     changed = differences(new, old, "job")
     if changed:
-        return str(changed[0])
+        return changed[0].told
     gone = differences(old, new, "job")
-    return str(Difference(gone[0].path, None, gone[0].wanted)) if gone else None
+    return Difference(gone[0].path, None, gone[0].wanted).told if gone else None

@@ -109,7 +109,7 @@ def _before_roll(observed: Observed, changes: Changes) -> list[Action]:
     if changes.scaled is not None:
         suspended = not changes.scaled.wanted
         said = "the pod commits and stops" if suspended else "the pod starts"
-        actions.append(Emit("Suspending" if suspended else "Resuming", f"{said}: {changes.scaled}"))
+        actions.append(Emit("Suspending" if suspended else "Resuming", f"{said}: {changes.scaled.told}"))
     if changes.roll is None or not observed.pods:
         return actions
     actions.append(Emit("Rolling", changes.roll))

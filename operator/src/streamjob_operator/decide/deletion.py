@@ -37,7 +37,7 @@ def decide_deletion(observed: Observed) -> Decision:
     if observed.stateful_set is None and not left:
         return Decision((*actions, *_farewell(claims), SetFinalizer(False)), None)
     if overdue:
-        return Decision((*actions, _forced(operation, left), SetFinalizer(False)), None)
+        return Decision((*actions, _forced(operation, left), SetFinalizer(False)), None, forced=True)
     status = deleting_status(observed, Summary("Deleting", operation.blocked_by, (operation,)))
     return Decision(tuple(actions), status, operation.deadline)
 

@@ -115,17 +115,17 @@ def engine_status(observed: Observed) -> dict[str, Any] | None:
     if facts is None:
         last = observed.status.get("engine")
         return dict(last) if last else None
-    checkpoint = facts.get("last_checkpoint")
+    checkpoint = facts.last_checkpoint
     result = {
-        "version": facts.get("version"),
-        "shards": facts.get("shards"),
-        "lagRows": facts.get("queue_rows"),
-        "rate": round(float(facts.get("rate_events_per_s") or 0)),
-        "watermark": facts.get("watermark"),
-        "udfVersion": ",".join(udf["version"] for udf in facts.get("udfs") or ()) or None,
+        "version": facts.version,
+        "shards": facts.shards,
+        "lagRows": facts.queue_rows,
+        "rate": round(facts.rate_events_per_s),
+        "watermark": facts.watermark,
+        "udfVersion": ",".join(udf.version for udf in facts.udfs) or None,
         "lastCheckpoint": None
         if checkpoint is None
-        else {"number": checkpoint["number"], "completedAt": checkpoint["completed_at"]},
+        else {"number": checkpoint.number, "completedAt": checkpoint.completed_at},
     }
     return {name: value for name, value in result.items() if value is not None}
 

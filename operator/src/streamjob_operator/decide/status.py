@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from streamjob_operator import names
-from streamjob_operator.conditions import Condition, merged
+from streamjob_operator.conditions import MAX_MESSAGE, Condition, merged
 from streamjob_operator.decide.health import Trouble, engine_status, ready_pods
 from streamjob_operator.decide.operations import Operation
 from streamjob_operator.observed import Observed
@@ -76,6 +76,16 @@ def deleting_status(observed: Observed, summary: Summary) -> dict[str, Any]:
     return _status(observed, summary, conditions)
 
 
+def blocked_status(status: dict[str, Any] | None, message: str) -> dict[str, Any] | None:
+    """The status of a deletion that waits for what the cluster refuses."""
+    if status is None:
+        return None
+    return {
+        **status,
+        "operations": [{**operation, "blockedBy": message[:MAX_MESSAGE]} for operation in status["operations"]],
+    }
+
+
 def _kept(observed: Observed, types: tuple[str, ...]) -> list[Condition]:
     """Conditions of the last status that nothing new is known about."""
     words: dict[Any, bool | None] = {"True": True, "False": False}
@@ -141,12 +151,12 @@ def _engine_problem(observed: Observed) -> str | None:
     if facts.status is None:
         late = facts.since is not None and observed.now - facts.since >= FACTS_INTERVAL
         return f"the engine's control interface cannot be reached: {facts.error}" if late else None
-    blocked = int(facts.status.get("blocked_shards") or 0)
+    blocked = facts.status.blocked_shards
     if blocked:
         return f"{blocked} shards wait: a sink or function does not take their rows; see the engine's log"
-    if facts.status.get("disk_full"):
+    if facts.status.disk_full:
         return "the volume is full, and requests are refused: enlarge spec.storage.size, or shorten spec.history.raw"
-    if facts.status.get("outputs_may_repeat"):
+    if facts.status.outputs_may_repeat:
         return "the state was restored from before the last output: outputs may repeat"
     return None
 

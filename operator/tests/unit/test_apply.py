@@ -1,0 +1,109 @@
+"""Carrying out decisions against a cluster that refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from streamjob_operator import names
+from streamjob_operator.cluster import ClusterError
+from streamjob_operator.conditions import time_text
+from streamjob_operator.engine import Engines
+from streamjob_operator.index import Index
+from streamjob_operator.kinds import Kind
+from streamjob_operator.observe import Facts
+from streamjob_operator.reconcile import Reconciler
+from unit.jobs import job
+from unit.world import World
+
+KEY = ("shop", "telemetry")
+
+
+@dataclass
+class Refusing:
+    """A cluster that takes everything but what `refuses` names, with its code."""
+
+    refuses: Callable[[str, str], int]
+    done: list[tuple[str, str, Any]] = field(default_factory=list)
+
+    def take(self, verb: str, kind: str, body: Any) -> None:
+        code = self.refuses(verb, kind)
+        if code:
+            raise ClusterError(code, "Forbidden", f"{verb} of {kind} is forbidden")
+        self.done.append((verb, kind, body))
+
+    async def apply(self, manifest: dict[str, Any], *, subresource: str | None = None) -> dict[str, Any]:
+        self.take(subresource or "apply", manifest["kind"], manifest)
+        answer = copy.deepcopy(manifest)
+        answer["metadata"] |= {"uid": "uid-1", "resourceVersion": "1000"}
+        return answer
+
+    async def create(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        self.take("create", manifest["kind"], manifest)
+        return manifest
+
+    async def patch(self, kind: Kind, namespace: str, name: str, patch: Any) -> dict[str, Any]:
+        self.take("patch", kind.kind, patch)
+        metadata = {"name": name, "namespace": namespace, "uid": "uid", "resourceVersion": "1000"}
+        return {"kind": kind.kind, "metadata": metadata}
+
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str, propagation: str) -> None:
+        self.take("delete", kind.kind, name)
+
+    def of(self, verb: str, kind: str) -> list[Any]:
+        return [body for known, what, body in self.done if (known, what) == (verb, kind)]
+
+
+def looked(world: World, cluster: Refusing) -> None:
+    """One look by the real reconciler at a world's objects; a refusal ends it as it does in a worker."""
+
+    async def course() -> None:
+        index = Index()
+        resource = copy.deepcopy(world.job)
+        assert resource is not None
+        index.put_job(resource, frozenset())
+        for (kind, name), thing in world.things.items():
+            known = copy.deepcopy(thing)
+            known["kind"] = kind
+            known["metadata"].setdefault("resourceVersion", "1")
+            known["metadata"] |= {"namespace": "shop", "name": name}
+            known["metadata"].setdefault("labels", {})[names.JOB_LABEL] = "telemetry"
+            index.put(known)
+        facts = Facts(storage_classes={"fast": (True, True)})
+        reconciler = Reconciler(cluster, Engines(""), index, facts, "engine:1")  # type: ignore[arg-type]
+        with contextlib.suppress(ClusterError):
+            await reconciler.look(KEY)
+
+    asyncio.run(course())
+
+
+def deleted(age: timedelta, policy: str = "Retain") -> World:
+    world = World(job=job(deletionPolicy=policy))
+    world.settle()
+    assert world.job is not None
+    world.job["metadata"]["deletionTimestamp"] = time_text(datetime.now(UTC) - age)
+    return world
+
+
+def test_a_deletion_that_is_overdue_ends_whatever_is_refused() -> None:
+    cluster = Refusing(lambda verb, _kind: 403 if verb == "delete" else 0)
+    looked(deleted(timedelta(hours=1), "Delete"), cluster)
+    assert cluster.of("patch", "StreamJob") == [{"metadata": {"finalizers": [], "resourceVersion": "1"}}]
+    (event,) = cluster.of("create", "Event")
+    assert event["reason"] == "DeletionForced"
+    for thing in ("StatefulSet telemetry", "PersistentVolumeClaim state-telemetry-0"):
+        assert f"{thing} is left: delete of" in event["message"]
+
+
+def test_a_deletion_tells_what_is_refused_before_its_deadline() -> None:
+    cluster = Refusing(lambda verb, _kind: 403 if verb == "delete" else 0)
+    looked(deleted(timedelta(seconds=1)), cluster)
+    assert cluster.of("patch", "StreamJob") == []
+    (manifest,) = cluster.of("status", "StreamJob")
+    (operation,) = manifest["status"]["operations"]
+    assert operation["blockedBy"] == "the API server refuses it: delete of StatefulSet is forbidden"
