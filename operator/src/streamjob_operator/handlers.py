@@ -16,8 +16,12 @@ CHUNK = 250
 """Objects of one page of kopf's lists."""
 WORKERS = 32
 """Events that kopf hands on at once."""
-IDLE_S = 0.5
-"""How long kopf keeps the task of an object whose events are handed on."""
+IDLE_S = 0.02
+"""How long kopf keeps the task of an object whose events are handed on.
+
+Each of the WORKERS is held for so long: this bounds how many objects a second are heard of, and what comes faster
+waits in memory.
+"""
 MAX_PROBLEMS = 20
 """Problems that a refusal lists."""
 

@@ -19,7 +19,7 @@ import pytest
 from streamjob_operator import names
 from streamjob_operator.controller import LATE_BEAT_S, STUCK_S, Controller
 from streamjob_operator.crd.status import PHASES
-from streamjob_operator.handlers import alive, refuse_invalid
+from streamjob_operator.handlers import alive, refuse_invalid, settings_of_kopf
 from streamjob_operator.index import Index
 from streamjob_operator.informer import Informer
 from streamjob_operator.kinds import SERVICE
@@ -44,6 +44,12 @@ def test_an_older_version_never_replaces_a_newer_one() -> None:
     assert found is not None
     assert found["spec"] == {"v": 10}
     assert "managedFields" not in found["metadata"], "nothing is kept that no decision looks at"
+
+
+def test_a_thousand_jobs_are_heard_of_within_a_second() -> None:
+    queueing = settings_of_kopf().queueing
+    assert queueing.worker_limit is not None
+    assert queueing.worker_limit / queueing.idle_timeout >= 1000, "a task is kept until its object has been silent"
 
 
 def test_what_is_gone_is_found_by_its_name_alone() -> None:
