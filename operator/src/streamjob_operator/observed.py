@@ -107,6 +107,15 @@ class Observed:
         return found[0] if found else None
 
 
+def asks(job: Object) -> tuple[object, ...]:
+    """What of a job asks for something to be done: everything but its status."""
+    metadata = job["metadata"]
+    annotations = metadata.get("annotations") or {}
+    asked = (annotations.get(names.RESTART), annotations.get(names.CHECKPOINT))
+    finalizers = tuple(metadata.get("finalizers") or ())
+    return metadata["uid"], metadata.get("generation"), asked, finalizers, metadata.get("deletionTimestamp")
+
+
 def is_terminating(thing: Object) -> bool:
     """Whether an object is on its way out."""
     return "deletionTimestamp" in thing["metadata"]
