@@ -93,8 +93,9 @@ class Applier:
             STREAM_JOB, observed.namespace, fields=f"metadata.name={observed.name}"
         ):
             uids += [item["metadata"]["uid"] for item in items]
-        if observed.job["metadata"]["uid"] not in uids:
-            self.index.remove_job((observed.namespace, observed.name))
+        uid = observed.job["metadata"]["uid"]
+        if uid not in uids:
+            self.index.remove_job((observed.namespace, observed.name), uid)
             raise ClusterError(404, "NotFound", f"the job {observed.name} is gone")
 
     async def _finalizer(self, observed: Observed, present: bool) -> None:

@@ -54,9 +54,9 @@ class Controller:
         metadata = job["metadata"]
         key = (metadata["namespace"], metadata["name"])
         if event == "DELETED":
-            self.index.remove_job(key)
-            self._reconciler.forget(key)
-            self.work.forget(key)
+            if self.index.remove_job(key, metadata["uid"]):
+                self._reconciler.forget(key)
+                self.work.forget(key)
             return
         before = self.index.job(key)
         self.index.put_job(job, referenced_config_maps(job))

@@ -122,7 +122,7 @@ class Reconciler:
         except ClusterError as error:
             if error.code != 404:
                 raise
-            self._index.remove_job((observed.namespace, observed.name))  # it went while nobody watched
+            self._index.remove_job(key, observed.job["metadata"]["uid"])  # it went while nobody watched
             return
         known = self._index.job(key)
         self._index.put_job(answer, referenced_config_maps(answer))
