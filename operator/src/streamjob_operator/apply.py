@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from streamjob_operator import names
-from streamjob_operator.cluster import Cluster, ClusterError
+from streamjob_operator.cluster import NAME_TAKEN, Cluster, ClusterError
 from streamjob_operator.conditions import time_text
 from streamjob_operator.decide import (
     Action,
@@ -25,7 +25,7 @@ from streamjob_operator.engine import EngineError, Engines
 from streamjob_operator.index import Index
 from streamjob_operator.kinds import BY_NAME, CLAIM, STREAM_JOB
 from streamjob_operator.observe import Facts
-from streamjob_operator.observed import Object, Observed
+from streamjob_operator.observed import Object, Observed, is_own, name_taken
 from streamjob_operator.validation import referenced_config_maps
 
 _log = structlog.get_logger("streamjob_operator.apply")
@@ -45,6 +45,9 @@ class Applier:
     async def carry_out(self, observed: Observed, decision: Decision, token: str | None) -> Decision:
         """Does what was decided. Gives the decision with the status as it is after that."""
         status = decision.status
+        for action in decision.actions:
+            if isinstance(action, Apply):
+                await self._name_is_free(observed, action.manifest)
         for action in decision.actions:
             if isinstance(action, AskCheckpoint):
                 status = await self._checkpoint(observed, action, status, token)
@@ -84,6 +87,17 @@ class Applier:
             _log.warning("the cluster keeps members of its own", kind=ref[0], name=ref[1], members=shown)
         else:
             tolerated.pop(ref, None)
+
+    async def _name_is_free(self, observed: Observed, manifest: Object) -> None:
+        """Before a child is made: an apply by force would take over what somebody else has under its name."""
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        if (kind, name) in observed.children:
+            return
+        fields = f"metadata.name={name}"
+        async for items, _ in self.cluster.pages(BY_NAME[kind], observed.namespace, metadata_only=True, fields=fields):
+            for item in items:
+                if not is_own(observed.job, item):
+                    raise ClusterError(409, NAME_TAKEN, name_taken({**item, "kind": kind}))
 
     async def _still_wanted(self, observed: Observed) -> None:
         """Before a pod is made: a watch may be late, and a job that is gone must not run again."""

@@ -11,7 +11,7 @@ import structlog
 
 from streamjob_operator import metrics, names
 from streamjob_operator.apply import Applier
-from streamjob_operator.cluster import Cluster, ClusterError
+from streamjob_operator.cluster import NAME_TAKEN, Cluster, ClusterError
 from streamjob_operator.decide import Choices, Decision, decide, worth_writing
 from streamjob_operator.decide.health import engine_status
 from streamjob_operator.decide.status import FACTS_INTERVAL, invalid_status
@@ -98,9 +98,11 @@ class Reconciler:
         """Tells in the status what the cluster refuses, where its author or an administrator can do something."""
         if error.actor not in ("user", "rights") or observed.deleting:
             return
-        reason = "Refused" if error.actor == "user" else "NoRights"
+        reason, message = "Refused" if error.actor == "user" else "NoRights", f"the API server refuses it: {error}"
+        if error.reason == NAME_TAKEN:
+            reason, message = NAME_TAKEN, str(error)
         try:
-            await self._write(observed, invalid_status(observed, reason, f"the API server refuses it: {error}"))
+            await self._write(observed, invalid_status(observed, reason, message))
         except ClusterError as second:
             _log.warning("status not written", namespace=observed.namespace, job=observed.name, error=str(second))
 

@@ -169,3 +169,82 @@ def test_a_look_at_a_job_that_is_gone_leaves_a_newer_one_of_that_name() -> None:
         assert controller.index.job(KEY) is not None, "the status had nowhere to go, and the newer job stays"
 
     with_controller(server, course)
+
+
+def owned_by(kind: str, name: str, group: str = names.API_VERSION) -> list[Object]:
+    return [{"apiVersion": group, "kind": kind, "name": name, "uid": "uid-0", "controller": True}]
+
+
+def thing(kind: str, name: str, **metadata: Any) -> Object:
+    return {"kind": kind, "metadata": {"name": name, "namespace": "shop", "uid": "x", **metadata}, "spec": {}}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({}, "was not made for this job"),
+        ({"labels": names.labels("other")}, "was not made for this job"),
+        ({"labels": names.labels("telemetry"), "ownerReferences": owned_by("Web", "w")}, "belongs to Web w"),
+        ({"ownerReferences": owned_by(names.KIND, "other")}, "belongs to StreamJob other"),
+        ({"ownerReferences": owned_by(names.KIND, "telemetry", "example.com/v1")}, "belongs to StreamJob telemetry"),
+    ],
+)
+@pytest.mark.parametrize("indexed", [False, True])
+def test_what_belongs_to_another_is_left_and_told(metadata: Object, said: str, indexed: bool) -> None:
+    taken = thing("Service", "telemetry-nodes", **metadata)
+    server = Server(job(), taken)
+
+    async def course(controller: Controller) -> None:
+        if indexed:
+            mine = {**metadata.get("labels", {}), names.JOB_LABEL: "telemetry"}
+            labelled = copy.deepcopy(taken)
+            labelled["metadata"]["labels"] = mine
+            if not metadata.get("ownerReferences"):
+                return  # such a label would make it the job's
+            controller.index.put(labelled)
+            assert await look(controller)
+        else:
+            with pytest.raises(ClusterError, match="the name is taken: Service telemetry-nodes"):
+                await look(controller)
+        assert server.things["Service", "telemetry-nodes"] == taken
+        assert [call for call in server.calls if call[0] == "apply"] == [("apply", names.KIND, "telemetry")]
+        told = [found for found in server.job["status"]["conditions"] if found["type"] == "SpecValid"]
+        assert (told[0]["status"], told[0]["reason"]) == ("False", "NameTaken")
+        assert said in told[0]["message"]
+
+    with_controller(server, course)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"labels": names.labels("telemetry")},
+        {"labels": names.labels("telemetry"), "ownerReferences": owned_by(names.KIND, "telemetry")},
+    ],
+)
+def test_what_an_earlier_job_of_that_name_left_is_taken_over(metadata: Object) -> None:
+    server = Server(job(), thing("Service", "telemetry-nodes", **metadata))
+
+    async def course(controller: Controller) -> None:
+        assert await look(controller)
+        (owner,) = server.things["Service", "telemetry-nodes"]["metadata"]["ownerReferences"]
+        assert owner["uid"] == "uid-1"
+
+    with_controller(server, course)
+
+
+def test_a_foreign_stateful_set_is_not_deleted_with_the_job() -> None:
+    foreign = thing(
+        "StatefulSet", "telemetry", labels=names.labels("telemetry"), ownerReferences=owned_by("Web", "w", "a/v1")
+    )
+    deleted = job()
+    deleted["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
+    server = Server(deleted, foreign)
+
+    async def course(controller: Controller) -> None:
+        controller.index.put(foreign)
+        assert await look(controller)
+        assert ("StatefulSet", "telemetry") in server.things
+        assert server.job["metadata"]["finalizers"] == []
+
+    with_controller(server, course)
