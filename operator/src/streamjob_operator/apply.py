@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from streamjob_operator import names
-from streamjob_operator.cluster import Cluster, ClusterError
+from streamjob_operator.cluster import NAME_TAKEN, Cluster, ClusterError
 from streamjob_operator.conditions import time_text
 from streamjob_operator.decide import (
     Action,
@@ -28,7 +28,7 @@ from streamjob_operator.engine import EngineError, Engines
 from streamjob_operator.index import Index
 from streamjob_operator.kinds import BY_NAME, CLAIM, STREAM_JOB
 from streamjob_operator.observe import Facts
-from streamjob_operator.observed import Object, Observed
+from streamjob_operator.observed import Object, Observed, is_own, name_taken
 from streamjob_operator.validation import referenced_config_maps
 
 _log = structlog.get_logger("streamjob_operator.apply")
@@ -51,6 +51,9 @@ class Applier:
             await self._force(observed, decision)
             return Decision((), decision.status, decision.wake)
         status = decision.status
+        for action in decision.actions:
+            if isinstance(action, Apply):
+                await self._name_is_free(observed, action.manifest)
         for action in decision.actions:
             if isinstance(action, AskCheckpoint):
                 status = await self._checkpoint(observed, action, status, token)
@@ -108,6 +111,17 @@ class Applier:
         else:
             tolerated.pop(ref, None)
 
+    async def _name_is_free(self, observed: Observed, manifest: Object) -> None:
+        """Before a child is made: an apply by force would take over what somebody else has under its name."""
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        if (kind, name) in observed.children:
+            return
+        fields = f"metadata.name={name}"
+        async for items, _ in self.cluster.pages(BY_NAME[kind], observed.namespace, metadata_only=True, fields=fields):
+            for item in items:
+                if not is_own(observed.job, item):
+                    raise ClusterError(409, NAME_TAKEN, name_taken({**item, "kind": kind}))
+
     async def _still_wanted(self, observed: Observed) -> None:
         """Before a pod is made: a watch may be late, and a job that is gone must not run again."""
         uids: list[str] = []
@@ -116,8 +130,9 @@ class Applier:
             STREAM_JOB, observed.namespace, fields=f"metadata.name={observed.name}"
         ):
             uids += [item["metadata"]["uid"] for item in items]
-        if observed.job["metadata"]["uid"] not in uids:
-            self.index.remove_job((observed.namespace, observed.name))
+        uid = observed.job["metadata"]["uid"]
+        if uid not in uids:
+            self.index.remove_job((observed.namespace, observed.name), uid)
             raise ClusterError(404, "NotFound", f"the job {observed.name} is gone")
 
     async def _finalizer(self, observed: Observed, present: bool) -> None:

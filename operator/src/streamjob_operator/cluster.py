@@ -32,6 +32,9 @@ SILENCE_S = 90.0
 MAX_LINE_BYTES = 8 << 20
 """One event of a watch; an object of etcd has at most 1.5 MB."""
 
+NAME_TAKEN = "NameTaken"
+"""The reason where an object of the name is there already and is another's."""
+
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 METADATA = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
 
@@ -47,7 +50,9 @@ class ClusterError(Exception):
     @property
     def actor(self) -> str:
         """Who can do something: `user` (the object is refused), `conflict`, `rights` or `cluster`."""
-        if self.code in (400, 422) or "typed patch object" in str(self):  # a member of the wrong type is a 500
+        if (
+            self.code in (400, 422) or self.reason == NAME_TAKEN or "typed patch object" in str(self)
+        ):  # a member of the wrong type is a 500
             return "user"
         if self.code == 409:
             return "conflict"

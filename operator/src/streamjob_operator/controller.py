@@ -15,6 +15,7 @@ from streamjob_operator.index import Index, Key
 from streamjob_operator.informer import Informer
 from streamjob_operator.kinds import CHILDREN, CLAIM, CONFIG_MAP, POD, POD_MONITOR, RUNTIME_CLASS, STORAGE_CLASS, Kind
 from streamjob_operator.observe import Facts
+from streamjob_operator.observed import asks
 from streamjob_operator.poll import Poller
 from streamjob_operator.queueing import Work
 from streamjob_operator.reconcile import Reconciler
@@ -40,7 +41,9 @@ class Controller:
         self._engines = Engines(settings.engine_url)
         self._clock = asyncio.get_running_loop().time
         self.work = Work(self._clock)
-        self._reconciler = Reconciler(cluster, self._engines, self.index, self._facts, settings.engine_image)
+        self._reconciler = Reconciler(
+            cluster, self._engines, self.index, self._facts, settings.engine_image, self.work.add
+        )
         self._informers: list[Informer] = []
         self._beat_at = self._clock()
 
@@ -51,14 +54,14 @@ class Controller:
         metadata = job["metadata"]
         key = (metadata["namespace"], metadata["name"])
         if event == "DELETED":
-            self.index.remove_job(key)
-            self._reconciler.forget(key)
-            self.work.forget(key)
+            if self.index.remove_job(key, metadata["uid"]):
+                self._reconciler.forget(key)
+                self.work.forget(key)
             return
         before = self.index.job(key)
         self.index.put_job(job, referenced_config_maps(job))
         # What we have written comes back as an event: it was looked at when it was written.
-        if before is None or _asks(before) != _asks(job):
+        if before is None or asks(before) != asks(job):
             self.work.add(key)
 
     def _saw_child(self, event: str, thing: Object) -> None:
@@ -210,12 +213,3 @@ class Controller:
     async def close(self) -> None:
         """Closes connections."""
         await self._engines.close()
-
-
-def _asks(job: Object) -> tuple[object, ...]:
-    """What of a job asks for something to be done: everything but its status."""
-    metadata = job["metadata"]
-    annotations = metadata.get("annotations") or {}
-    asked = (annotations.get(names.RESTART), annotations.get(names.CHECKPOINT))
-    finalizers = tuple(metadata.get("finalizers") or ())
-    return metadata["uid"], metadata.get("generation"), asked, finalizers, metadata.get("deletionTimestamp")

@@ -52,10 +52,17 @@ class Index:
             self._refer(key, references)
         return key
 
-    def remove_job(self, key: Key) -> None:
-        """Forgets a job; what belongs to it stays until its watches say that it is gone."""
+    def remove_job(self, key: Key, uid: str) -> bool:
+        """Forgets the job with this uid; False where another of its name is known.
+
+        What belongs to it stays until its watches say that it is gone.
+        """
+        known = self.job(key)
+        if known is not None and known["metadata"]["uid"] != uid:
+            return False
         self._jobs.pop(key, None)
         self._refer(key, frozenset())
+        return True
 
     def _refer(self, key: Key, references: frozenset[str]) -> None:
         for name in self._references.pop(key, frozenset()) - references:

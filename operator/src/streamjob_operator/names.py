@@ -49,6 +49,8 @@ CLAIM = "state"
 
 MAX_NAME = 50
 """Longest name of a job on Kubernetes: the label of its pods' revision has 63 characters, eleven of them a suffix."""
+SUFFIXES = ("-nodes", "-job", "-udfs", "-control")
+"""What the names of children end in: no job's name may, or it would be that of another job's child."""
 
 
 def labels(job: str) -> dict[str, str]:

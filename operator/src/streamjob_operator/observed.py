@@ -146,8 +146,9 @@ class Observed:
 
     @property
     def stateful_set(self) -> Object | None:
-        """The StatefulSet, where there is one."""
-        return self.children.get(("StatefulSet", self.name))
+        """The job's StatefulSet, where there is one; one of this name that is another's is none."""
+        found = self.children.get(("StatefulSet", self.name))
+        return found if found is not None and is_own(self.job, found) else None
 
     @property
     def raw_spec(self) -> Mapping[str, Any]:
@@ -159,6 +160,37 @@ class Observed:
         """A running operation of the last status."""
         found = [operation for operation in self.status.get("operations", ()) if operation.get("name") == name]
         return found[0] if found else None
+
+
+def asks(job: Object) -> tuple[object, ...]:
+    """What of a job asks for something to be done: everything but its status."""
+    metadata = job["metadata"]
+    annotations = metadata.get("annotations") or {}
+    asked = (annotations.get(names.RESTART), annotations.get(names.CHECKPOINT))
+    finalizers = tuple(metadata.get("finalizers") or ())
+    return metadata["uid"], metadata.get("generation"), asked, finalizers, metadata.get("deletionTimestamp")
+
+
+def is_own(job: Object, thing: Object) -> bool:
+    """Whether an object is a child of the job, or of an earlier one of its name, and nobody else's."""
+    metadata = thing["metadata"]
+    for owner in metadata.get("ownerReferences") or ():
+        if owner.get("controller"):
+            group = str(owner.get("apiVersion", "")).partition("/")[0]
+            ours = (group, owner.get("kind"), owner.get("name")) == (names.GROUP, names.KIND, job["metadata"]["name"])
+            return ours or owner.get("uid") == job["metadata"]["uid"]
+    labels = metadata.get("labels") or {}
+    known = (labels.get(names.MANAGED_BY), labels.get(names.JOB_LABEL))
+    return known == (names.FIELD_MANAGER, job["metadata"]["name"])
+
+
+def name_taken(thing: Object) -> str:
+    """Why a job cannot have a child of this name."""
+    metadata = thing["metadata"]
+    owners = [owner for owner in metadata.get("ownerReferences") or () if owner.get("controller")]
+    whose = f"belongs to {owners[0].get('kind')} {owners[0].get('name')}" if owners else "was not made for this job"
+    fix = "delete or rename it, or give the job another name"
+    return f"the name is taken: {thing['kind']} {metadata['name']} {whose} and is left as it is ({fix})"
 
 
 def is_terminating(thing: Object) -> bool:

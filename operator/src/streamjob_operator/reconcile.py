@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import structlog
 
 from streamjob_operator import metrics, names
 from streamjob_operator.apply import Applier
-from streamjob_operator.cluster import Cluster, ClusterError
+from streamjob_operator.cluster import NAME_TAKEN, Cluster, ClusterError
 from streamjob_operator.decide import Choices, Decision, decide, worth_writing
 from streamjob_operator.decide.health import engine_status
 from streamjob_operator.decide.status import FACTS_INTERVAL, blocked_status, invalid_status
 from streamjob_operator.engine import Engines
 from streamjob_operator.index import Index, Key
 from streamjob_operator.observe import CREATION_GRACE, Facts, observe
-from streamjob_operator.observed import Object, Observed
+from streamjob_operator.observed import Object, Observed, asks
 from streamjob_operator.traces import span
 from streamjob_operator.validation import referenced_config_maps
 
@@ -29,13 +30,25 @@ _log = structlog.get_logger("streamjob_operator.reconcile")
 
 
 class Reconciler:
-    """Looks at jobs. Keeps nothing that the cluster has not, but when it last wrote an engine's facts."""
+    """Looks at jobs. Keeps nothing that the cluster has not, but when it last wrote an engine's facts.
 
-    def __init__(self, cluster: Cluster, engines: Engines, index: Index, facts: Facts, image: str) -> None:
+    `again` is called with a job that has to be looked at once more.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        engines: Engines,
+        index: Index,
+        facts: Facts,
+        image: str,
+        again: Callable[[Key], None],
+    ) -> None:
         self._cluster = cluster
         self._index = index
         self._facts = facts
         self._image = image
+        self._again = again
         self._applier = Applier(cluster, engines, index, facts)
         self._written: dict[Key, datetime] = {}
         self.phases = metrics.Phases()
@@ -88,8 +101,9 @@ class Reconciler:
         """Tells in the status what the cluster refuses, where its author or an administrator can do something."""
         if error.actor not in ("user", "rights"):
             return
-        reason = "Refused" if error.actor == "user" else "NoRights"
-        message = f"the API server refuses it: {error}"
+        reason, message = "Refused" if error.actor == "user" else "NoRights", f"the API server refuses it: {error}"
+        if error.reason == NAME_TAKEN:
+            reason, message = NAME_TAKEN, str(error)
         status = blocked_status(decision.status, message) if observed.deleting else None
         try:
             await self._write(observed, status if observed.deleting else invalid_status(observed, reason, message))
@@ -106,6 +120,7 @@ class Reconciler:
         await self._put(observed, status)
 
     async def _put(self, observed: Observed, status: Object) -> None:
+        key = (observed.namespace, observed.name)
         metadata = {"name": observed.name, "namespace": observed.namespace}
         manifest = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": metadata, "status": status}
         try:
@@ -113,10 +128,14 @@ class Reconciler:
         except ClusterError as error:
             if error.code != 404:
                 raise
-            self._index.remove_job((observed.namespace, observed.name))  # it went while nobody watched
+            self._index.remove_job(key, observed.job["metadata"]["uid"])  # it went while nobody watched
             return
+        known = self._index.job(key)
         self._index.put_job(answer, referenced_config_maps(answer))
-        self._written[observed.namespace, observed.name] = observed.now
+        # The answer may hold an edit whose event is still to come, and will then be nothing new.
+        if known is None or asks(known) != asks(answer):
+            self._again(key)
+        self._written[key] = observed.now
 
     async def write_facts(self, key: Key) -> None:
         """Writes what an engine says of itself, where it changed and a FACTS_INTERVAL has passed; nothing else."""

@@ -65,18 +65,22 @@ class WorkQueue(Generic[K]):
         return key, now - self._queued.pop(key)
 
     def done(self, key: K, now: float, *, failed: bool = False) -> None:
-        """The look at `key` is over; after a failure it comes again, later each time."""
+        """The look at `key` is over; after a failure it comes again, later each time.
+
+        What was asked for meanwhile is looked at without that wait: it may be the very correction.
+        """
         self._working.discard(key)
         again = key in self._dirty
         self._dirty.discard(key)
+        count = self._failures.get(key, 0)
         if failed:
-            count = self._failures.get(key, 0)
             self._failures[key] = count + 1
-            self.add_at(key, now + min(BACKOFF_INITIAL_S * 2.0 ** min(count, 20), BACKOFF_MAX_S))
-            return
-        self._failures.pop(key, None)
+        else:
+            self._failures.pop(key, None)
         if again:
             self.add(key, now)
+        elif failed:
+            self.add_at(key, now + min(BACKOFF_INITIAL_S * 2.0 ** min(count, 20), BACKOFF_MAX_S))
 
     def forget(self, key: K) -> None:
         """The job is gone: no timer and no count of failures stays."""

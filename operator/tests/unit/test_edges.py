@@ -79,7 +79,7 @@ def test_a_config_map_is_of_interest_while_a_job_names_it() -> None:
     assert index.config_map("shop", "code") == ("1", {"a": "b"})
     index.see_config_map("shop", "code", "2")
     assert index.config_map("shop", "code") == ("2", None), "its new content is to be read"
-    index.remove_job(key)
+    index.remove_job(key, "uid-1")
     assert index.see_config_map("shop", "code", "3") == set()
 
 
@@ -239,7 +239,7 @@ def test_a_status_that_was_written_asks_for_nothing_and_everything_else_does() -
             changed = {**written, "metadata": {**written["metadata"], **change, "resourceVersion": "3"}}
             controller.saw_job("MODIFIED", changed)
             assert await asked(), change
-            controller.index.remove_job(key)
+            controller.index.remove_job(key, changed["metadata"]["uid"])
             controller.saw_job(None, written)
             assert await asked()
         controller.saw_job("DELETED", written)

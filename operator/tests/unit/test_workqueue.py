@@ -94,6 +94,20 @@ def test_failures_wait_longer_each_time_up_to_a_bound_and_a_success_forgets_them
     assert queue.next_time() == now + BACKOFF_INITIAL_S
 
 
+def test_what_came_during_a_look_that_fails_is_looked_at_at_once() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a", 0)
+    for _ in range(8):
+        assert queue.take(0) is not None
+        queue.add("a", 0)
+        queue.done("a", 0, failed=True)
+    assert queue.take(0) == ("a", 0)
+    queue.done("a", 0, failed=True)
+    due = queue.next_time()
+    assert due is not None
+    assert due > BACKOFF_INITIAL_S, "the failures are counted on"
+
+
 def test_the_earliest_time_counts_and_forgetting_ends_it() -> None:
     queue: WorkQueue[str] = WorkQueue()
     queue.add_at("a", 10)

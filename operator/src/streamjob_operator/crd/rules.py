@@ -7,7 +7,7 @@ text has days or weeks a comparison passes here, and the webhook and the operato
 from __future__ import annotations
 
 from streamjob_operator.crd.schema import MAX_QUANTITY, Schema
-from streamjob_operator.names import MAX_NAME
+from streamjob_operator.names import MAX_NAME, SUFFIXES
 from streamjob_operator.validation import YAML_ON
 
 Rule = dict[str, str]
@@ -57,6 +57,11 @@ RULES: dict[str, list[Rule]] = {
         rule(
             f"self.metadata.name.size() <= {MAX_NAME}",
             f"the name of a job has at most {MAX_NAME} characters on Kubernetes: shorten it",
+        ),
+        rule(
+            f"!self.metadata.name.matches('({'|'.join(SUFFIXES)})$')",
+            f"the name of a job does not end in {', '.join(SUFFIXES)} on Kubernetes: children of other jobs are"
+            " called so; choose another",
         ),
         rule(
             "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",

@@ -16,7 +16,7 @@ from streamjob_operator.decide.health import is_rolling, ready_pods, stuck_pods,
 from streamjob_operator.decide.operations import Operation, running
 from streamjob_operator.decide.status import invalid_status, running_status
 from streamjob_operator.decide.storage import Storage, look_at_storage, state_conflict
-from streamjob_operator.observed import Observed
+from streamjob_operator.observed import Observed, is_own, name_taken
 from streamjob_operator.validation import InvalidJob, ValidJob, check
 
 STUCK_GRACE = timedelta(seconds=30)
@@ -68,8 +68,13 @@ def _valid(observed: Observed, valid: ValidJob, choices: Choices, hold: tuple[Ac
         restart=observed.annotations.get(names.RESTART),
         pod_monitors=observed.cluster.pod_monitors,
     )
-    changes = find_changes(observed, children(inputs, _token(observed) or choices.token))
-    found = trouble(observed, valid)
+    wanted = children(inputs, _token(observed) or choices.token)
+    for manifest in wanted:
+        found = observed.children.get((manifest["kind"], manifest["metadata"]["name"]))
+        if found is not None and not is_own(observed.job, found):
+            return _invalid(observed, hold, "NameTaken", name_taken(found))
+    changes = find_changes(observed, wanted)
+    problem = trouble(observed, valid)
     operations = _operations(observed, valid, storage, changes)
     stuck, wake = _stuck(observed, operations)
     actions = (
@@ -85,7 +90,7 @@ def _valid(observed: Observed, valid: ValidJob, choices: Choices, hold: tuple[Ac
         observed,
         suspended=valid.job.spec.suspend,
         storage=storage.condition,
-        found=found,
+        found=problem,
         operations=tuple(operations),
     )
     due = [operation.deadline for operation in operations if not operation.overdue(observed.now)]

@@ -1,0 +1,250 @@
+"""Looks at jobs against an API server that stores what it is sent, with others who write at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from streamjob_operator import names
+from streamjob_operator.cluster import ClusterError
+from streamjob_operator.controller import Controller
+from streamjob_operator.kinds import Kind
+from streamjob_operator.settings import Settings
+from unit.jobs import job
+
+KEY = ("shop", "telemetry")
+Object = dict[str, Any]
+
+
+class Server:
+    """Objects by kind and name; `meanwhile` runs once, just before the next write of a status."""
+
+    def __init__(self, *things: Object) -> None:
+        self.things = {(thing["kind"], thing["metadata"]["name"]): copy.deepcopy(thing) for thing in things}
+        self.calls: list[tuple[str, str, str]] = []
+        self.meanwhile: Callable[[], None] | None = None
+        self.version = 100
+
+    @property
+    def job(self) -> Object:
+        return self.things[names.KIND, KEY[1]]
+
+    def changed(self, thing: Object) -> Object:
+        self.version += 1
+        thing["metadata"]["resourceVersion"] = str(self.version)
+        return copy.deepcopy(thing)
+
+    async def apply(self, manifest: Object, *, subresource: str | None = None) -> Object:
+        ref = (manifest["kind"], manifest["metadata"]["name"])
+        self.calls.append(("apply", *ref))
+        if subresource is None:
+            new = copy.deepcopy(manifest)
+            new["metadata"]["uid"] = f"uid-of-{ref[0]}-{ref[1]}"
+            self.things[ref] = new
+            return self.changed(new)
+        if self.meanwhile is not None:
+            self.meanwhile()
+            self.meanwhile = None
+        if ref not in self.things:
+            raise ClusterError(404, "NotFound", "it is gone")
+        self.things[ref]["status"] = copy.deepcopy(manifest["status"])
+        return self.changed(self.things[ref])
+
+    async def patch(self, kind: Kind, _namespace: str, name: str, patch: Any) -> Object:
+        self.calls.append(("patch", kind.kind, name))
+        self.things[kind.kind, name]["metadata"]["finalizers"] = patch["metadata"]["finalizers"]
+        return self.changed(self.things[kind.kind, name])
+
+    async def delete(self, kind: Kind, _namespace: str, name: str, _uid: str, _propagation: str) -> None:
+        self.calls.append(("delete", kind.kind, name))
+        self.things.pop((kind.kind, name), None)
+
+    async def create(self, manifest: Object) -> Object:
+        self.calls.append(("create", manifest["kind"], manifest.get("reason", "")))
+        return manifest
+
+    async def pages(
+        self, kind: Kind, _namespace: str, _selector: str = "", *, metadata_only: bool = False, fields: str = ""
+    ) -> AsyncIterator[tuple[list[Object], str]]:
+        self.calls.append(("list", kind.kind, fields))
+        found = self.things.get((kind.kind, fields.removeprefix("metadata.name=")))
+        yield ([copy.deepcopy(found)] if found is not None else []), str(self.version)
+
+
+def with_controller(server: Server, course: Callable[[Controller], Coroutine[Any, Any, None]]) -> None:
+    """Runs a course with a controller of this server that has heard of the job."""
+
+    async def run() -> None:
+        controller = Controller(server, Settings())  # type: ignore[arg-type]
+        controller.saw_job(None, copy.deepcopy(server.job))
+        await course(controller)
+        await controller.close()
+
+    asyncio.run(run())
+
+
+async def look(controller: Controller) -> bool:
+    """One look, as a worker does it; False where none was asked for."""
+    try:
+        async with asyncio.timeout(0):
+            key = await controller.work.take()
+    except TimeoutError:
+        return False
+    failed = True
+    try:
+        await controller._reconciler.look(key)
+        failed = False
+    finally:
+        controller.work.done(key, failed=failed)
+    return True
+
+
+@pytest.mark.parametrize(
+    "edit", [{"generation": 2}, {"annotations": {names.RESTART: "1"}}, {"deletionTimestamp": "2030-01-01T00:00:00Z"}]
+)
+def test_an_edit_that_the_answer_to_a_status_holds_is_looked_at(edit: Object) -> None:
+    server = Server(job())
+
+    async def course(controller: Controller) -> None:
+        server.meanwhile = lambda: server.job["metadata"].update(edit)
+        assert await look(controller)
+        controller.saw_job("MODIFIED", copy.deepcopy(server.job))  # its event comes after the answer
+        assert await look(controller)
+
+    with_controller(server, course)
+
+
+def test_a_settled_job_is_not_looked_at_again_and_a_look_asks_nothing_of_the_server() -> None:
+    unheld = job()
+    del unheld["metadata"]["finalizers"]
+    server = Server(unheld)
+
+    async def course(controller: Controller) -> None:
+        assert await look(controller)
+        controller.saw_job("MODIFIED", copy.deepcopy(server.job))
+        assert not await look(controller), "what the operator wrote is no news"
+        server.calls.clear()
+        controller.work.add(KEY)
+        assert await look(controller)
+        assert server.calls == []
+
+    with_controller(server, course)
+
+
+def test_the_end_of_an_older_job_of_that_name_ends_no_newer_one() -> None:
+    server = Server(job())
+
+    async def course(controller: Controller) -> None:
+        older = copy.deepcopy(server.job)
+        newer = copy.deepcopy(older)
+        newer["metadata"] |= {"uid": "uid-2", "resourceVersion": "50"}
+        controller.saw_job("ADDED", newer)
+        controller.saw_job("DELETED", older)
+        known = controller.index.job(KEY)
+        assert known is not None
+        assert known["metadata"]["uid"] == "uid-2"
+        controller.saw_job("DELETED", newer)
+        assert controller.index.job(KEY) is None
+
+    with_controller(server, course)
+
+
+def test_a_look_at_a_job_that_is_gone_leaves_a_newer_one_of_that_name() -> None:
+    server = Server(job())
+
+    async def course(controller: Controller) -> None:
+        newer = copy.deepcopy(server.job)
+        newer["metadata"] |= {"uid": "uid-2", "resourceVersion": "500"}
+
+        def made_anew() -> None:
+            del server.things[names.KIND, KEY[1]]
+            controller.saw_job("ADDED", newer)
+
+        server.meanwhile = made_anew
+        assert await look(controller)
+        assert controller.index.job(KEY) is not None, "the status had nowhere to go, and the newer job stays"
+
+    with_controller(server, course)
+
+
+def owned_by(kind: str, name: str, group: str = names.API_VERSION) -> list[Object]:
+    return [{"apiVersion": group, "kind": kind, "name": name, "uid": "uid-0", "controller": True}]
+
+
+def thing(kind: str, name: str, **metadata: Any) -> Object:
+    return {"kind": kind, "metadata": {"name": name, "namespace": "shop", "uid": "x", **metadata}, "spec": {}}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({}, "was not made for this job"),
+        ({"labels": names.labels("other")}, "was not made for this job"),
+        ({"labels": names.labels("telemetry"), "ownerReferences": owned_by("Web", "w")}, "belongs to Web w"),
+        ({"ownerReferences": owned_by(names.KIND, "other")}, "belongs to StreamJob other"),
+        ({"ownerReferences": owned_by(names.KIND, "telemetry", "example.com/v1")}, "belongs to StreamJob telemetry"),
+    ],
+)
+@pytest.mark.parametrize("indexed", [False, True])
+def test_what_belongs_to_another_is_left_and_told(metadata: Object, said: str, indexed: bool) -> None:
+    taken = thing("Service", "telemetry-nodes", **metadata)
+    server = Server(job(), taken)
+
+    async def course(controller: Controller) -> None:
+        if indexed:
+            mine = {**metadata.get("labels", {}), names.JOB_LABEL: "telemetry"}
+            labelled = copy.deepcopy(taken)
+            labelled["metadata"]["labels"] = mine
+            if not metadata.get("ownerReferences"):
+                return  # such a label would make it the job's
+            controller.index.put(labelled)
+            assert await look(controller)
+        else:
+            with pytest.raises(ClusterError, match="the name is taken: Service telemetry-nodes"):
+                await look(controller)
+        assert server.things["Service", "telemetry-nodes"] == taken
+        assert [call for call in server.calls if call[0] == "apply"] == [("apply", names.KIND, "telemetry")]
+        told = [found for found in server.job["status"]["conditions"] if found["type"] == "SpecValid"]
+        assert (told[0]["status"], told[0]["reason"]) == ("False", "NameTaken")
+        assert said in told[0]["message"]
+
+    with_controller(server, course)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"labels": names.labels("telemetry")},
+        {"labels": names.labels("telemetry"), "ownerReferences": owned_by(names.KIND, "telemetry")},
+    ],
+)
+def test_what_an_earlier_job_of_that_name_left_is_taken_over(metadata: Object) -> None:
+    server = Server(job(), thing("Service", "telemetry-nodes", **metadata))
+
+    async def course(controller: Controller) -> None:
+        assert await look(controller)
+        (owner,) = server.things["Service", "telemetry-nodes"]["metadata"]["ownerReferences"]
+        assert owner["uid"] == "uid-1"
+
+    with_controller(server, course)
+
+
+def test_a_foreign_stateful_set_is_not_deleted_with_the_job() -> None:
+    foreign = thing(
+        "StatefulSet", "telemetry", labels=names.labels("telemetry"), ownerReferences=owned_by("Web", "w", "a/v1")
+    )
+    deleted = job()
+    deleted["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
+    server = Server(deleted, foreign)
+
+    async def course(controller: Controller) -> None:
+        controller.index.put(foreign)
+        assert await look(controller)
+        assert ("StatefulSet", "telemetry") in server.things
+        assert server.job["metadata"]["finalizers"] == []
+
+    with_controller(server, course)
