@@ -340,7 +340,7 @@ def test_a_job_that_is_gone_does_not_run_again(server: Server, space: Space, tmp
         resource = space.apply_job(suspend=True)
         index.put_job({**resource, "metadata": {**resource["metadata"], "finalizers": [names.FINALIZER]}}, frozenset())
         space.delete("streamjobs", "telemetry")
-        reconciler = Reconciler(cluster, engines, index, facts, "engine:1")
+        reconciler = Reconciler(cluster, engines, index, facts, "engine:1", lambda _: None)
         with pytest.raises(ClusterError, match="the job telemetry is gone"):
             await reconciler.look((space.name, "telemetry"))
         assert index.jobs() == []

@@ -75,7 +75,7 @@ def looked(world: World, cluster: Refusing) -> None:
             known["metadata"].setdefault("labels", {})[names.JOB_LABEL] = "telemetry"
             index.put(known)
         facts = Facts(storage_classes={"fast": (True, True)})
-        reconciler = Reconciler(cluster, Engines(""), index, facts, "engine:1")  # type: ignore[arg-type]
+        reconciler = Reconciler(cluster, Engines(""), index, facts, "engine:1", lambda _: None)  # type: ignore[arg-type]
         with contextlib.suppress(ClusterError):
             await reconciler.look(KEY)
 

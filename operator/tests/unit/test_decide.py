@@ -234,7 +234,7 @@ def test_an_engine_that_is_silent_makes_the_job_degraded_after_a_while() -> None
 def test_what_was_said_of_an_engine_stands_until_it_is_asked_again() -> None:
     world = settled()
     assert condition(look(world.observe()), "EngineReachable")["reason"] == "NotAsked", "nobody has asked yet"
-    world.facts = EngineFacts(status={"version": "0.1.0"})
+    world.facts = EngineFacts(status=EngineStatus(**FACTS))
     world.settle()
     world.facts = None  # as a new operator knows it
     decision = look(world.observe())

@@ -59,6 +59,10 @@ pub struct Status {
     last_checkpoint: Option<LastCheckpoint>,
     udfs: Vec<UdfVersion>,
     disk_full: bool,
+    /// Shards that take no rows, as a sink takes none of theirs.
+    blocked_shards: u64,
+    /// The state was restored from before its sinks' last output.
+    outputs_may_repeat: bool,
 }
 
 /// The newest commit of any shard.
@@ -133,6 +137,8 @@ fn look(shared: &Shared) -> Status {
         last_checkpoint: last_checkpoint(shared),
         udfs: (config.udfs.iter()).map(|udf| UdfVersion { name: udf.name.clone(), version: version_of(&udf.source) }).collect(),
         disk_full: shared.is_disk_full(),
+        blocked_shards: shared.figures.iter().map(|figures| figures.lock().blocked_shards).sum(),
+        outputs_may_repeat: shared.state.output_incarnation() > 0,
     }
 }
 

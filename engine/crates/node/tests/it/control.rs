@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Job, Running, SECOND_US};
 use crate::web::{Answer, send};
@@ -45,6 +45,7 @@ fn the_status_says_how_the_run_is() {
     assert_eq!(status["name"], "test");
     assert_eq!(status["phase"], "running");
     assert_eq!(status["shards"], 4);
+    assert_eq!((&status["blocked_shards"], &status["outputs_may_repeat"]), (&json!(0), &json!(false)));
     assert_eq!(status["received"], 1);
     assert!(status["started_at"].as_str().unwrap().ends_with('Z'));
     running.finish().unwrap();
