@@ -168,8 +168,9 @@ class Applier:
         try:
             await self.cluster.create(manifest)
         except ClusterError as error:
-            if error.code not in (403, 404, 409):  # told already, or the namespace is on its way out
-                raise
+            # Telling must not stop doing. 409: told already; 404: the namespace is on its way out.
+            if error.code not in (404, 409):
+                _log.warning("event not written", namespace=observed.namespace, job=observed.name, error=str(error))
 
     async def _checkpoint(
         self, observed: Observed, action: AskCheckpoint, status: Object | None, token: str | None

@@ -107,3 +107,16 @@ def test_a_deletion_tells_what_is_refused_before_its_deadline() -> None:
     (manifest,) = cluster.of("status", "StreamJob")
     (operation,) = manifest["status"]["operations"]
     assert operation["blockedBy"] == "the API server refuses it: delete of StatefulSet is forbidden"
+
+
+def test_a_refused_event_does_not_stop_a_look() -> None:
+    for code in (0, 403, 409, 413, 422, 500):
+        world = World()
+        world.settle()
+        assert world.job is not None
+        world.job["spec"]["image"] = "engine:2"
+        cluster = Refusing(lambda _verb, kind, code=code: code or 599 if kind == "Event" else 0)  # type: ignore[misc]
+        looked(world, cluster)
+        (manifest,) = cluster.of("apply", "StatefulSet")
+        assert manifest["spec"]["template"]["spec"]["containers"][0]["image"] == "engine:2"
+        assert len(cluster.of("status", "StreamJob")) == 1
