@@ -120,3 +120,25 @@ def test_a_refused_event_does_not_stop_a_look() -> None:
         (manifest,) = cluster.of("apply", "StatefulSet")
         assert manifest["spec"]["template"]["spec"]["containers"][0]["image"] == "engine:2"
         assert len(cluster.of("status", "StreamJob")) == 1
+
+
+def test_a_growth_that_is_refused_is_told_and_everything_else_goes_on() -> None:
+    for code in (403, 422, 500):
+        world = World()
+        world.settle()
+        assert world.job is not None
+        world.job["spec"] |= {"storage": {"size": "20Gi"}, "where": "v > 1"}
+        cluster = Refusing(lambda _verb, kind, code=code: code if kind == "PersistentVolumeClaim" else 0)  # type: ignore[misc]
+        looked(world, cluster)
+        assert len(cluster.of("apply", "ConfigMap")) == 1
+        assert cluster.of("delete", "StatefulSet") == ["telemetry"]
+        (manifest,) = cluster.of("status", "StreamJob")
+        (told,) = [found for found in manifest["status"]["conditions"] if found["type"] == "StorageReady"]
+        assert (told["status"], told["reason"]) == ("False", "GrowthRefused")
+        assert "patch of PersistentVolumeClaim is forbidden" in told["message"]
+        assert manifest["status"]["phase"] != "Invalid"
+        # Told once: the next look asks again without another Event.
+        world.job["status"] = manifest["status"]
+        again = Refusing(cluster.refuses)
+        looked(world, again)
+        assert not [event for event in again.of("create", "Event") if event["reason"] == "VolumeGrowth"]

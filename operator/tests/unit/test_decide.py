@@ -197,6 +197,18 @@ def test_growth_resizes_the_claim_and_recreates_the_stateful_set_with_orphaned_p
     assert (actions[1].kind, actions[1].propagation) == ("StatefulSet", "Orphan")
 
 
+def test_a_claim_that_is_not_bound_yet_grows_when_it_is() -> None:
+    world = settled()
+    assert world.job is not None
+    world.job["spec"]["storage"] = {"size": "20Gi"}
+    world.things["PersistentVolumeClaim", "state-telemetry-0"]["status"] = {"phase": "Pending"}
+    decision = look(world.observe())
+    assert not [action for action in decision.actions if isinstance(action, ResizeClaim)]
+    assert condition(decision, "StorageReady")["reason"] == "VolumePending"
+    world.neighbours()
+    assert [action for action in look(world.observe()).actions if isinstance(action, ResizeClaim)]
+
+
 def test_state_of_other_shards_is_not_opened() -> None:
     world = settled()
     assert world.job is not None
