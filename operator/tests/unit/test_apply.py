@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from streamjob_operator import names
 from streamjob_operator.cluster import ClusterError
 from streamjob_operator.conditions import time_text
@@ -142,3 +144,30 @@ def test_a_growth_that_is_refused_is_told_and_everything_else_goes_on() -> None:
         again = Refusing(cluster.refuses)
         looked(world, again)
         assert not [event for event in again.of("create", "Event") if event["reason"] == "VolumeGrowth"]
+
+
+def test_a_mistake_of_the_operator_is_told_on_that_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistaken(*_: Any) -> None:
+        raise TypeError("secret")
+
+    world = World()
+    world.settle()
+    assert world.job is not None
+    monkeypatch.setattr("streamjob_operator.reconcile.decide", mistaken)
+    cluster = Refusing(lambda _verb, _kind: 0)
+    with pytest.raises(TypeError):
+        looked(world, cluster)
+    (manifest,) = cluster.of("status", "StreamJob")
+    status = manifest["status"]
+    (told,) = [found for found in status["conditions"] if found["type"] == "Degraded"]
+    assert (told["status"], told["reason"]) == ("True", "InternalError")
+    assert "TypeError" in told["message"]
+    assert "secret" not in told["message"]
+    assert status["phase"] == "Degraded", "its pod serves"
+    world.job["status"] = status
+    again = Refusing(cluster.refuses)
+    with pytest.raises(TypeError):
+        looked(world, again)
+    assert again.done == [], "told once"
+    with pytest.raises(TypeError):
+        looked(world, Refusing(lambda _verb, kind: 500 if kind == "StreamJob" else 0))
