@@ -16,7 +16,6 @@ from streamjob_operator.diff import quantity
 from streamjob_operator.observed import Object, Observed, is_terminating
 from streamjob_operator.validation import ValidJob
 
-GROWTH_REFUSED = "GrowthRefused"
 GROWTH_AGAIN = timedelta(minutes=1)
 """When a claim that was not let grow is asked for again."""
 
@@ -93,7 +92,7 @@ def look_at_storage(observed: Observed, valid: ValidJob) -> Storage:
 
 def _refused_before(observed: Observed) -> bool:
     conditions = observed.status.get("conditions", ())
-    return any(old["type"] == "StorageReady" and old["reason"] == GROWTH_REFUSED for old in conditions)
+    return any(old["type"] == "StorageReady" and old["reason"] == "GrowthRefused" for old in conditions)
 
 
 def _fixed(observed: Observed, claim: Object) -> bool:
@@ -106,7 +105,7 @@ def growth_refused(observed: Observed, status: dict[str, Any], claim: str, why: 
     """A status that tells as well that a claim was not let grow."""
     fix = "put the old spec.storage.size back, or ask who runs the cluster"
     message = f"the volume of the claim {claim} cannot grow: {fix}: {why}"
-    told = Condition("StorageReady", False, GROWTH_REFUSED, message)
+    told = Condition("StorageReady", False, "GrowthRefused", message)
     before = observed.status.get("conditions", ())
     (new,) = merged(before, [told], observed.generation, observed.now)
     conditions = [new if old["type"] == told.type else old for old in status["conditions"]]
