@@ -23,6 +23,7 @@ from streamjob_operator.decide import (
     ResizeClaim,
     SetFinalizer,
 )
+from streamjob_operator.decide.storage import GROWTH_AGAIN, growth_refused
 from streamjob_operator.diff import differences
 from streamjob_operator.engine import EngineError, Engines
 from streamjob_operator.index import Index
@@ -50,16 +51,22 @@ class Applier:
         if decision.forced:
             await self._force(observed, decision)
             return Decision((), decision.status, decision.wake)
-        status = decision.status
+        status, wake = decision.status, decision.wake
         for action in decision.actions:
             if isinstance(action, Apply):
                 await self._name_is_free(observed, action.manifest)
         for action in decision.actions:
             if isinstance(action, AskCheckpoint):
                 status = await self._checkpoint(observed, action, status, token)
+            elif isinstance(action, ResizeClaim):
+                why = await self._resize(observed, action)
+                if why is not None and status is not None:
+                    status = growth_refused(observed, status, action.name, why)
+                    again = observed.now + GROWTH_AGAIN
+                    wake = again if wake is None else min(wake, again)
             else:
                 await self._act(observed, action)
-        return Decision((), status, decision.wake)
+        return Decision((), status, wake)
 
     async def _force(self, observed: Observed, decision: Decision) -> None:
         """Lets the job go, whatever else is refused."""
@@ -85,13 +92,20 @@ class Applier:
             kind = BY_NAME[action.kind]
             await self.cluster.delete(kind, namespace, action.name, action.uid, action.propagation)
             _log.info("deleted", kind=action.kind, namespace=namespace, name=action.name, how=action.propagation)
-        elif isinstance(action, ResizeClaim):
-            patch = {"spec": {"resources": {"requests": {"storage": action.size}}}}
-            self.index.put(await self.cluster.patch(CLAIM, namespace, action.name, patch))
         elif isinstance(action, SetFinalizer):
             await self._finalizer(observed, action.present)
         elif isinstance(action, Emit):
             await self._emit(observed, action)
+
+    async def _resize(self, observed: Observed, action: ResizeClaim) -> str | None:
+        """Asks for a larger volume. Gives why it is refused: what else the job needs does not wait for it."""
+        patch = {"spec": {"resources": {"requests": {"storage": action.size}}}}
+        try:
+            self.index.put(await self.cluster.patch(CLAIM, observed.namespace, action.name, patch))
+        except ClusterError as error:
+            _log.warning("not grown", namespace=observed.namespace, name=action.name, error=str(error))
+            return str(error)
+        return None
 
     async def _apply(self, observed: Observed, manifest: Object) -> None:
         if manifest["kind"] == "StatefulSet" and observed.stateful_set is None:
@@ -183,8 +197,9 @@ class Applier:
         try:
             await self.cluster.create(manifest)
         except ClusterError as error:
-            if error.code not in (403, 404, 409):  # told already, or the namespace is on its way out
-                raise
+            # Telling must not stop doing. 409: told already; 404: the namespace is on its way out.
+            if error.code not in (404, 409):
+                _log.warning("event not written", namespace=observed.namespace, job=observed.name, error=str(error))
 
     async def _checkpoint(
         self, observed: Observed, action: AskCheckpoint, status: Object | None, token: str | None

@@ -26,10 +26,11 @@ _WHOLE = ("volumes",)
 
 
 def identity(item: Any, keys: tuple[str, ...]) -> tuple[Any, ...] | None:
-    """What tells an item of a list from the others, or None where it has no such members."""
+    """What tells an item of a list from the others, or None where it has no such members, or they are no scalars."""
     if not isinstance(item, dict) or keys[0] not in item:
         return None
-    return tuple(item.get(key, _DEFAULTS.get(key)) for key in keys)
+    values = tuple(item.get(key, _DEFAULTS.get(key)) for key in keys)
+    return None if any(isinstance(value, (dict, list)) for value in values) else values
 
 
 def merge(base: Any, patch: Any, name: str = "") -> Any:

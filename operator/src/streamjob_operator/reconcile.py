@@ -14,7 +14,7 @@ from streamjob_operator.apply import Applier
 from streamjob_operator.cluster import NAME_TAKEN, Cluster, ClusterError
 from streamjob_operator.decide import Choices, Decision, decide, worth_writing
 from streamjob_operator.decide.health import engine_status
-from streamjob_operator.decide.status import FACTS_INTERVAL, blocked_status, invalid_status
+from streamjob_operator.decide.status import FACTS_INTERVAL, blocked_status, invalid_status, mistaken_status
 from streamjob_operator.engine import Engines
 from streamjob_operator.index import Index, Key
 from streamjob_operator.observe import CREATION_GRACE, Facts, observe
@@ -61,15 +61,24 @@ class Reconciler:
             if observed is None:
                 self.forget(key)
                 return None
-            with span("decide", {}):
-                decision = decide(observed, Choices(self._image, secrets.token_urlsafe(TOKEN_BYTES)))
             try:
-                decision = await self._applier.carry_out(observed, decision, self.token(key))
-            except ClusterError as error:
-                await self._refused(observed, decision, error)
+                return await self._work(key, observed)
+            except ClusterError:
                 raise
-            await self._write(observed, decision.status)
-            return self._due(observed, decision)
+            except Exception as error:
+                await self._mistaken(observed, error)
+                raise
+
+    async def _work(self, key: Key, observed: Observed) -> float | None:
+        with span("decide", {}):
+            decision = decide(observed, Choices(self._image, secrets.token_urlsafe(TOKEN_BYTES)))
+        try:
+            decision = await self._applier.carry_out(observed, decision, self.token(key))
+        except ClusterError as error:
+            await self._refused(observed, decision, error)
+            raise
+        await self._write(observed, decision.status)
+        return self._due(observed, decision)
 
     def forget(self, key: Key) -> None:
         """The job is gone."""
@@ -108,6 +117,14 @@ class Reconciler:
         try:
             await self._write(observed, status if observed.deleting else invalid_status(observed, reason, message))
         except ClusterError as second:
+            _log.warning("status not written", namespace=observed.namespace, job=observed.name, error=str(second))
+
+    async def _mistaken(self, observed: Observed, error: Exception) -> None:
+        """Tells in the status that the operator itself failed at this job; its log has the trace."""
+        try:
+            await self._write(observed, mistaken_status(observed, type(error).__name__))
+        except Exception as second:
+            # The first mistake is the one to be seen.
             _log.warning("status not written", namespace=observed.namespace, job=observed.name, error=str(second))
 
     async def _write(self, observed: Observed, status: Object | None) -> None:

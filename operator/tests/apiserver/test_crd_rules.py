@@ -160,8 +160,6 @@ CHANGES: list[tuple[str, Path, Any, Any]] = [
     ("spec.storage", ("spec", "storage"), {"storageClassName": "a"}, {"storageClassName": "b"}),
     ("spec.storage", ("spec", "storage"), {"storageClassName": "a"}, {}),
     ("spec.storage", ("spec", "storage"), {}, {"storageClassName": "a"}),
-    ("spec.storage", ("spec", "storage"), {"size": "10Gi"}, {"size": "9Gi"}),
-    ("spec.storage", ("spec", "storage"), {"size": "1.5Gi"}, {"size": 1000}),
 ]
 
 
@@ -176,8 +174,8 @@ def test_what_may_never_change(server: Server, namespace: str, rule: str, path: 
     said.setdefault(rule, set()).update(found)
 
 
-@pytest.mark.parametrize(("old", "new"), [("10Gi", "20Gi"), ("10Gi", "10Gi"), (1000, "1k")])
-def test_a_volume_may_grow(server: Server, namespace: str, old: Any, new: Any) -> None:
+@pytest.mark.parametrize(("old", "new"), [("10Gi", "20Gi"), ("10Gi", "10Gi"), (1000, "1k"), ("10Gi", "9Gi")])
+def test_a_size_may_change_and_a_growth_be_taken_back(server: Server, namespace: str, old: Any, new: Any) -> None:
     assert post(server, namespace, body(storage={"size": old}))[0] == 201
     status, answer = put(server, namespace, body(storage={"size": new}))
     assert status == 200, answer

@@ -251,11 +251,14 @@ def test_volumes_grow_and_the_pod_stays(running: Operator, space: Space) -> None
     pod, old = space.get("pods", "telemetry-0"), space.get("statefulsets", "telemetry")
     assert pod is not None
     assert old is not None
+
+    def asked(claim: str) -> str | None:
+        found = space.get("persistentvolumeclaims", claim)
+        return found and found["spec"]["resources"]["requests"]["storage"]
+
     space.patch("streamjobs", "telemetry", {"spec": {"storage": {"size": "2Gi"}}})
     until("another StatefulSet", lambda: (new := space.get("statefulsets", "telemetry")) and _uid(new) != _uid(old))
-    claim = space.get("persistentvolumeclaims", "state-telemetry-0")
-    assert claim is not None
-    assert claim["spec"]["resources"]["requests"]["storage"] == "2Gi"
+    until("a larger claim", lambda: asked("state-telemetry-0") == "2Gi")
     until("Growing", lambda: space.condition("StorageReady").get("reason") == "Growing")
     space.bind_claim("state-telemetry-0", "2Gi")
     until("grown", lambda: space.condition("StorageReady").get("reason") == "Bound")

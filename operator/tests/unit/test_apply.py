@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from streamjob_operator import names
 from streamjob_operator.cluster import ClusterError
 from streamjob_operator.conditions import time_text
@@ -107,3 +109,65 @@ def test_a_deletion_tells_what_is_refused_before_its_deadline() -> None:
     (manifest,) = cluster.of("status", "StreamJob")
     (operation,) = manifest["status"]["operations"]
     assert operation["blockedBy"] == "the API server refuses it: delete of StatefulSet is forbidden"
+
+
+def test_a_refused_event_does_not_stop_a_look() -> None:
+    for code in (0, 403, 409, 413, 422, 500):
+        world = World()
+        world.settle()
+        assert world.job is not None
+        world.job["spec"]["image"] = "engine:2"
+        cluster = Refusing(lambda _verb, kind, code=code: code or 599 if kind == "Event" else 0)  # type: ignore[misc]
+        looked(world, cluster)
+        (manifest,) = cluster.of("apply", "StatefulSet")
+        assert manifest["spec"]["template"]["spec"]["containers"][0]["image"] == "engine:2"
+        assert len(cluster.of("status", "StreamJob")) == 1
+
+
+def test_a_growth_that_is_refused_is_told_and_everything_else_goes_on() -> None:
+    for code in (403, 422, 500):
+        world = World()
+        world.settle()
+        assert world.job is not None
+        world.job["spec"] |= {"storage": {"size": "20Gi"}, "where": "v > 1"}
+        cluster = Refusing(lambda _verb, kind, code=code: code if kind == "PersistentVolumeClaim" else 0)  # type: ignore[misc]
+        looked(world, cluster)
+        assert len(cluster.of("apply", "ConfigMap")) == 1
+        assert cluster.of("delete", "StatefulSet") == ["telemetry"]
+        (manifest,) = cluster.of("status", "StreamJob")
+        (told,) = [found for found in manifest["status"]["conditions"] if found["type"] == "StorageReady"]
+        assert (told["status"], told["reason"]) == ("False", "GrowthRefused")
+        assert "patch of PersistentVolumeClaim is forbidden" in told["message"]
+        assert manifest["status"]["phase"] != "Invalid"
+        # Told once: the next look asks again without another Event.
+        world.job["status"] = manifest["status"]
+        again = Refusing(cluster.refuses)
+        looked(world, again)
+        assert not [event for event in again.of("create", "Event") if event["reason"] == "VolumeGrowth"]
+
+
+def test_a_mistake_of_the_operator_is_told_on_that_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistaken(*_: Any) -> None:
+        raise TypeError("secret")
+
+    world = World()
+    world.settle()
+    assert world.job is not None
+    monkeypatch.setattr("streamjob_operator.reconcile.decide", mistaken)
+    cluster = Refusing(lambda _verb, _kind: 0)
+    with pytest.raises(TypeError):
+        looked(world, cluster)
+    (manifest,) = cluster.of("status", "StreamJob")
+    status = manifest["status"]
+    (told,) = [found for found in status["conditions"] if found["type"] == "Degraded"]
+    assert (told["status"], told["reason"]) == ("True", "InternalError")
+    assert "TypeError" in told["message"]
+    assert "secret" not in told["message"]
+    assert status["phase"] == "Degraded", "its pod serves"
+    world.job["status"] = status
+    again = Refusing(cluster.refuses)
+    with pytest.raises(TypeError):
+        looked(world, again)
+    assert again.done == [], "told once"
+    with pytest.raises(TypeError):
+        looked(world, Refusing(lambda _verb, kind: 500 if kind == "StreamJob" else 0))

@@ -197,6 +197,35 @@ def test_growth_resizes_the_claim_and_recreates_the_stateful_set_with_orphaned_p
     assert (actions[1].kind, actions[1].propagation) == ("StatefulSet", "Orphan")
 
 
+def test_a_claim_that_is_not_bound_yet_grows_when_it_is() -> None:
+    world = settled()
+    assert world.job is not None
+    world.job["spec"]["storage"] = {"size": "20Gi"}
+    world.things["PersistentVolumeClaim", "state-telemetry-0"]["status"] = {"phase": "Pending"}
+    decision = look(world.observe())
+    assert not [action for action in decision.actions if isinstance(action, ResizeClaim)]
+    assert condition(decision, "StorageReady")["reason"] == "VolumePending"
+    world.neighbours()
+    assert [action for action in look(world.observe()).actions if isinstance(action, ResizeClaim)]
+
+
+def test_names_that_are_no_text_stop_no_decision() -> None:
+    containers = [{"name": {"a": "b"}, "image": "x"}, {"name": ["c"]}]
+    assert look(observed(job(podTemplate={"spec": {"containers": containers}}))).status is not None
+    world = settled()
+    assert world.job is not None
+    world.job["spec"]["podTemplate"] = {"spec": {"containers": containers}}
+    assert look(world.observe()).status is not None
+
+
+def test_code_that_is_nested_too_deeply_is_an_invalid_job() -> None:
+    udf = job()["spec"]["udfs"][0]
+    for code in ("-" * 100_000 + "1", "x = a" + ".b" * 50_000, "if a:\n  pass\n" + "elif b:\n  pass\n" * 20_000):
+        decision = look(observed(job(udfs=[{**udf, "code": {"inline": code}}])))
+        assert decision.status["phase"] == "Invalid"
+        assert "nested too deeply" in condition(decision, "SpecValid")["message"]
+
+
 def test_state_of_other_shards_is_not_opened() -> None:
     world = settled()
     assert world.job is not None

@@ -35,6 +35,13 @@ class ModuleFacts:
 
 def look_at(text: str, filename: str) -> ModuleFacts:
     """The facts of a module's text. Raises SyntaxError (with its line) or ValueError if it is no Python."""
+    try:
+        return _facts(text, filename)
+    except (RecursionError, MemoryError):  # the parser says so of what is nested too deeply
+        raise ValueError("it is nested too deeply") from None
+
+
+def _facts(text: str, filename: str) -> ModuleFacts:
     tree = ast.parse(text, filename)
     facts = ModuleFacts()
     _statements(tree.body, facts)

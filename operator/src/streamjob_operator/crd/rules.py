@@ -166,11 +166,6 @@ RULES: dict[str, list[Rule]] = {
             " && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
             "storageClassName cannot be changed: create another job, and move the data by its sources",
         ),
-        rule(
-            f"!string(self.size).matches('{_SIZE}') || !string(oldSelf.size).matches('{_SIZE}')"
-            " || quantity(string(self.size)).compareTo(quantity(string(oldSelf.size))) >= 0",
-            "a volume can grow and never shrink: use the old size or a larger one",
-        ),
     ],
 }
 

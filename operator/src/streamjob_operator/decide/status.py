@@ -86,6 +86,16 @@ def blocked_status(status: dict[str, Any] | None, message: str) -> dict[str, Any
     }
 
 
+def mistaken_status(observed: Observed, what: str) -> dict[str, Any]:
+    """The last status with the word that the operator failed at this job by a mistake of its own."""
+    message = f"the operator failed at this job by a mistake of its own ({what}): see its log; what runs goes on"
+    old = observed.status.get("conditions", ())
+    told = merged(old, [Condition("Degraded", True, "InternalError", message)], observed.generation, observed.now)
+    phase = "Deleting" if observed.deleting else "Degraded" if ready_pods(observed) else "Failed"
+    conditions = [*(condition for condition in old if condition["type"] != "Degraded"), *told]
+    return {**observed.status, "phase": phase, "observedGeneration": observed.generation, "conditions": conditions}
+
+
 def _kept(observed: Observed, types: tuple[str, ...]) -> list[Condition]:
     """Conditions of the last status that nothing new is known about."""
     words: dict[Any, bool | None] = {"True": True, "False": False}

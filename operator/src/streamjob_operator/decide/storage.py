@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 from streamjob.units import format_size
 
 from streamjob_operator import names
 from streamjob_operator.builders.statefulset import key_text
-from streamjob_operator.conditions import Condition
+from streamjob_operator.conditions import Condition, merged
 from streamjob_operator.decide.actions import Action, Emit, ResizeClaim
 from streamjob_operator.diff import quantity
 from streamjob_operator.observed import Object, Observed, is_terminating
 from streamjob_operator.validation import ValidJob
+
+GROWTH_AGAIN = timedelta(minutes=1)
+"""When a claim that was not let grow is asked for again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +74,42 @@ def look_at_storage(observed: Observed, valid: ValidJob) -> Storage:
     size = max([wanted, *map(_requested, claims)])
     small = [claim for claim in claims if _requested(claim) < size]
     fixed = [claim for claim in small if _fixed(observed, claim)]
+    # The API server lets only bound claims grow; the others follow when they are bound.
+    grows = [] if fixed else [claim for claim in small if claim.get("status", {}).get("phase") == "Bound"]
     actions: list[Action] = []
-    if small and not fixed:
+    if grows:
         text = format_size(size)
-        actions.append(Emit("VolumeGrowth", f"spec.storage.size: volumes grow to {text}"))
-        actions += [ResizeClaim(claim["metadata"]["name"], text) for claim in small]
+        if not _refused_before(observed):
+            actions.append(Emit("VolumeGrowth", f"spec.storage.size: volumes grow to {text}"))
+        actions += [ResizeClaim(claim["metadata"]["name"], text) for claim in grows]
     if fixed:
         size = max(map(_requested, claims))
-    growing = bool(small and not fixed) or any(
+    growing = bool(grows) or any(
         claim.get("status", {}).get("phase") == "Bound" and _capacity(claim) < _requested(claim) for claim in claims
     )
     return Storage(size, tuple(actions), _condition(observed, valid, claims, fixed, growing), growing)
+
+
+def _refused_before(observed: Observed) -> bool:
+    conditions = observed.status.get("conditions", ())
+    return any(old["type"] == "StorageReady" and old["reason"] == "GrowthRefused" for old in conditions)
 
 
 def _fixed(observed: Observed, claim: Object) -> bool:
     classes = observed.cluster.storage_classes
     name = claim.get("spec", {}).get("storageClassName")
     return classes is not None and not classes.get(name, True)
+
+
+def growth_refused(observed: Observed, status: dict[str, Any], claim: str, why: str) -> dict[str, Any]:
+    """A status that tells as well that a claim was not let grow."""
+    fix = "put the old spec.storage.size back, or ask who runs the cluster"
+    message = f"the volume of the claim {claim} cannot grow: {fix}: {why}"
+    told = Condition("StorageReady", False, "GrowthRefused", message)
+    before = observed.status.get("conditions", ())
+    (new,) = merged(before, [told], observed.generation, observed.now)
+    conditions = [new if old["type"] == told.type else old for old in status["conditions"]]
+    return {**status, "conditions": conditions}
 
 
 def _condition(

@@ -30,6 +30,8 @@ CONDITIONS = {
     "Engine": "The job runs and is not well: its log says more.",
     "NoAnswer": "The operator cannot talk to the pod: a NetworkPolicy between them, or an engine that is overloaded.",
     "ExpansionNotAllowed": "Put the old size back, or move the state to a claim of a class that can grow.",
+    "GrowthRefused": "Put the old size back, or ask who runs the cluster; all else of the job goes on.",
+    "InternalError": "A mistake of the operator: its log has the trace. What runs goes on.",
     "ShrinkNotPossible": "Put the larger size back.",
     "VolumeLost": "Restore the volume from a backup; deleting the claim begins with an empty state.",
     "StorageClassNotFound": "kubectl get storageclasses lists those that exist; the job's cannot be changed.",
