@@ -13,6 +13,7 @@ from streamjob_operator import names
 from streamjob_operator.cluster import ClusterError
 from streamjob_operator.controller import Controller
 from streamjob_operator.kinds import Kind
+from streamjob_operator.runner import refused_namespaces
 from streamjob_operator.settings import Settings
 from unit.jobs import job
 
@@ -28,6 +29,7 @@ class Server:
         self.calls: list[tuple[str, str, str]] = []
         self.meanwhile: Callable[[], None] | None = None
         self.version = 100
+        self.forbidden: set[str] = set()
 
     @property
     def job(self) -> Object:
@@ -67,10 +69,22 @@ class Server:
         self.calls.append(("create", manifest["kind"], manifest.get("reason", "")))
         return manifest
 
+    async def serves(self, _kind: Kind) -> bool:
+        return False
+
+    async def may_list(self, _kind: Kind, namespace: str) -> bool:
+        return namespace not in self.forbidden
+
+    async def watch(self, *_: Any, **__: Any) -> AsyncIterator[Object]:
+        await asyncio.Event().wait()
+        yield {}
+
     async def pages(
-        self, kind: Kind, _namespace: str, _selector: str = "", *, metadata_only: bool = False, fields: str = ""
+        self, kind: Kind, namespace: str | None, _selector: str = "", *, metadata_only: bool = False, fields: str = ""
     ) -> AsyncIterator[tuple[list[Object], str]]:
         self.calls.append(("list", kind.kind, fields))
+        if namespace in self.forbidden:
+            raise ClusterError(403, "Forbidden", "no Role here")
         found = self.things.get((kind.kind, fields.removeprefix("metadata.name=")))
         yield ([copy.deepcopy(found)] if found is not None else []), str(self.version)
 
@@ -248,3 +262,31 @@ def test_a_foreign_stateful_set_is_not_deleted_with_the_job() -> None:
         assert server.job["metadata"]["finalizers"] == []
 
     with_controller(server, course)
+
+
+def test_a_namespace_without_its_role_holds_up_no_other() -> None:
+    server = Server(job())
+    server.forbidden = {"bare"}
+    settings = Settings(namespaces=("bare", "shop"))
+
+    async def run() -> None:
+        controller = Controller(server, settings)  # type: ignore[arg-type]
+        bare = job()
+        bare["metadata"] |= {"namespace": "bare", "name": "waits"}
+        controller.saw_job(None, bare)
+        controller.saw_job(None, copy.deepcopy(server.job))
+        leading = asyncio.create_task(controller.lead())
+        try:
+            async with asyncio.timeout(20):
+                while server.job.get("status") is None:
+                    await asyncio.sleep(0.01)
+            assert controller.problem() is None
+            assert not [call for call in server.calls if call[2] == "waits"], "nothing is known of what is there"
+            assert controller._unwatched()
+            assert await refused_namespaces(settings, server) == ("bare",)  # type: ignore[arg-type]
+        finally:
+            leading.cancel()
+            await asyncio.wait({leading})
+            await controller.close()
+
+    asyncio.run(run())
