@@ -12,10 +12,13 @@ import pytest
 from streamjob_operator import names
 from streamjob_operator.cluster import ClusterError
 from streamjob_operator.controller import Controller
+from streamjob_operator.decide import AskCheckpoint, Decision
+from streamjob_operator.engine import Checkpoint
 from streamjob_operator.kinds import Kind
+from streamjob_operator.observed import Observed
 from streamjob_operator.runner import refused_namespaces
 from streamjob_operator.settings import Settings
-from unit.jobs import job
+from unit.jobs import NOW, job
 
 KEY = ("shop", "telemetry")
 Object = dict[str, Any]
@@ -290,3 +293,31 @@ def test_a_namespace_without_its_role_holds_up_no_other() -> None:
             await controller.close()
 
     asyncio.run(run())
+
+
+def test_a_checkpoint_that_failed_is_told_as_such_until_one_succeeds() -> None:
+    asked = job()
+    asked["metadata"]["annotations"] = {names.CHECKPOINT: "first"}
+    server = Server(asked)
+
+    async def course(controller: Controller) -> None:
+        observed = Observed(
+            asked | {"status": {"operations": [{"name": "Checkpoint", "deadline": "2029-01-01T00:00:00Z"}]}}, NOW
+        )
+        decision = Decision((AskCheckpoint(required=True),), {"operations": []})
+        applier = controller._reconciler._applier
+        status = (await applier.carry_out(observed, decision, None)).status
+        assert status is not None
+        assert status["checkpointRequest"] == "first"
+        assert status["checkpointProblem"] == "there is no control token yet"
+
+        async def checkpoint(*_: Any) -> Checkpoint:
+            return Checkpoint(7, 0.1)
+
+        applier.engines.checkpoint = checkpoint  # type: ignore[method-assign]
+        status = (await applier.carry_out(observed, Decision(decision.actions, status), "token")).status
+        assert status is not None
+        assert status["checkpointRequest"] == "first"
+        assert "checkpointProblem" not in status
+
+    with_controller(server, course)
