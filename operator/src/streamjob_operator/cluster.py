@@ -102,12 +102,12 @@ class Cluster:
             raise
         return any(resource["name"] == kind.plural for resource in found.get("resources", ()))
 
-    async def may_list(self, kind: Kind, namespace: str) -> bool:
-        """Whether the operator has the right to list a kind in a namespace; True where nobody says that it has not."""
+    async def may_list(self, kind: Kind, namespace: str) -> bool | None:
+        """Whether the operator has the right to list a kind in a namespace; None where there was no answer."""
         try:
             await self._json("GET", "list", kind, kind.path(namespace), query={"limit": "1"}, accept=METADATA_LIST)
         except ClusterError as error:
-            return error.code != 403
+            return False if error.code == 403 else None
         return True
 
     async def pages(

@@ -137,12 +137,13 @@ async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
 async def refused_namespaces(settings: Settings, cluster: Cluster) -> tuple[str, ...]:
     """The listed namespaces whose jobs the operator may not see."""
     asked = [(namespace, await cluster.may_list(STREAM_JOB, namespace)) for namespace in settings.namespaces]
-    return tuple(namespace for namespace, allowed in asked if not allowed)
+    return tuple(namespace for namespace, allowed in asked if allowed is False)
 
 
-async def _until_granted(cluster: Cluster, refused: tuple[str, ...]) -> None:
+async def until_granted(cluster: Cluster, refused: tuple[str, ...], check_s: float = RIGHTS_CHECK_S) -> None:
+    """Waits until one of these namespaces may be seen, asked for every `check_s` seconds."""
     while True:
-        await asyncio.sleep(RIGHTS_CHECK_S)
+        await asyncio.sleep(check_s)
         for namespace in refused:
             if await cluster.may_list(STREAM_JOB, namespace):
                 return
@@ -167,7 +168,7 @@ async def _kopf(settings: Settings, cluster: Cluster, controller: Controller) ->
         if settings.webhook_cert_dir and certificate is None:
             tasks.add(asyncio.create_task(_until_certificate(settings)))
         if refused:
-            tasks.add(asyncio.create_task(_until_granted(cluster, refused)))
+            tasks.add(asyncio.create_task(until_granted(cluster, refused)))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if kopf_task.done():

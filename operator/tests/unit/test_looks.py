@@ -16,7 +16,7 @@ from streamjob_operator.decide import AskCheckpoint, Decision
 from streamjob_operator.engine import Checkpoint
 from streamjob_operator.kinds import Kind
 from streamjob_operator.observed import Observed
-from streamjob_operator.runner import refused_namespaces
+from streamjob_operator.runner import refused_namespaces, until_granted
 from streamjob_operator.settings import Settings
 from unit.jobs import NOW, job
 
@@ -75,7 +75,7 @@ class Server:
     async def serves(self, _kind: Kind) -> bool:
         return False
 
-    async def may_list(self, _kind: Kind, namespace: str) -> bool:
+    async def may_list(self, _kind: Kind, namespace: str) -> bool | None:
         return namespace not in self.forbidden
 
     async def watch(self, *_: Any, **__: Any) -> AsyncIterator[Object]:
@@ -321,3 +321,24 @@ def test_a_checkpoint_that_failed_is_told_as_such_until_one_succeeds() -> None:
         assert "checkpointProblem" not in status
 
     with_controller(server, course)
+
+
+def test_no_answer_is_neither_a_right_nor_its_refusal() -> None:
+    class Silent(Server):
+        async def may_list(self, _kind: Kind, namespace: str) -> bool | None:
+            return None if namespace == "silent" else await super().may_list(_kind, namespace)
+
+    server = Silent(job())
+    server.forbidden = {"bare"}
+    asked = refused_namespaces(Settings(namespaces=("bare", "silent")), server)  # type: ignore[arg-type]
+    assert asyncio.run(asked) == ("bare",)
+
+    async def given() -> None:
+        async with asyncio.timeout(20):
+            waiting = asyncio.create_task(until_granted(server, ("silent",), check_s=0))  # type: ignore[arg-type]
+            await asyncio.sleep(0.05)
+            assert not waiting.done(), "kopf is started anew only by a right"
+            waiting.cancel()
+            await until_granted(server, ("silent", "shop"), check_s=0)  # type: ignore[arg-type]
+
+    asyncio.run(given())
