@@ -204,7 +204,11 @@ class Applier:
     async def _checkpoint(
         self, observed: Observed, action: AskCheckpoint, status: Object | None, token: str | None
     ) -> Object | None:
-        """Asks for a checkpoint. A roll goes on without: the pod's preStop asks again, and state is durable anyway."""
+        """Asks for a checkpoint, and answers who asked for it.
+
+        A roll goes on without: the pod's preStop asks again, and state is durable anyway.
+        """
+        problem: str | None = None
         try:
             if token is None:
                 raise EngineError("there is no control token yet")
@@ -215,7 +219,8 @@ class Applier:
             overdue = operation is not None and time_text(observed.now) >= operation["deadline"]
             if not action.required or not overdue:
                 return status
-            await self._emit(observed, Emit("CheckpointFailed", str(error), warning=True))
+            problem = str(error)[:MAX_NOTE]
+            await self._emit(observed, Emit("CheckpointFailed", problem, warning=True))
         else:
             if not action.required:
                 return status
@@ -224,5 +229,7 @@ class Applier:
         if status is None:
             return None
         left = [operation for operation in status["operations"] if operation["name"] != "Checkpoint"]
+        rest = {name: value for name, value in status.items() if name != "checkpointProblem"}
+        failed = {"checkpointProblem": problem} if problem is not None else {}
         answered = {"checkpointRequest": observed.annotations[names.CHECKPOINT], "operations": left}
-        return {**status, **answered}
+        return {**rest, **answered, **failed}

@@ -50,9 +50,8 @@ class ClusterError(Exception):
     @property
     def actor(self) -> str:
         """Who can do something: `user` (the object is refused), `conflict`, `rights` or `cluster`."""
-        if (
-            self.code in (400, 422) or self.reason == NAME_TAKEN or "typed patch object" in str(self)
-        ):  # a member of the wrong type is a 500
+        # A member of the wrong type is a 500.
+        if self.code in (400, 422) or self.reason == NAME_TAKEN or "typed patch object" in str(self):
             return "user"
         if self.code == 409:
             return "conflict"
@@ -102,6 +101,14 @@ class Cluster:
                 return False
             raise
         return any(resource["name"] == kind.plural for resource in found.get("resources", ()))
+
+    async def may_list(self, kind: Kind, namespace: str) -> bool | None:
+        """Whether the operator has the right to list a kind in a namespace; None where there was no answer."""
+        try:
+            await self._json("GET", "list", kind, kind.path(namespace), query={"limit": "1"}, accept=METADATA_LIST)
+        except ClusterError as error:
+            return False if error.code == 403 else None
+        return True
 
     async def pages(
         self, kind: Kind, namespace: str | None, selector: str = "", *, metadata_only: bool = False, fields: str = ""

@@ -26,6 +26,10 @@ STUCK_S = 600.0
 """A look at one job that takes longer means that a worker is stuck."""
 LATE_BEAT_S = 60.0
 """How late the heartbeat of the event loop may be."""
+SYNC_LIMIT_S = 60.0
+"""What each watch gets for its first list, before the others go on without it."""
+UNWATCHED_RETRY_S = 30.0
+"""When a job of a namespace that is not watched yet is asked for again."""
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 _log = structlog.get_logger("streamjob_operator.controller")
@@ -104,7 +108,7 @@ class Controller:
         """Watches the children, then works, until it is cancelled."""
         async with asyncio.TaskGroup() as tasks:
             await self._watch(tasks)
-            _log.info("all watches have listed", **self.index.counts())
+            _log.info("watches have listed", unwatched=self._unwatched(), **self.index.counts())
             self._look_at_all()
             for _ in range(self._settings.workers):
                 tasks.create_task(self._worker())
@@ -126,7 +130,15 @@ class Controller:
         for informer in self._informers:
             tasks.create_task(informer.run())
             # One list at a time: they are the largest answers that are ever held.
-            await informer.synced.wait()
+            try:
+                async with asyncio.timeout(SYNC_LIMIT_S):
+                    await informer.answered.wait()
+            except TimeoutError:
+                _log.warning("no list yet: the others go on", kind=informer.name, waited_s=SYNC_LIMIT_S)
+            if informer.refused and not informer.optional:
+                _log.error(
+                    "no right to watch: jobs there wait for it", kind=informer.name, namespace=informer.namespace
+                )
         if self._facts.runtime_classes is None and not self._informers[-1].refused:
             self._facts.runtime_classes = set()
         if self._facts.storage_classes is None and not self._informers[-2].refused:
@@ -143,10 +155,23 @@ class Controller:
     ) -> Informer:
         return Informer(self._cluster, kind, namespace, handler, selector, metadata_only=metadata)
 
+    def _is_watched(self, namespace: str) -> bool:
+        """Whether all of a namespace is known: a look that misses children would make them anew."""
+        needed = [one for one in self._informers if one.namespace in (None, namespace) and not one.optional]
+        return all(one.synced.is_set() and not one.refused for one in needed)
+
+    def _unwatched(self) -> list[str]:
+        """The watches of namespaces that are not watched."""
+        return [one.name for one in self._informers if not one.optional and (one.refused or not one.synced.is_set())]
+
     async def _worker(self) -> None:
         while True:
             key = await self.work.take()
             failed = False
+            if not self._is_watched(key[0]):
+                self.work.done(key, failed=False)
+                self.work.add_in(key, UNWATCHED_RETRY_S)
+                continue
             try:
                 wait = await self._reconciler.look(key)
                 if wait is not None:
@@ -188,6 +213,7 @@ class Controller:
     async def _show(self) -> None:
         while True:
             self._reconciler.phases.show(time.time())
+            metrics.unwatched.set(len(self._unwatched()))
             await asyncio.sleep(10)
 
     async def beat(self) -> None:

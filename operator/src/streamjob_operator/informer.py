@@ -24,7 +24,11 @@ _log = structlog.get_logger("streamjob_operator.informer")
 
 @dataclass
 class Informer:
-    """A watch of one kind in one namespace (None: all)."""
+    """A watch of one kind in one namespace (None: all).
+
+    `synced` is set when all was listed once, `answered` also when that was refused. `refused` says that the right is
+    missing now; an `optional` watch then ends, others try on.
+    """
 
     cluster: Cluster
     kind: Kind
@@ -34,6 +38,7 @@ class Informer:
     metadata_only: bool = False
     optional: bool = False
     synced: asyncio.Event = field(default_factory=asyncio.Event)
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
     refused: bool = False
     heard_at: float | None = None
     """The loop's clock when the API server last spoke; None before the watch has begun, which waits for others."""
@@ -72,7 +77,11 @@ class Informer:
                     _log.info("not watched: it is not served, or there is no right to see it", kind=self.name)
                     self.refused = True
                     self.synced.set()
+                    self.answered.set()
                     return
+                if error.code == 403:
+                    self.refused = True
+                    self.answered.set()
                 _log.warning("watch interrupted", kind=self.name, error=str(error), code=error.code, wait_s=wait)
                 if error.code != 0:
                     self._version = ""
@@ -92,7 +101,9 @@ class Informer:
         for place in self._known.keys() - found.keys():
             self.handler("DELETED", self._tombstone(place))
         self._known, self._version = found, version
+        self.refused = False
         self.synced.set()
+        self.answered.set()
 
     async def _follow(self) -> None:
         events = self.cluster.watch(

@@ -30,6 +30,7 @@ job_phase_seconds = Gauge(
     registry=registry,
 )
 api_calls = Counter("streamjob_operator_api_calls", "Requests to the API server", ["verb", "kind"], registry=registry)
+unwatched = Gauge("streamjob_operator_unwatched", "Watches that are refused or have not listed", registry=registry)
 leader = Gauge("streamjob_operator_leader", "1 where this replica leads", registry=registry)
 
 

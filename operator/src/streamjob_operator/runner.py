@@ -6,6 +6,7 @@ import asyncio
 import signal
 import threading
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from streamjob_operator.settings import Settings
 
 WAIT_FOR_API_S = 5.0
 CERTIFICATE_CHECK_S = 10.0
+RIGHTS_CHECK_S = 30.0
+"""How often it is looked whether the right to watch a namespace has been given."""
 STOP_LIMIT_S = 20.0
 """What looks under way get to end when the process is told to stop."""
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -79,7 +82,7 @@ async def _serve(settings: Settings, cluster: Cluster, stop: asyncio.Event) -> i
     controller = Controller(cluster, settings)
     namespace = settings.lease_namespace or own_namespace()
     leader = Leader(cluster, namespace, settings.lease_name, settings.holder())
-    watching = asyncio.create_task(_kopf(settings, controller), name="kopf")
+    watching = asyncio.create_task(_kopf(settings, cluster, controller), name="kopf")
     election = asyncio.create_task(leader.run(), name="election")
     leading = asyncio.create_task(_lead(leader, controller), name="controller")
     stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -131,16 +134,41 @@ async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
         await _cancel(task)
 
 
-async def _kopf(settings: Settings, controller: Controller) -> None:
-    """kopf, started anew with the webhook once there is a certificate for it. It ends by an error alone."""
+async def refused_namespaces(settings: Settings, cluster: Cluster) -> tuple[str, ...]:
+    """The listed namespaces whose jobs the operator may not see."""
+    asked = [(namespace, await cluster.may_list(STREAM_JOB, namespace)) for namespace in settings.namespaces]
+    return tuple(namespace for namespace, allowed in asked if allowed is False)
+
+
+async def until_granted(cluster: Cluster, refused: tuple[str, ...], check_s: float = RIGHTS_CHECK_S) -> None:
+    """Waits until one of these namespaces may be seen, asked for every `check_s` seconds."""
     while True:
+        await asyncio.sleep(check_s)
+        for namespace in refused:
+            if await cluster.may_list(STREAM_JOB, namespace):
+                return
+
+
+async def _kopf(settings: Settings, cluster: Cluster, controller: Controller) -> None:
+    """kopf, started anew with the webhook once there is a certificate for it, and with namespaces once it may see them.
+
+    It ends by an error alone; a watch that is refused is one for kopf, so it is given no such namespace.
+    """
+    while True:
+        refused = await refused_namespaces(settings, cluster)
+        if refused:
+            _log.error("no right to see StreamJobs: the other namespaces go on", namespaces=refused)
+        served = tuple(one for one in settings.namespaces if one not in refused) or settings.namespaces
         certificate = _certificate(settings)
         stop = threading.Event()
         loop = asyncio.get_running_loop()
-        kopf_task = asyncio.create_task(asyncio.to_thread(_kopf_thread, settings, controller, certificate, loop, stop))
+        given = replace(settings, namespaces=served)
+        kopf_task = asyncio.create_task(asyncio.to_thread(_kopf_thread, given, controller, certificate, loop, stop))
         tasks: set[asyncio.Task[Any]] = {kopf_task}
         if settings.webhook_cert_dir and certificate is None:
             tasks.add(asyncio.create_task(_until_certificate(settings)))
+        if refused:
+            tasks.add(asyncio.create_task(until_granted(cluster, refused)))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if kopf_task.done():

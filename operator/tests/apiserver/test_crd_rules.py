@@ -81,6 +81,7 @@ def http(**members: Any) -> dict[str, Any]:
 WRONG: list[tuple[str, dict[str, Any], Path, Any]] = [
     ("", {}, ("metadata", "name"), "a" * 51),
     ("", {}, ("metadata", "name"), "1-job"),
+    ("", {}, ("metadata", "name"), "a-nodes"),
     ("spec", {}, ("spec", "sinks", 0, "from"), "other"),
     ("spec", {}, ("spec", "udfs", 0), {**_UDF, "on": "window", "window": "other"}),
     ("spec.replicas", {}, ("spec", "replicas"), 2),

@@ -313,7 +313,11 @@ def test_two_replicas_hand_over(server: Server, namespace: str, space: Space, tm
         until("Suspended", lambda: space.phase("one") == "Suspended")
         until("the other waits", other.healthy)
         assert not other.leads()
-        assert sum(other.calls().values()) == 1, "who does not lead asks whether there are StreamJobs, and waits"
+        # Whether there are StreamJobs, and whether it may see them in the one listed namespace.
+        asked = {
+            f'streamjob_operator_api_calls_total{{kind="StreamJob",verb="{verb}"}}' for verb in ("discover", "list")
+        }
+        assert other.calls() == dict.fromkeys(asked, 1), "who does not lead asks no more than that, and waits"
         leader.process.send_signal(signal.SIGTERM)
         assert leader.process.wait(20) == 0
         # At once: the Lease's 15 s have not to run out.
@@ -343,7 +347,7 @@ def test_a_job_that_is_gone_does_not_run_again(server: Server, space: Space, tmp
         resource = space.apply_job(suspend=True)
         index.put_job({**resource, "metadata": {**resource["metadata"], "finalizers": [names.FINALIZER]}}, frozenset())
         space.delete("streamjobs", "telemetry")
-        reconciler = Reconciler(cluster, engines, index, facts, "engine:1", lambda _: None)
+        reconciler = Reconciler(cluster, engines, index, facts, "engine:1", lambda _key: None)
         with pytest.raises(ClusterError, match="the job telemetry is gone"):
             await reconciler.look((space.name, "telemetry"))
         assert index.jobs() == []

@@ -203,6 +203,21 @@ def test_a_checkpoint_is_done_when_this_request_was_answered(api: Api, capsys: p
     assert main(["checkpoint", "telemetry", "--timeout", "1s"]) == 3
 
 
+def test_a_checkpoint_that_failed_is_not_done(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    def then(api: Api, patch: dict[str, Any]) -> None:
+        asked = patch["metadata"]["annotations"]["streamjob.dev/checkpoint"]
+        set_status(checkpointRequest=asked, checkpointProblem="the engine does not answer")(api, patch)
+
+    api.then = then
+    assert main(["checkpoint", "telemetry", "-o", "json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["done"], answer["problem"]) == (False, "the engine does not answer")
+    assert main(["checkpoint", "telemetry"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "checkpoint failed: the engine does not answer" in said.err
+
+
 def test_a_restart_is_done_when_there_is_another_pod_and_it_is_ready(api: Api) -> None:
     assert main(["restart", "telemetry", "--wait", "--timeout", "1s"]) == 3
     for ready, code in ((False, 3), (True, 0)):

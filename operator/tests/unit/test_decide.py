@@ -73,6 +73,24 @@ def test_a_roll_commits_first_and_names_what_changed() -> None:
     assert actions[0] == Emit("Rolling", "spec.template.spec.containers[engine].image: engine:1 -> engine:2")
 
 
+def test_a_larger_volume_with_a_new_image_is_told_as_a_roll_and_commits_first() -> None:
+    world = settled(storage={"size": "10Gi", "storageClassName": "fast"})
+    assert world.job is not None
+    world.job["spec"]["storage"]["size"] = "20Gi"
+    assert not [action for action in look(world.observe()).actions if isinstance(action, AskCheckpoint)]
+    world.job["spec"]["image"] = "engine:2"
+    actions = look(world.observe()).actions
+    assert Emit("Rolling", "spec.template.spec.containers[engine].image: engine:1 -> engine:2") in actions
+    asked = [place for place, action in enumerate(actions) if isinstance(action, AskCheckpoint)]
+    removed = [place for place, action in enumerate(actions) if isinstance(action, Delete)]
+    assert asked
+    assert asked < removed
+    world.look()
+    assert world.of("StatefulSet") == []
+    world.look()
+    assert world.job["status"]["operations"][0]["name"] == "Roll", "it goes on while the StatefulSet is made anew"
+
+
 def test_a_removed_member_is_named_as_well() -> None:
     world = settled(windows=[{"name": w, "tumbling": "10s", "aggregates": {"n": "count()"}} for w in ("per_10s", "b")])
     assert world.job is not None

@@ -114,3 +114,26 @@ def test_without_the_right_an_optional_watch_ends_and_holds_up_nobody() -> None:
     informer = asyncio.run(run())
     assert informer.refused
     assert informer.synced.is_set()
+
+
+def test_a_watch_that_is_refused_says_so_at_once_and_goes_on_when_it_may() -> None:
+    async def run() -> None:
+        denied = ClusterError(403, "Forbidden", "no")
+        script = Script([denied, [[item("a", 1)]]], [])
+        informer = Informer(script, SERVICE, "shop", lambda *_: None)  # type: ignore[arg-type]
+        assert not informer.is_dead(1e9, 1), "one that waits for its turn is not dead"
+        granted = asyncio.Event()
+
+        async def sleep(_seconds: float) -> None:
+            await granted.wait()
+
+        task = asyncio.create_task(informer.run(sleep))
+        await informer.answered.wait()
+        assert informer.refused
+        assert not informer.synced.is_set()
+        granted.set()
+        await informer.synced.wait()
+        assert not informer.refused
+        task.cancel()
+
+    asyncio.run(asyncio.wait_for(run(), 20))

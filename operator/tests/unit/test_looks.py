@@ -12,9 +12,13 @@ import pytest
 from streamjob_operator import names
 from streamjob_operator.cluster import ClusterError
 from streamjob_operator.controller import Controller
+from streamjob_operator.decide import AskCheckpoint, Decision
+from streamjob_operator.engine import Checkpoint
 from streamjob_operator.kinds import Kind
+from streamjob_operator.observed import Observed
+from streamjob_operator.runner import refused_namespaces, until_granted
 from streamjob_operator.settings import Settings
-from unit.jobs import job
+from unit.jobs import NOW, job
 
 KEY = ("shop", "telemetry")
 Object = dict[str, Any]
@@ -28,6 +32,7 @@ class Server:
         self.calls: list[tuple[str, str, str]] = []
         self.meanwhile: Callable[[], None] | None = None
         self.version = 100
+        self.forbidden: set[str] = set()
 
     @property
     def job(self) -> Object:
@@ -67,10 +72,22 @@ class Server:
         self.calls.append(("create", manifest["kind"], manifest.get("reason", "")))
         return manifest
 
+    async def serves(self, _kind: Kind) -> bool:
+        return False
+
+    async def may_list(self, _kind: Kind, namespace: str) -> bool | None:
+        return namespace not in self.forbidden
+
+    async def watch(self, *_: Any, **__: Any) -> AsyncIterator[Object]:
+        await asyncio.Event().wait()
+        yield {}
+
     async def pages(
-        self, kind: Kind, _namespace: str, _selector: str = "", *, metadata_only: bool = False, fields: str = ""
+        self, kind: Kind, namespace: str | None, _selector: str = "", *, metadata_only: bool = False, fields: str = ""
     ) -> AsyncIterator[tuple[list[Object], str]]:
         self.calls.append(("list", kind.kind, fields))
+        if namespace in self.forbidden:
+            raise ClusterError(403, "Forbidden", "no Role here")
         found = self.things.get((kind.kind, fields.removeprefix("metadata.name=")))
         yield ([copy.deepcopy(found)] if found is not None else []), str(self.version)
 
@@ -248,3 +265,80 @@ def test_a_foreign_stateful_set_is_not_deleted_with_the_job() -> None:
         assert server.job["metadata"]["finalizers"] == []
 
     with_controller(server, course)
+
+
+def test_a_namespace_without_its_role_holds_up_no_other() -> None:
+    server = Server(job())
+    server.forbidden = {"bare"}
+    settings = Settings(namespaces=("bare", "shop"))
+
+    async def run() -> None:
+        controller = Controller(server, settings)  # type: ignore[arg-type]
+        bare = job()
+        bare["metadata"] |= {"namespace": "bare", "name": "waits"}
+        controller.saw_job(None, bare)
+        controller.saw_job(None, copy.deepcopy(server.job))
+        leading = asyncio.create_task(controller.lead())
+        try:
+            async with asyncio.timeout(20):
+                while server.job.get("status") is None:
+                    await asyncio.sleep(0.01)
+            assert controller.problem() is None
+            assert not [call for call in server.calls if call[2] == "waits"], "nothing is known of what is there"
+            assert controller._unwatched()
+            assert await refused_namespaces(settings, server) == ("bare",)  # type: ignore[arg-type]
+        finally:
+            leading.cancel()
+            await asyncio.wait({leading})
+            await controller.close()
+
+    asyncio.run(run())
+
+
+def test_a_checkpoint_that_failed_is_told_as_such_until_one_succeeds() -> None:
+    asked = job()
+    asked["metadata"]["annotations"] = {names.CHECKPOINT: "first"}
+    server = Server(asked)
+
+    async def course(controller: Controller) -> None:
+        observed = Observed(
+            asked | {"status": {"operations": [{"name": "Checkpoint", "deadline": "2029-01-01T00:00:00Z"}]}}, NOW
+        )
+        decision = Decision((AskCheckpoint(required=True),), {"operations": []})
+        applier = controller._reconciler._applier
+        status = (await applier.carry_out(observed, decision, None)).status
+        assert status is not None
+        assert status["checkpointRequest"] == "first"
+        assert status["checkpointProblem"] == "there is no control token yet"
+
+        async def checkpoint(*_: Any) -> Checkpoint:
+            return Checkpoint(number=7, duration_s=0.1)
+
+        applier.engines.checkpoint = checkpoint  # type: ignore[method-assign]
+        status = (await applier.carry_out(observed, Decision(decision.actions, status), "token")).status
+        assert status is not None
+        assert status["checkpointRequest"] == "first"
+        assert "checkpointProblem" not in status
+
+    with_controller(server, course)
+
+
+def test_no_answer_is_neither_a_right_nor_its_refusal() -> None:
+    class Silent(Server):
+        async def may_list(self, _kind: Kind, namespace: str) -> bool | None:
+            return None if namespace == "silent" else await super().may_list(_kind, namespace)
+
+    server = Silent(job())
+    server.forbidden = {"bare"}
+    asked = refused_namespaces(Settings(namespaces=("bare", "silent")), server)  # type: ignore[arg-type]
+    assert asyncio.run(asked) == ("bare",)
+
+    async def given() -> None:
+        async with asyncio.timeout(20):
+            waiting = asyncio.create_task(until_granted(server, ("silent",), check_s=0))  # type: ignore[arg-type]
+            await asyncio.sleep(0.05)
+            assert not waiting.done(), "kopf is started anew only by a right"
+            waiting.cancel()
+            await until_granted(server, ("silent", "shop"), check_s=0)  # type: ignore[arg-type]
+
+    asyncio.run(given())

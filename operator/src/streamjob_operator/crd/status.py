@@ -119,3 +119,6 @@ class JobStatus(Model):
 
     checkpoint_request: str | None = None
     """The text of the annotation streamjob.dev/checkpoint that was last answered."""
+
+    checkpoint_problem: str | None = None
+    """Why there was no checkpoint for that request; absent where there was one."""

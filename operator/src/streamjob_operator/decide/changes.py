@@ -70,11 +70,21 @@ def _stateful_set(observed: Observed, wanted: Object, found: Object | None, conf
     fixed = _first_fixed(wanted, found)
     if fixed is not None:
         changes.recreate = fixed.told
+        # The new one adopts the pods, and replaces them where the template has changed as well.
+        changes.roll = _roll(observed, wanted, found, config)
         metadata = found["metadata"]
         changes.stateful_set.append(Delete("StatefulSet", metadata["name"], metadata["uid"], "Orphan"))
         return
     if not _differs(observed, wanted, found):
         return
+    changes.roll = _roll(observed, wanted, found, config)
+    scaled = differences(wanted["spec"]["replicas"], found["spec"].get("replicas"), "spec.replicas")
+    changes.scaled = scaled[0] if scaled else None
+    changes.stateful_set.append(Apply(wanted))
+
+
+def _roll(observed: Observed, wanted: Object, found: Object, config: str) -> str | None:
+    """The first changed member of the pods' template."""
     ref = ("StatefulSet", wanted["metadata"]["name"])
     tolerated = observed.tolerated.get(ref, frozenset())
     path = "spec.template"
@@ -84,11 +94,7 @@ def _stateful_set(observed: Observed, wanted: Object, found: Object | None, conf
     if first is None and not same_digest(wanted, found):
         surplus = first_difference(new, old, path)
         first = surplus if surplus is not None and surplus.wanted is None else None
-    if first is not None:
-        changes.roll = _reason(observed, first, config)
-    scaled = differences(wanted["spec"]["replicas"], found["spec"].get("replicas"), "spec.replicas")
-    changes.scaled = scaled[0] if scaled else None
-    changes.stateful_set.append(Apply(wanted))
+    return None if first is None else _reason(observed, first, config)
 
 
 def _first_fixed(wanted: Object, found: Object) -> Difference | None:

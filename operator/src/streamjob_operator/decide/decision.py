@@ -128,7 +128,9 @@ def _operations(observed: Observed, valid: ValidJob, storage: Storage, changes: 
     suspended = valid.job.spec.suspend
     rolls = changes.roll is not None and bool(observed.pods) and not suspended
     old = observed.operation("Roll")
-    between = old is not None and not ready_pods(observed) and not suspended  # one pod is gone, the next not yet there
+    # One pod is gone and the next not yet there, or the StatefulSet is about to be made anew.
+    gap = not ready_pods(observed) or observed.stateful_set is None
+    between = old is not None and gap and not suspended
     if rolls or is_rolling(observed) or between:
         message = changes.roll if rolls else (old or {}).get("message", "the pods' template changed")
         result.append(running(observed, "Roll", "the new pod to serve", message))

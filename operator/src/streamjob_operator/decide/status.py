@@ -122,6 +122,8 @@ def _status(observed: Observed, summary: Summary, conditions: list[Condition]) -
         status["engine"] = engine
     if old.get("checkpointRequest") is not None:
         status["checkpointRequest"] = old["checkpointRequest"]
+    if old.get("checkpointProblem") is not None:
+        status["checkpointProblem"] = old["checkpointProblem"]
     return status
 
 

@@ -117,14 +117,18 @@ def restart(cluster: Cluster, arguments: argparse.Namespace) -> int:
 
 
 def checkpoint(cluster: Cluster, arguments: argparse.Namespace) -> int:
-    """Asks for a checkpoint: done when the operator has answered this very request."""
+    """Asks for a checkpoint: done when the operator has answered this very request; FAILED where there was none."""
     asked = _stamp()
     job = cluster.patch(arguments.job, {"metadata": {"annotations": {CHECKPOINT: asked}}})
 
     def done(now: Object) -> bool:
         return bool((now.get("status") or {}).get("checkpointRequest") == asked)
 
-    return _finish(cluster, job, arguments, "checkpoint", done)
+    def failed(now: Object) -> str | None:
+        problem = (now.get("status") or {}).get("checkpointProblem") if done(now) else None
+        return None if problem is None else str(problem)
+
+    return _finish(cluster, job, arguments, "checkpoint", done, failed)
 
 
 def _stamp() -> str:
@@ -153,26 +157,43 @@ def _pod(cluster: Cluster, name: str, *, ready: bool) -> str:
 
 
 def _finish(
-    cluster: Cluster, job: Object, arguments: argparse.Namespace, action: str, done: Callable[[Object], bool]
+    cluster: Cluster,
+    job: Object,
+    arguments: argparse.Namespace,
+    action: str,
+    done: Callable[[Object], bool],
+    failed: Callable[[Object], str | None] = lambda _: None,
 ) -> int:
-    """Waits, where it is asked for, until `done` says so of the job; prints what came of it."""
+    """Waits, where it is asked for, until `done` says so of the job; prints what came of it.
+
+    `failed` says why what is done has come to nothing.
+    """
     last, reached = job, False
     if arguments.wait:
         for last in cluster.watch(job, arguments.timeout):
             reached = done(last)
             if reached:
                 break
-    _tell(last, arguments, action, reached)
+    problem = failed(last) if reached else None
+    _tell(last, arguments, action, reached, problem)
+    if problem is not None:
+        return FAILED
     return DONE if reached or not arguments.wait else LATE
 
 
-def _tell(job: Object, arguments: argparse.Namespace, action: str, reached: bool) -> None:
+def _tell(job: Object, arguments: argparse.Namespace, action: str, reached: bool, problem: str | None) -> None:
     name, phase = job["metadata"]["name"], _phase(job)
     further = f"{name} -n {job['metadata']['namespace']}"
     if arguments.output == "json":
         newest = ((job.get("status") or {}).get("engine") or {}).get("lastCheckpoint")
-        answer = {"job": name, "action": action, "asked": True, "done": reached, "phase": phase}
+        answer = {"job": name, "action": action, "asked": True, "done": reached and problem is None, "phase": phase}
+        answer |= {"problem": problem} if problem is not None else {}
         _print_json({**answer, "lastCheckpoint": newest} if action == "checkpoint" else answer)
+    elif problem is not None:
+        print(
+            f"streamjob/{name}: {action} failed: {problem} (kubectl streamjob explain {further})",
+            file=sys.stderr,
+        )
     elif reached:
         print(f"streamjob/{name}: {action}, done")
     elif arguments.wait:
