@@ -113,8 +113,9 @@ async fn run_group(ingest: Arc<Ingest>, pool: usize) {
             for single in group {
                 let ingest = ingest.clone();
                 tokio::spawn(async move {
-                    let answer = ingest.run_alone(single.format, single.body).await;
-                    let _ = single.answer.send(answer);
+                    // Whole, so that the body's share of the memory is held until the answer.
+                    let Single { format, body, answer, _share } = single;
+                    let _ = answer.send(ingest.run_alone(format, body).await);
                 });
             }
         }
