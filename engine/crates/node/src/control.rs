@@ -116,8 +116,8 @@ async fn status(State(control): State<Control>) -> Json<Status> {
 fn look(shared: &Shared) -> Status {
     let config = &shared.plan.config;
     let ledger = shared.ledger();
-    let received = shared.received.load(Ordering::Relaxed).max(ledger.taken());
-    let watermark_us = shared.watermark_us().filter(|watermark_us| *watermark_us != i64::MAX);
+    let received = shared.received_rows(&ledger);
+    let watermark_us = shared.shown_watermark_us();
     Status {
         name: config.name.clone(),
         version: env!("CARGO_PKG_VERSION"),

@@ -113,7 +113,7 @@ fn update(shared: &Shared) {
     for outcome in Outcome::ALL {
         counter!("events_processed_total", "outcome" => outcome.as_str()).absolute(ledger.of(outcome));
     }
-    let received = shared.received.load(Ordering::Relaxed).max(ledger.taken());
+    let received = shared.received_rows(&ledger);
     counter!("events_received_total").absolute(received);
     counter!("streamjob_windows_closed_total").absolute(ledger.windows);
     counter!("streamjob_anomalies_total").absolute(ledger.anomalies);
@@ -122,7 +122,7 @@ fn update(shared: &Shared) {
     gauge!("streamjob_uncommitted_request_ids").set(shared.requests.len() as f64);
     gauge!("streamjob_disk_full").set(if shared.is_disk_full() { 1.0 } else { 0.0 });
     gauge!("streamjob_ingest_rate_events_per_second").set(shared.rate.lock().per_second(received, shared.uptime_us()));
-    if let Some(watermark_us) = shared.watermark_us().filter(|watermark_us| *watermark_us != i64::MAX) {
+    if let Some(watermark_us) = shared.shown_watermark_us() {
         gauge!("streamjob_watermark_timestamp_seconds").set(watermark_us as f64 / 1e6);
         gauge!("streamjob_event_time_lag_seconds").set(now_us().saturating_sub(watermark_us) as f64 / 1e6);
     }

@@ -13,7 +13,7 @@ use crate::shared::Shared;
 /// One look at a running job, as JSON.
 pub fn progress(shared: &Shared, rate: &mut Rate) -> String {
     let ledger = shared.ledger();
-    let received = shared.received.load(Ordering::Relaxed).max(ledger.taken());
+    let received = shared.received_rows(&ledger);
     let mut pending = vec![0u64; shared.plan.sinks.len()];
     let (mut windows, mut events) = (Vec::new(), Vec::new());
     for figures in &shared.figures {
@@ -69,7 +69,7 @@ fn text<'a>(row: &'a Value, member: &str) -> &'a str {
 pub fn totals(shared: &Shared, resumed: bool) -> Totals {
     let ledger = shared.ledger();
     Totals {
-        received: shared.received.load(Ordering::Relaxed).max(ledger.taken()),
+        received: shared.received_rows(&ledger),
         applied: ledger.of(Outcome::Applied),
         late: ledger.of(Outcome::Late),
         rejected: ledger.of(Outcome::Rejected),

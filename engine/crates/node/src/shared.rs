@@ -8,7 +8,7 @@ use streamjob_core::Error;
 use streamjob_core::batch::{RowBatch, hash_key, shard_of};
 use streamjob_core::ledger::Ledger;
 use streamjob_core::plan::Plan;
-use streamjob_core::progress::SplitIndex;
+use streamjob_core::progress::{END_OF_TIME, SplitIndex};
 use streamjob_core::shard::SplitInfo;
 use streamjob_core::store::ShardStore;
 use streamjob_core::trim::Trimmer;
@@ -273,6 +273,11 @@ impl Shared {
         sum
     }
 
+    /// Rows since the state was created, processed or not; never fewer than what the ledger has taken.
+    pub fn received_rows(&self, ledger: &Ledger) -> u64 {
+        self.received.load(Ordering::Relaxed).max(ledger.taken())
+    }
+
     /// Microseconds since the process started.
     pub fn uptime_us(&self) -> u64 {
         self.started.elapsed().as_micros() as u64
@@ -281,6 +286,11 @@ impl Shared {
     /// The lowest watermark of the workers, once each has one.
     pub fn watermark_us(&self) -> Option<i64> {
         self.figures.iter().map(|figures| figures.lock().watermark_us).min().flatten()
+    }
+
+    /// The same as a time that can be shown: none before the first row and after the end of time.
+    pub fn shown_watermark_us(&self) -> Option<i64> {
+        self.watermark_us().filter(|watermark_us| *watermark_us != END_OF_TIME)
     }
 }
 
