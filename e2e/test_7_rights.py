@@ -4,39 +4,11 @@ from __future__ import annotations
 
 import pytest
 from cluster import Cluster, Object
+from kubeharness.rights import OF_EVERY_ACCOUNT, OF_THE_CLUSTER, VERBS, WITH_JOBS, Rights, ordered
 from release import ACCOUNT, FULL_NAME, NAMESPACE, Release
 from steps import Given, World
 
-VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 ALL_ACCOUNTS = ("system:serviceaccounts", "system:authenticated")
-Rights = dict[tuple[str, str], str]
-
-JOBS: Rights = {
-    ("streamjob.dev", "streamjobs"): "list watch patch",
-    ("streamjob.dev", "streamjobs/status"): "patch",
-    ("streamjob.dev", "streamjobs/finalizers"): "update",
-    ("apps", "statefulsets"): "list watch create patch delete",
-    ("", "services"): "list watch create patch",
-    ("", "configmaps"): "get list watch create patch",
-    ("", "secrets"): "list watch create patch",
-    ("", "serviceaccounts"): "list watch create patch",
-    ("policy", "poddisruptionbudgets"): "list watch create patch",
-    ("networking.k8s.io", "networkpolicies"): "list watch create patch",
-    ("monitoring.coreos.com", "podmonitors"): "list watch create patch",
-    ("", "pods"): "list watch delete",
-    ("", "persistentvolumeclaims"): "list watch patch delete",
-    ("", "events"): "list create",
-}
-"""Where jobs are."""
-EVERY_ACCOUNT: Rights = {
-    ("authorization.k8s.io", "selfsubjectaccessreviews"): "create",
-    ("authorization.k8s.io", "selfsubjectrulesreviews"): "create",
-    ("authentication.k8s.io", "selfsubjectreviews"): "create",
-}
-OF_THE_CLUSTER: Rights = {
-    ("storage.k8s.io", "storageclasses"): "list watch",
-    ("node.k8s.io", "runtimeclasses"): "list watch",
-}
 OWN: Rights = {("coordination.k8s.io", "leases"): "create"}
 """In its own namespace, besides; more of single objects, by their names."""
 NAMED = {
@@ -75,16 +47,11 @@ def rights(cluster: Cluster, account: str, namespace: str) -> Rights:
     return found
 
 
-def ordered(table: Rights) -> Rights:
-    """The verbs in one order."""
-    return {at: " ".join(verb for verb in VERBS if verb in words.split()) for at, words in table.items()}
-
-
 @pytest.mark.parametrize("where", ["a namespace of jobs", "its own namespace"])
 def test_the_operator_may_do_this_and_nothing_else(world: World, where: str) -> None:
     own = where == "its own namespace"
     namespace = NAMESPACE if own else world.namespace
-    expected = JOBS | EVERY_ACCOUNT | OF_THE_CLUSTER | (OWN if own else {})
+    expected = WITH_JOBS | OF_EVERY_ACCOUNT | OF_THE_CLUSTER | (OWN if own else {})
     assert rights(world.cluster, ACCOUNT, namespace) == ordered(expected)
 
 
@@ -103,7 +70,7 @@ def test_single_objects_are_the_operator_s_by_name(cluster: Cluster, release: Re
 def test_a_job_s_pod_may_do_nothing(world: World, given: Given) -> None:
     job = given.a_job()
     account = f"system:serviceaccount:{job.namespace}:{job.name}"
-    assert rights(world.cluster, account, job.namespace) == ordered(EVERY_ACCOUNT)
+    assert rights(world.cluster, account, job.namespace) == ordered(OF_EVERY_ACCOUNT)
 
 
 def test_the_rights_were_enough(release: Release) -> None:

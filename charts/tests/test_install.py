@@ -17,38 +17,14 @@ import yaml
 from chart_files import CHART, ROOT, program
 
 sys.path.insert(0, str(ROOT / "operator" / "harness"))
+from kubeharness.rights import OF_EVERY_ACCOUNT, OF_THE_CLUSTER, VERBS, WITH_JOBS, Rights, ordered
 from kubeharness.server import Server, missing, running
 
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/streamjobs.streamjob.dev"
 WEBHOOK = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/ops-sj-streamjob-operator"
 ACCOUNT = "system:serviceaccount:ops:sj-streamjob-operator"
-VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 
-ALLOWED = {
-    ("streamjob.dev", "streamjobs"): "list watch patch",
-    ("streamjob.dev", "streamjobs/status"): "patch",
-    ("streamjob.dev", "streamjobs/finalizers"): "update",
-    ("apps", "statefulsets"): "list watch create patch delete",
-    ("", "services"): "list watch create patch",
-    ("", "configmaps"): "get list watch create patch",
-    ("", "secrets"): "list watch create patch",
-    ("", "serviceaccounts"): "list watch create patch",
-    ("policy", "poddisruptionbudgets"): "list watch create patch",
-    ("networking.k8s.io", "networkpolicies"): "list watch create patch",
-    ("monitoring.coreos.com", "podmonitors"): "list watch create patch",
-    ("", "pods"): "list watch delete",
-    ("", "persistentvolumeclaims"): "list watch patch delete",
-    ("", "events"): "create list",
-}
-"""What the operator may do where its jobs are, and nothing else of what an API server has."""
-ALLOWED_ANYWHERE = {
-    ("storage.k8s.io", "storageclasses"): "list watch",
-    ("node.k8s.io", "runtimeclasses"): "list watch",
-    # Every account may ask what it may do.
-    ("authorization.k8s.io", "selfsubjectaccessreviews"): "create",
-    ("authorization.k8s.io", "selfsubjectrulesreviews"): "create",
-    ("authentication.k8s.io", "selfsubjectreviews"): "create",
-}
+ALLOWED, ALLOWED_ANYWHERE = WITH_JOBS, OF_THE_CLUSTER | OF_EVERY_ACCOUNT
 
 
 class Helm:
@@ -98,7 +74,7 @@ def may(server: Server, namespace: str, group: str, resource: str, verb: str, na
     return bool(answer["status"]["allowed"])
 
 
-def rights(server: Server, namespace: str) -> dict[tuple[str, str], str]:
+def rights(server: Server, namespace: str) -> Rights:
     """Everything that the account may do in a namespace, of all that the API server has."""
     groups = ["/api/v1"]
     groups += [f"/apis/{one['preferredVersion']['groupVersion']}" for one in server.call("GET", "/apis")[1]["groups"]]
@@ -112,11 +88,6 @@ def rights(server: Server, namespace: str) -> dict[tuple[str, str], str]:
         if verbs:
             found[group, resource] = " ".join(verbs)
     return found
-
-
-def ordered(verbs: dict[tuple[str, str], str]) -> dict[tuple[str, str], str]:
-    """The same verbs in one order."""
-    return {key: " ".join(verb for verb in VERBS if verb in words.split()) for key, words in verbs.items()}
 
 
 def test_the_operator_may_do_what_it_does_and_no_more(server: Server, helm: Helm) -> None:
