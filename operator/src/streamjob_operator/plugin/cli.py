@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
+
+from streamjob.cli.console import exit_with
 
 from streamjob_operator.plugin.arguments import parse
 
@@ -25,16 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def entry() -> None:
     """The console script."""
-    try:
-        code = main()
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        code = 0
-    except BrokenPipeError:
-        # Whoever read our output has gone (`| head`).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    sys.exit(code)
+    exit_with(main)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 from streamjob.cli.arguments import parse_arguments
+from streamjob.cli.console import exit_with
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,13 +36,4 @@ def main(argv: list[str] | None = None) -> int:
 
 def entry() -> None:
     """The console script."""
-    try:
-        code = main()
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        code = 0
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`); its exit is not ours to explain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    sys.exit(code)
+    exit_with(main)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
-from typing import Any
 
 from streamjob.cli.logs import Log
 from streamjob.native import EngineMissingError, engine_module
@@ -26,16 +24,17 @@ def engine(arguments: argparse.Namespace) -> int:
     """Runs a normalised job until it is stopped. Gives the exit code."""
     os.environ.setdefault("STREAMJOB_LOG_FORMAT", arguments.log_format)
     os.environ.setdefault("STREAMJOB_LOG", "info")
+    log = Log(arguments.log_format)
     try:
         job_json = job_text(Path(arguments.job), Path(arguments.udfs) if arguments.udfs else None)
         token = control_token()
     except SetupError as error:
-        _say(arguments.log_format, "job_invalid", message=str(error), actor="user", retryable=False)
+        log.error("job_invalid", message=str(error), actor="user", retryable=False)
         return _INVALID
     try:
         native = engine_module()
     except EngineMissingError as error:
-        _say(arguments.log_format, "engine_missing", message=str(error), actor="user", retryable=False)
+        log.error("engine_missing", message=str(error), actor="user", retryable=False)
         return _FAILED
     try:
         totals = native.run(
@@ -50,8 +49,7 @@ def engine(arguments: argparse.Namespace) -> int:
             control_token=token,
         )
     except native.EngineError as error:
-        actor, retryable = getattr(error, "actor", "engine"), getattr(error, "retryable", False)
-        _say(arguments.log_format, "job_failed", message=str(error), actor=actor, retryable=retryable)
+        log.job_failed(error)
         return _FAILED
     print(totals, flush=True)
     return _DONE
@@ -86,8 +84,3 @@ def control_token() -> str | None:
     if not token:
         raise SetupError(f"{path}: holds no control token (see {CONTROL_VARIABLE})")
     return token
-
-
-def _say(log_format: str, event: str, **members: Any) -> None:
-    Log(log_format).error(event, **members)
-    sys.stderr.flush()

@@ -24,6 +24,11 @@ class Log:
         """Something that somebody must look at."""
         self._logger.error(event, **fields)
 
+    def job_failed(self, error: Exception, **fields: Any) -> None:
+        """What an EngineError says: who must act, and whether a retry helps."""
+        actor, retryable = getattr(error, "actor", "engine"), getattr(error, "retryable", False)
+        self.error("job_failed", **fields, message=str(error), actor=actor, retryable=retryable)
+
     @cached_property
     def _logger(self) -> Any:
         import structlog

@@ -66,13 +66,7 @@ def _run(engine: ModuleType, job: PreparedJob, arguments: argparse.Namespace, di
         )
     except engine.EngineError as error:
         display.stop()
-        log.error(
-            "job_failed",
-            job=job.name,
-            message=str(error),
-            actor=getattr(error, "actor", "engine"),
-            retryable=getattr(error, "retryable", False),
-        )
+        log.job_failed(error, job=job.name)
         return _FAILED
     finally:
         display.stop()
