@@ -121,6 +121,8 @@ def stop(process: subprocess.Popen[str]) -> None:
 def test_a_trace_crosses_into_a_function(tmp_path, collector):
     process, url = start(tmp_path, collector, "0.000001")
     post(url, f"00-{TRACE}-{CALLER}-01")
+    # Else both rows may come to the function in one batch.
+    wait_applied(url, 1)
     # A sender that does not trace decides as well.
     post(url, f"00-{TRACE}-{CALLER}-00")
     wait_applied(url, 2)
