@@ -93,7 +93,7 @@ test: setup $(DATA) ## Set up, then every test that needs no outside server
 	$(BIN)/python -m pytest -q operator
 	$(BIN)/python -m pytest -q charts/tests
 	$(BIN)/python -m pytest -q engine/crates/python/tests
-	$(BIN)/python -m pytest -q docs/tests bench/tests
+	$(BIN)/python -m pytest -q docs/tests bench/tests engine/tools/tests
 
 .PHONY: integration
 integration: wheels $(DATA) .venv/.crash ## The engine as a user runs it: contracts, kills, restarts

@@ -3,11 +3,16 @@
 set -u
 
 missing=()
+# What bindgen loads: libclang.so, libclang-14.so, libclang.so.14. Not libclang-cpp.so, which packages of LLVM bring alone.
 find_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return 0
-    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || compgen -G '/usr/lib/*/libclang*.so*' >/dev/null \
-        || compgen -G '/usr/lib64/libclang*.so*' >/dev/null || compgen -G '/usr/local/lib/libclang*.so*' >/dev/null
+    local root=${SYSTEM_ROOT:-} folder
+    for folder in '/usr/lib/llvm-*/lib' '/usr/lib/*' '/usr/lib64' '/usr/local/lib'; do
+        compgen -G "$root$folder/libclang.so*" >/dev/null || compgen -G "$root$folder/libclang-[0-9]*.so*" >/dev/null && return 0
+    done
+    return 1
 }
+if [ "${1:-}" = --has-libclang ]; then find_libclang; exit; fi
 command -v c++ >/dev/null || missing+=(g++)
 find_libclang || missing+=(libclang-dev)
 [ "${1:-}" = --lint ] && ! command -v valgrind >/dev/null && missing+=(valgrind)
