@@ -28,8 +28,8 @@ RATE = 100_000
 ROUNDS = 3
 PROBES = 40
 FIRST_PROBE = 1
-"""Not the first device: each run of the load generator begins with it, at one and the same temperature, so that it has no
-deviation and a spike of it no score."""
+"""Not the first device: each run of the load generator begins with it, always at the same temperature. So it has no
+deviation, and a spike of it no score."""
 
 MEMORY = "640Mi"
 """For all keys, with their open windows."""
