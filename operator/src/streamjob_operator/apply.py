@@ -19,6 +19,7 @@ from streamjob_operator.decide import (
     AskCheckpoint,
     Decision,
     Delete,
+    Discard,
     Emit,
     ResizeClaim,
     SetFinalizer,
@@ -92,10 +93,20 @@ class Applier:
             kind = BY_NAME[action.kind]
             await self.cluster.delete(kind, namespace, action.name, action.uid, action.propagation)
             _log.info("deleted", kind=action.kind, namespace=namespace, name=action.name, how=action.propagation)
+        elif isinstance(action, Discard):
+            await self._discard(namespace, action)
         elif isinstance(action, SetFinalizer):
             await self._finalizer(observed, action.present)
         elif isinstance(action, Emit):
             await self._emit(observed, action)
+
+    async def _discard(self, namespace: str, action: Discard) -> None:
+        try:
+            await self.cluster.delete(BY_NAME[action.kind], namespace, action.name, action.uid, "Background")
+        except ClusterError as error:
+            _log.warning("not deleted", kind=action.kind, namespace=namespace, name=action.name, error=str(error))
+        else:
+            _log.info("deleted", kind=action.kind, namespace=namespace, name=action.name, how="no longer used")
 
     async def _resize(self, observed: Observed, action: ResizeClaim) -> str | None:
         """Asks for a larger volume. Gives why it is refused: what else the job needs does not wait for it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -44,6 +44,9 @@ class Refusing:
         answer = copy.deepcopy(manifest)
         answer["metadata"] |= {"uid": "uid-1", "resourceVersion": "1000"}
         return answer
+
+    async def pages(self, *_: Any, **__: Any) -> AsyncIterator[tuple[list[Any], str]]:
+        yield [], "1000"
 
     async def create(self, manifest: dict[str, Any]) -> dict[str, Any]:
         self.take("create", manifest["kind"], manifest)

@@ -129,7 +129,8 @@ def test_what_may_be_secret_is_named_and_never_shown() -> None:
 
 def test_drift_in_a_config_map_is_named_and_never_shown() -> None:
     world = settled()
-    world.things["ConfigMap", "telemetry-udfs"]["data"] = {"z.py": "secret"}
+    (found,) = [one for one in world.of("ConfigMap") if "-udfs-" in one["metadata"]["name"]]
+    found["data"] = {"z.py": "secret"}
     assert told(world).endswith("data.z.py (its values are not shown)")
 
 
