@@ -101,7 +101,7 @@ seccompProfile: {type: RuntimeDefault}
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, delete]
-# Deleted where a broken roll is stuck on one; never created.
+# Deleted where a broken roll is stuck on one, or where it has outlived StatefulSet and job; never created.
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch, delete]

@@ -368,6 +368,18 @@ def test_an_orphaning_deletion_leaves_all_children() -> None:
     assert getattr(action, "present", None) is False
 
 
+def test_pods_whose_stateful_set_is_gone_are_stopped_with_their_job() -> None:
+    world = settled(deletionPolicy="Delete")
+    assert world.job is not None
+    del world.things["StatefulSet", "telemetry"]
+    world.job["metadata"]["deletionTimestamp"] = time_text(world.now)
+    (pod,) = world.of("Pod")
+    assert look(world.observe()).actions == (Delete("Pod", "telemetry-0", pod["metadata"]["uid"]),)
+    world.settle()
+    assert world.job is None
+    assert world.of("Pod") == world.of("PersistentVolumeClaim") == []
+
+
 def test_a_deadline_of_a_deletion_has_a_bound_and_a_default() -> None:
     for deadline, expected in (
         ("400d", MAX_DEADLINE),
