@@ -237,6 +237,16 @@ def test_a_pod_that_starts_while_its_change_is_refused_reads_its_own_job(running
     assert len([one for one in space.list("configmaps") if one.get("immutable")]) == 2
 
 
+def test_a_changed_token_is_used_at_once(running: Operator, space: Space, told: Engine) -> None:
+    space.run_job()
+    pod = space.get("pods", "telemetry-0")
+    assert pod is not None
+    token = "another-token-of-some-length"
+    space.patch("secrets", "telemetry-control", {"data": {"token": base64.b64encode(token.encode()).decode()}})
+    until("a question with it", lambda: token in told.tokens)
+    assert space.get("pods", "telemetry-0") == pod, "no roll"
+
+
 def test_an_invalid_job_stops_no_other(running: Operator, space: Space) -> None:
     space.apply_job("broken", where="v >")
     space.apply_job("refused", podTemplate={"spec": {"priority": "no number"}})

@@ -64,6 +64,14 @@ def test_a_token_that_is_there_is_kept() -> None:
     assert decision.actions == ()
 
 
+def test_a_token_that_was_changed_is_taken_over_without_a_roll() -> None:
+    world = settled()
+    world.things["Secret", "telemetry-control"]["data"] = {"token": "YW5vdGhlcg=="}
+    world.settle()
+    assert world.things["Secret", "telemetry-control"]["data"] == {"token": "YW5vdGhlcg=="}
+    assert not [action for action in world.actions if isinstance(action, Emit)]
+
+
 def test_a_roll_commits_first_and_names_what_changed() -> None:
     world = settled()
     assert world.job is not None
