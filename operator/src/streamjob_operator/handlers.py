@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import kopf
+import structlog
 
 from streamjob_operator import names
 from streamjob_operator.controller import Controller
@@ -24,6 +25,9 @@ waits in memory.
 """
 MAX_PROBLEMS = 20
 """Problems that a refusal lists."""
+WEBHOOK = "streamjobs"
+
+_log = structlog.get_logger("streamjob_operator.webhook")
 
 
 def register(
@@ -45,7 +49,7 @@ def register(
 
     if webhook:
 
-        @kopf.on.validate(names.GROUP, names.VERSION, names.PLURAL, registry=registry, id="streamjobs")
+        @kopf.on.validate(names.GROUP, names.VERSION, names.PLURAL, registry=registry, id=WEBHOOK)
         async def validate(body: Any, **kwargs: Any) -> None:
             refuse_invalid(kwargs.get("operation"), dict(body), kwargs.get("old"))
 
@@ -71,6 +75,8 @@ def refuse_invalid(operation: str | None, job: dict[str, Any], old: Mapping[str,
     checked = check(job, None)
     if isinstance(checked, InvalidJob):
         lines = [sentence(problem) for problem in checked.problems[:MAX_PROBLEMS]]
+        metadata = job["metadata"]
+        _log.info("refused", namespace=metadata.get("namespace"), job=metadata["name"], problems=len(checked.problems))
         raise kopf.AdmissionError("; ".join(lines), code=422)
 
 

@@ -473,5 +473,8 @@ def test_the_webhook_says_what_cel_cannot(server: Server, space: Space, tmp_path
             assert status == 422
             assert "Python syntax error" in answer["message"]
             space.apply_job("right", suspend=True)
+            lines = [json.loads(line) for line in found.log.read_text().splitlines()]
+            assert "refused" in {line["message"] for line in lines}
+            assert [line for line in lines if line["level"] == "ERROR"] == [], "a refusal is an answer"
         finally:
             server.call("DELETE", f"{place}/{space.name}")
