@@ -43,8 +43,10 @@ class Server:
         thing["metadata"]["resourceVersion"] = str(self.version)
         return copy.deepcopy(thing)
 
-    async def apply(self, manifest: Object, *, subresource: str | None = None) -> Object:
+    async def apply(self, manifest: Object, *, subresource: str | None = None, absent: bool = False) -> Object:
         ref = (manifest["kind"], manifest["metadata"]["name"])
+        if absent and ref in self.things:
+            raise ClusterError(409, "Conflict", "it is there")
         self.calls.append(("apply", *ref))
         if subresource is None:
             new = copy.deepcopy(manifest)
@@ -224,7 +226,9 @@ def test_what_belongs_to_another_is_left_and_told(metadata: Object, said: str, i
             with pytest.raises(ClusterError, match="the name is taken: Service telemetry-nodes"):
                 await look(controller)
         assert server.things["Service", "telemetry-nodes"] == taken
-        assert [call for call in server.calls if call[0] == "apply"] == [("apply", names.KIND, "telemetry")]
+        applied = {call[1] for call in server.calls if call[0] == "apply"}
+        assert "StatefulSet" not in applied, "nothing runs"
+        assert names.KIND in applied
         told = [found for found in server.job["status"]["conditions"] if found["type"] == "SpecValid"]
         assert (told[0]["status"], told[0]["reason"]) == ("False", "NameTaken")
         assert said in told[0]["message"]
