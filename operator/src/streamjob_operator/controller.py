@@ -67,20 +67,24 @@ class Controller:
         self.index.put_job(job, referenced_config_maps(job))
         # What we have written comes back as an event: it was looked at when it was written.
         if before is None or asks(before) != asks(job):
-            self.work.add(key)
+            self.work.add(key, urgent=before is not None)
 
     def _saw_child(self, event: str, thing: Object) -> None:
         metadata = thing["metadata"]
         if event == "DELETED":
             key = self.index.remove(thing["kind"], metadata["namespace"], metadata["name"], version(thing))
         else:
+            # The answer to what we have written was kept when it came. What others wrote before it has events of its
+            # own, of older versions, which are looked at; only a list does not tell of them.
+            if event != "LISTED" and self.index.has(thing):
+                return
             key = self.index.put(thing)
         if key is not None:
             self.work.add(key)
 
     def _saw_config_map(self, event: str, thing: Object) -> None:
         for key in self.index.see_config_map(thing, gone=event == "DELETED"):
-            self.work.add(key)
+            self.work.add(key, urgent=True)
 
     def _saw_storage_class(self, event: str, thing: Object) -> None:
         classes = self._facts.storage_classes = self._facts.storage_classes or {}

@@ -144,6 +144,12 @@ class Index:
         self._children.setdefault(key, {})[place] = (seen, _packed(thing))
         return key
 
+    def has(self, thing: Object) -> bool:
+        """Whether this very version of a child is known."""
+        key = self._owners.get((thing["kind"], thing["metadata"]["namespace"], thing["metadata"]["name"]))
+        known = 0 if key is None else self._children[key][thing["kind"], thing["metadata"]["name"]][0]
+        return 0 < version(thing) == known
+
     def remove(self, kind: str, namespace: str, name: str, ended: int = 0) -> Key | None:
         """Forgets a child that has ended with a version (0: unknown), unless a newer one is known; gives its job."""
         ref = (kind, namespace, name)

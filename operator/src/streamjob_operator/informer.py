@@ -17,7 +17,7 @@ from streamjob_operator.kinds import Kind
 BACKOFF_INITIAL_S = 0.5
 BACKOFF_MAX_S = 30.0
 Handler = Callable[[str, Object], None]
-"""Called with ADDED, MODIFIED or DELETED and the object; of a deleted one only kind, place and version are sure."""
+"""Called with LISTED, ADDED, MODIFIED or DELETED and the object; of a deleted one kind, place and version are sure."""
 
 _log = structlog.get_logger("streamjob_operator.informer")
 
@@ -98,7 +98,7 @@ class Informer:
             for item in items:
                 self._named(item)
                 found.add(_place(item))
-                self.handler("ADDED", item)
+                self.handler("LISTED", item)
         for place in set(self.known()) - found:
             self.handler("DELETED", self._tombstone(place, version))
         self._version = version

@@ -90,13 +90,13 @@ CUT = ClusterError(0, "Disconnected", "cut")
 def test_what_went_while_nobody_watched_is_told_when_it_is_listed_again() -> None:
     lists: list[Step] = [[[item("a", 1), item("b", 2)]], [[item("b", 2), item("c", 3)]]]
     told, _, waits, _ = course(lists, [GONE])
-    assert told == [("ADDED", "a"), ("ADDED", "b"), ("ADDED", "b"), ("ADDED", "c"), ("DELETED", "a")]
+    assert told == [("LISTED", "a"), ("LISTED", "b"), ("LISTED", "b"), ("LISTED", "c"), ("DELETED", "a")]
     assert waits == [], "a list is asked for at once"
 
 
 def test_all_pages_count_and_the_watch_begins_at_the_lists_version() -> None:
     told, script, _, informer = course([[[item("a", 1)], [item("b", 2)]]], [])
-    assert told == [("ADDED", "a"), ("ADDED", "b")]
+    assert told == [("LISTED", "a"), ("LISTED", "b")]
     assert script.since == ["101"]
     assert informer.synced.is_set()
 
@@ -105,7 +105,7 @@ def test_a_cut_watch_goes_on_where_it_was() -> None:
     events = [event("MODIFIED", "a", 7), event("BOOKMARK", "", 9)]
     told, script, waits, _ = course([[[item("a", 1)]]], [events, CUT, [event("DELETED", "a", 12)]])
     assert script.since == ["100", "9", "9", "12"]
-    assert told == [("ADDED", "a"), ("MODIFIED", "a"), ("DELETED", "a")]
+    assert told == [("LISTED", "a"), ("MODIFIED", "a"), ("DELETED", "a")]
     assert waits == [BACKOFF_INITIAL_S]
 
 

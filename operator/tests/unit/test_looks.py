@@ -154,6 +154,24 @@ def test_a_settled_job_is_not_looked_at_again_and_a_look_asks_nothing_of_the_ser
     with_controller(server, course)
 
 
+def test_what_was_written_is_no_news_and_what_others_wrote_before_it_is() -> None:
+    server = Server(job())
+
+    async def course(controller: Controller) -> None:
+        assert await look(controller)
+        service = copy.deepcopy(server.things["Service", "telemetry"])
+        controller._saw_child("MODIFIED", service)
+        assert not await look(controller), "the answer was known"
+        older = copy.deepcopy(service)
+        older["metadata"]["resourceVersion"] = "50"
+        controller._saw_child("MODIFIED", older)
+        assert await look(controller), "the answer holds what the look before it had not seen"
+        controller._saw_child("LISTED", service)
+        assert await look(controller), "a list tells of no change before it"
+
+    with_controller(server, course)
+
+
 def test_the_end_of_an_older_job_of_that_name_ends_no_newer_one() -> None:
     server = Server(job())
 
