@@ -15,8 +15,9 @@ from streamjob_operator.placement import wanted_pods
 
 GRACE_SECONDS = 60
 """What a pod gets to commit and stop."""
-STARTUP_PERIOD_SECONDS = 5
-STARTUP_CHECKS = 360
+STARTUP_PERIOD_SECONDS = 1
+"""A pod serves so much later, at most, than it could; clients wait for it meanwhile."""
+STARTUP_CHECKS = 1800
 """Half an hour in which a pod may recover its state."""
 _OVERHEAD_BYTES = 256 * 2**20
 _HASH = 32
