@@ -101,7 +101,8 @@ pub fn router(control: Control) -> OpenApiRouter {
 }
 
 async fn guard(State(control): State<Control>, request: Request, next: Next) -> Response {
-    if control.token.allows(request.headers().get(header::AUTHORIZATION)).await {
+    let given = request.headers().get(header::AUTHORIZATION).cloned();
+    if control.token.allows(given.as_ref()).await {
         return next.run(request).await;
     }
     problem(StatusCode::UNAUTHORIZED, "send the header Authorization: Bearer TOKEN with the control token")

@@ -46,8 +46,8 @@ fn a_token_that_changes_in_its_file_is_taken_over() {
         options.control_token_file = Some(file.clone());
     });
     let with = |token: &str| {
-        let header = ("authorization", &*format!("Bearer {token}"));
-        send("GET", &format!("{}/v1/control/status", running.url), &[header], b"").status
+        let bearer = format!("Bearer {token}");
+        send("GET", &format!("{}/v1/control/status", running.url), &[("authorization", &bearer)], b"").status
     };
     assert_eq!(with(TOKEN), 200);
     std::fs::write(&file, "another-token\n").unwrap();
