@@ -22,8 +22,8 @@ Object = dict[str, Any]
 Count = Callable[[str, str], None]
 """Called with (verb, kind) for each request."""
 
-PAGE = 250
-"""Objects of one page of a list."""
+PAGE = 100
+"""Objects of one page of a list: the largest answers, which the peak of memory hangs on."""
 REQUEST_TIMEOUT_S = 30.0
 WATCH_S = 290
 """How long the server keeps a watch open."""

@@ -13,7 +13,7 @@ from streamjob_operator import names
 from streamjob_operator.controller import Controller
 from streamjob_operator.validation import InvalidJob, check, sentence
 
-CHUNK = 250
+CHUNK = 100
 """Objects of one page of kopf's lists."""
 WORKERS = 32
 """Events that kopf hands on at once."""
