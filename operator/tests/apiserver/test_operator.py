@@ -406,6 +406,26 @@ def test_another_takes_over_from_a_killed_leader(server: Server, namespace: str,
             until("made again", lambda: space.get("statefulsets", "one"))
 
 
+def test_an_object_is_made_only_where_there_is_none(server: Server, space: Space) -> None:
+    """What making children relies on, in one request each."""
+
+    async def course() -> None:
+        cluster = await Cluster.connect()
+        metadata = {"name": "made", "namespace": space.name}
+        manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"a": "1"}}
+        made = await cluster.apply(manifest, absent=True)
+        assert made["metadata"]["managedFields"][0]["operation"] == "Apply"
+        with pytest.raises(ClusterError) as refused:
+            await cluster.apply({**manifest, "data": {"a": "2"}}, absent=True)
+        assert refused.value.code == 409
+        await cluster.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(server.kubeconfig))
+        asyncio.run(course())
+    assert (space.get("configmaps", "made") or {})["data"] == {"a": "1"}
+
+
 def test_a_job_that_is_gone_does_not_run_again(server: Server, space: Space, tmp_path: Path) -> None:
     """A look that still sees a job which was deleted by force, as a late watch shows it."""
 
