@@ -153,7 +153,9 @@ def test_an_upgrade_changes_the_crd_and_leaves_the_bundle(server: Server, helm: 
 def test_helm_s_test_passes_with_its_own_rights_and_says_what_is_wrong(
     server: Server, helm: Helm, tmp_path: Path
 ) -> None:
-    for one in yaml.safe_load_all(helm("template", "--show-only", "templates/tests/test.yaml", "--set", WATCHED)):
+    for one in yaml.safe_load_all(
+        helm("template", "--kube-version", "1.34", "--show-only", "templates/tests/test.yaml", "--set", WATCHED)
+    ):
         if one["kind"] != "Pod":
             apply(server, one)
     account = "/api/v1/namespaces/ops/serviceaccounts/sj-streamjob-operator-test/token"

@@ -25,7 +25,6 @@ waits in memory.
 """
 MAX_PROBLEMS = 20
 """Problems that a refusal lists."""
-WEBHOOK = "streamjobs"
 
 _log = structlog.get_logger("streamjob_operator.webhook")
 
@@ -49,7 +48,7 @@ def register(
 
     if webhook:
 
-        @kopf.on.validate(names.GROUP, names.VERSION, names.PLURAL, registry=registry, id=WEBHOOK)
+        @kopf.on.validate(names.GROUP, names.VERSION, names.PLURAL, registry=registry, id="streamjobs")
         async def validate(body: Any, **kwargs: Any) -> None:
             refuse_invalid(kwargs.get("operation"), dict(body), kwargs.get("old"))
 
