@@ -16,7 +16,7 @@ NAMESPACE = "streamjob-e2e"
 FULL_NAME = f"{NAME}-streamjob-operator"
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{FULL_NAME}"
 CRD = "streamjobs.streamjob.dev"
-HELM_WITHIN_S = 240.0
+HELM_WITHIN_S = 300.0
 LEADS_WITHIN_S = 60.0
 """A leader that was killed is followed after 15 s; the rest is for pods that start."""
 OPERATOR_IMAGE = os.environ.get("STREAMJOB_E2E_OPERATOR_IMAGE", "streamjob-operator:e2e")
@@ -67,7 +67,7 @@ class Release:
 
     def test(self) -> str:
         """`helm test`; gives what it printed."""
-        return self.helm("test", NAME, "--timeout", "120s")
+        return self.helm("test", NAME, "--timeout", "240s")
 
     def uninstall(self) -> None:
         """Takes away all that the installation made, also the CRD, which helm keeps."""

@@ -5,6 +5,7 @@
 mod body;
 mod committer;
 mod control;
+mod control_token;
 mod feed;
 mod idempotency;
 mod inbox;

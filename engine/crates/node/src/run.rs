@@ -17,6 +17,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::control_token::ControlToken;
 use crate::inbox::Message;
 use crate::ingest::Ingest;
 use crate::options::{OnReady, Options, StopHandle, Totals};
@@ -95,7 +96,8 @@ async fn run_async(plan: Arc<Plan>, mut options: Options) -> Result<Totals> {
     let mut ready = None;
     if let Some((listener, address)) = listener {
         let ingest = running.sequencer.clone().map(|sequencer| Arc::new(Ingest::new(running.shared.clone(), sequencer)));
-        let router = crate::rest::router(Rest { shared: running.shared.clone() }, options.control_token.take());
+        let token = options.control_token.take().map(|token| ControlToken::new(token, options.control_token_file.take()));
+        let router = crate::rest::router(Rest { shared: running.shared.clone() }, token);
         tokio::spawn(server::serve(listener, ingest, router, tasks.listener.clone(), tasks.connections.clone()));
         ready = options.on_ready.take().map(|on_ready| (on_ready, format!("http://{address}")));
     }

@@ -47,6 +47,7 @@ def engine(arguments: argparse.Namespace) -> int:
             on_progress=None,
             progress_interval_us=_PROGRESS_INTERVAL_US,
             control_token=token,
+            control_token_file=os.environ.get(CONTROL_VARIABLE) or None,
         )
     except native.EngineError as error:
         log.job_failed(error)
