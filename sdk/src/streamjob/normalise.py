@@ -12,7 +12,7 @@ from typing import Any
 
 from streamjob.expressions import lower_aggregate, lower_where
 from streamjob.loading import LoadedJob
-from streamjob.models import EVENTS, SinkSpec, SourceSpec, WindowSpec
+from streamjob.models import EVENTS, Secret, SinkSpec, SourceSpec, WindowSpec
 from streamjob.problems import Problem
 from streamjob.resolve import ResolvedUdf, resolve_path
 from streamjob.scope import Scope
@@ -109,6 +109,12 @@ def _source(source: SourceSpec, base_dir: str) -> dict[str, Any]:
         if file is None
         else {"path": resolve_path(file.path, base_dir), "format": file.format, "speed": float(file.speed)},
     }
+
+
+def secret(value: Secret, base_dir: str) -> dict[str, str]:
+    """Where a secret is read: `{"env": NAME}` or `{"file": PATH}`. The secret itself is never in the normalised job."""
+    ref = value.secret_ref
+    return {"env": ref.env} if ref.env is not None else {"file": resolve_path(str(ref.file), base_dir)}
 
 
 def _window(window: WindowSpec, scope: Scope) -> dict[str, Any]:

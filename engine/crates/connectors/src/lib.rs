@@ -5,6 +5,7 @@ pub mod deliveries;
 pub mod file_sink;
 pub mod file_source;
 mod os;
+pub mod secret;
 pub mod stdout;
 pub mod webhook;
 

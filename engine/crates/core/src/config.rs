@@ -326,6 +326,16 @@ pub struct RestConfig {
     pub cors_origins: Vec<String>,
 }
 
+/// Where a secret is read when the engine starts; the normalised job never holds the secret itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum SecretRef {
+    /// An environment variable.
+    Env(String),
+    /// An absolute path; a line break at the end of the file is no part of the secret.
+    File(String),
+}
+
 impl From<crate::expr::DataKind> for FieldType {
     fn from(kind: crate::expr::DataKind) -> FieldType {
         match kind {

@@ -5,6 +5,7 @@ from streamjob.models.job import API_VERSION, KIND, JobSpec, Metadata, StreamJob
 from streamjob.models.kubernetes import PodMetadata, PodTemplate, StorageSpec
 from streamjob.models.processing import CodeSpec, ConfigMapCode, UdfSpec, WindowSpec
 from streamjob.models.schema import EventTime, KeySpec, SchemaSpec
+from streamjob.models.secrets import Secret, SecretRef
 from streamjob.models.settings import (
     CheckpointSpec,
     EngineSpec,
@@ -45,6 +46,8 @@ __all__ = [
     "PodTemplate",
     "RestSpec",
     "SchemaSpec",
+    "Secret",
+    "SecretRef",
     "SinkSpec",
     "Size",
     "SourceSpec",
