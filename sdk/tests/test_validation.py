@@ -79,7 +79,7 @@ CASES = [
     ("http: {}", "file: {pth: x}", 0, "spec.sources[0].file.pth", "unknown field", '"pth"', '"path"'),
     ("http: {}", "file: {path: x, speed: -1}", 0, "spec.sources[0].file.speed", "at least 0", "-1", "use 0"),
     ("http: {}", "file: {path: x, speed: fast}", 0, "spec.sources[0].file.speed", "a number", '"fast"', "number"),
-    ("http: {}", "file: {path: x, format: csv}", 0, "spec.sources[0].file.format", "must be ndjson", '"csv"', "write"),
+    ("http: {}", "file: {path: x, format: csv}", 0, "spec.sources[0].file.format", "must be one of ndjson, arrow, avro", '"csv"', "write"),
     (WINDOW, "      tumbling: 10", 0, "spec.windows[0].tumbling", "needs a unit", "10", "10s"),
     (WINDOW, "      tumbling: 10x", 0, "spec.windows[0].tumbling", "not a duration", '"10x"', "unit"),
     (WINDOW, "      tumbling: 0s", 0, "spec.windows[0].tumbling", "at least 1ms", '"0s"', "longer"),

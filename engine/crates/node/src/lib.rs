@@ -6,6 +6,8 @@ mod body;
 mod committer;
 mod control;
 mod feed;
+mod file_rows;
+mod formats;
 mod idempotency;
 mod inbox;
 mod ingest;

@@ -17,6 +17,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::formats::Formats;
 use crate::inbox::Message;
 use crate::ingest::Ingest;
 use crate::options::{OnReady, Options, StopHandle, Totals};
@@ -81,6 +82,7 @@ async fn run_async(plan: Arc<Plan>, mut options: Options) -> Result<Totals> {
         None => None,
     };
     let traces = Traces::from_env(&plan.config.name)?;
+    let formats = Formats::new(&plan)?;
     let tasks = Tasks {
         listener: CancellationToken::new(),
         connections: TaskTracker::new(),
@@ -94,7 +96,7 @@ async fn run_async(plan: Arc<Plan>, mut options: Options) -> Result<Totals> {
     })?;
     let mut ready = None;
     if let Some((listener, address)) = listener {
-        let ingest = running.sequencer.clone().map(|sequencer| Arc::new(Ingest::new(running.shared.clone(), sequencer)));
+        let ingest = running.sequencer.clone().map(|sequencer| Arc::new(Ingest::new(running.shared.clone(), sequencer, formats)));
         let router = crate::rest::router(Rest { shared: running.shared.clone() }, options.control_token.take());
         tokio::spawn(server::serve(listener, ingest, router, tasks.listener.clone(), tasks.connections.clone()));
         ready = options.on_ready.take().map(|on_ready| (on_ready, format!("http://{address}")));
