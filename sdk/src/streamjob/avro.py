@@ -71,7 +71,7 @@ def _text(
 
 
 def _wrong(text: str, job: StreamJob | None) -> tuple[str, str] | None:
-    """What is wrong with a schema and what to do, if anything is. The engine looks at it more closely when it starts."""
+    """What is wrong with a schema and what to do, if anything is. The engine looks more closely when it starts."""
     if len(text.encode()) > _MAX_TEXT:
         return "the Avro schema is longer than 1 MiB", "leave documentation out"
     try:

@@ -21,7 +21,7 @@ JobLike = str | os.PathLike[str] | Mapping[str, Any] | StreamJob
 
 @dataclass(frozen=True, slots=True)
 class LoadedJob:
-    """A valid job with its UDFs' modules and its schemas read; `base_dir` is what its relative paths are relative to."""
+    """A valid job with its UDFs and schemas read; `base_dir` is what its relative paths are relative to."""
 
     job: StreamJob
     base_dir: str

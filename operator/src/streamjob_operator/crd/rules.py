@@ -1,7 +1,7 @@
 """What a StreamJob must meet beyond types, as CEL rules that the API server evaluates, each with a message.
 
-What has several forms (`spec.schema.fields`, formats) has no type here, and so no rules: the webhook and the operator look
-at it.
+What has several forms (`spec.schema.fields`, formats) has no type here, and so no rules: the webhook and the operator
+look at it.
 
 `RULES` maps the path of a schema node (`[]` an item of a list) to its rules. CEL knows durations up to hours; where a
 text has days or weeks a comparison passes here, and the webhook and the operator look at it.

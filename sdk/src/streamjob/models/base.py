@@ -64,8 +64,9 @@ def problem(message: str, fix: str) -> PydanticCustomError:
 
 
 class ShortText:
-    """An annotation of a model that may be written as a text: `read` makes its members of one of `texts`, `write` gives the
-    text back where nothing else is set, or the members.
+    """An annotation of a model that may be written as a text.
+
+    `read` makes its members of one of `texts`; `write` gives the text back where nothing else is set, or the members.
     """
 
     def __init__(self, texts: tuple[str, ...], read: Callable[[str], dict[str, Any]]) -> None:

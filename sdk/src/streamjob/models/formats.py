@@ -55,7 +55,7 @@ class Avro(Model):
     """Schemas of older writers: any number for single-object messages, at most one for plain ones."""
 
     framing: Literal["plain", "single-object", "confluent"] = "plain"
-    """What stands before each record: nothing, the fingerprint of its schema, or its schema's number in the registry."""
+    """What stands before each record: nothing, its schema's fingerprint, or its schema's number in the registry."""
 
     registry: Registry | None = None
     """Where the schemas of Confluent's wire format are."""

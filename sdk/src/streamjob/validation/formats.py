@@ -32,7 +32,9 @@ def check_avro(examination: Examination, path: Path, avro: Avro) -> None:
             fix = "add registry: {url: …}"
             examination.report(path, "needs a registry, which has the schemas that messages name", fix=fix)
         if avro.writers:
-            examination.report((*path, "writers"), "are in the registry with framing: confluent", fix="remove them here")
+            examination.report(
+                (*path, "writers"), "are in the registry with framing: confluent", fix="remove them here"
+            )
     else:
         if avro.schema_ is None:
             examination.report(path, "needs a schema", fix="add schema: {file: reading.avsc}")
