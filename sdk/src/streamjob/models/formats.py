@@ -51,7 +51,7 @@ class Avro(Model):
     """The reader's schema, whose aliases and defaults count; plain messages are written with it. May be left out with a
     registry."""
 
-    writers: Annotated[tuple[SchemaText, ...], Field(max_length=MAX_WRITERS)] = ()
+    writers: Annotated[list[SchemaText], Field(max_length=MAX_WRITERS)] = []
     """Schemas of older writers: any number for single-object messages, at most one for plain ones."""
 
     framing: Literal["plain", "single-object", "confluent"] = "plain"
