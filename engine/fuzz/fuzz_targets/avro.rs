@@ -31,18 +31,18 @@ fuzz_target!(|data: &[u8]| {
     };
     let messages = |payloads: &[Payload], span| {
         let mut decoder = decoder();
-        if let Err(wanted) = decoder.decode_messages(payloads, span, NOW_US) {
+        if let Err(wanted) = decoder.decode_messages(payloads, span) {
             for id in wanted.0 {
                 decoder.learn(id, if id % 2 == 0 { Ok(SCHEMA) } else { Err("there is none".to_string()) });
             }
         }
-        decoder.decode_messages(payloads, span, NOW_US).expect("all schemas are known")
+        decoder.decode_messages(payloads, span).expect("all schemas are known")
     };
-    let alone = messages(&[Payload { bytes: body, relative_offset: 1 }], 3);
+    let alone = messages(&[Payload { bytes: Some(body), relative_offset: 1, clock_us: NOW_US }], 3);
     assert_decoded(&alone, NOW_US + MAX_AHEAD_US);
     assert_eq!((alone.rows() + alone.rejects.len(), alone.span), (1, 3));
     let half = &body[..body.len() / 2];
-    let both = messages(&[Payload { bytes: half, relative_offset: 0 }, Payload { bytes: body, relative_offset: 1 }], 3);
+    let both = messages(&[Payload { bytes: Some(half), relative_offset: 0, clock_us: NOW_US }, Payload { bytes: Some(body), relative_offset: 1, clock_us: NOW_US }], 3);
     assert_decoded(&both, NOW_US + MAX_AHEAD_US);
     let (alone, both) = (alone.cut(1, 2), both.cut(1, 2));
     assert_eq!((alone.time_us.clone(), alone.columns.clone()), (both.time_us.clone(), both.columns.clone()));

@@ -8,11 +8,14 @@ use axum::routing::get;
 use streamjob_connectors::registry::{Found, MISSING_TRIES, Registry};
 use streamjob_core::config::{RegistryAuth, RegistryConfig, SecretRef};
 
-/// What the next requests are answered with, and those that came.
+type Shared<T> = Arc<Mutex<Vec<T>>>;
+
 #[derive(Clone, Default)]
 struct Answers {
-    next: Arc<Mutex<Vec<(u16, String)>>>,
-    came: Arc<Mutex<Vec<(u32, Option<String>)>>>,
+    /// Status and body of the next ones.
+    next: Shared<(u16, String)>,
+    /// Number and authorization of the requests that came.
+    came: Shared<(u32, Option<String>)>,
 }
 
 async fn answer(State(answers): State<Answers>, Path(id): Path<u32>, headers: HeaderMap) -> (StatusCode, String) {

@@ -11,7 +11,7 @@ use super::columns::{Expected, Rows};
 use super::general::{self, rejected_text};
 use super::template::Context;
 use super::text::{self, Breaks};
-use super::{Decoder, Wanted};
+use super::{Decoder, MAX_BODY_BYTES, MAX_MESSAGES, Wanted};
 
 /// What the text of a rejected row begins with where the row is no text.
 pub const BASE64_MARK: &str = "base64:";
@@ -22,11 +22,21 @@ const MAX_REJECTED_BYTES: usize = (MAX_REJECTED_TEXT_BYTES - BASE64_MARK.len()) 
 /// One message of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Payload<'a> {
-    /// What it carries.
-    pub bytes: &'a [u8],
     /// Its place behind the batch's first offset. Those of a batch ascend; there may be holes between them.
     pub relative_offset: u32,
+    /// Its value; `None` for a message without one.
+    pub bytes: Option<&'a [u8]>,
+    /// The clock for "too far ahead", microseconds: when the message was written, where that is known, since a row's fate must
+    /// not depend on when it is read.
+    pub clock_us: i64,
 }
+
+/// Why a message without a value is rejected.
+pub const NO_VALUE: &str = "the message has no value (a tombstone)";
+
+/// The most bytes of messages that are decoded in one step: text columns are addressed by `i32`, and values may be longer than
+/// the bytes that stand for them.
+pub const MAX_MESSAGES_BYTES: usize = MAX_BODY_BYTES / 2;
 
 impl Decoder {
     /// A decoder of messages of one source.
@@ -44,31 +54,38 @@ impl Decoder {
     /// Decodes messages, one row each: the seam for all sources that have messages. One that cannot be read becomes a reject
     /// at its place, and the others are kept.
     ///
-    /// `payloads`: at most [`MAX_MESSAGES`](super::MAX_MESSAGES), with ascending places below `span`. `span`: how far the batch
-    /// reaches, holes at its end included. `now_us`: the wall clock, microseconds.
+    /// `payloads`: at most [`MAX_MESSAGES`](super::MAX_MESSAGES) of [`MAX_MESSAGES_BYTES`] together, with ascending places below
+    /// `span`. `span`: how far the batch reaches, holes at its end included.
     ///
     /// # Errors
     /// [`Wanted`] where messages name schemas of a registry that are not known yet: nothing is decoded then.
     ///
     /// # Panics
-    /// If there are too many messages.
-    pub fn decode_messages(&mut self, payloads: &[Payload], span: u64, now_us: i64) -> Result<RowBatch, Wanted> {
+    /// If there are too many messages, or too long ones.
+    pub fn decode_messages(&mut self, payloads: &[Payload], span: u64) -> Result<RowBatch, Wanted> {
+        let bytes: usize = payloads.iter().filter_map(|payload| payload.bytes).map(<[u8]>::len).sum();
+        let fits = payloads.len() <= MAX_MESSAGES && bytes <= MAX_MESSAGES_BYTES;
+        assert!(fits, "messages must be split before they are decoded");
         debug_assert!(payloads.is_sorted_by(|a, b| a.relative_offset < b.relative_offset));
         debug_assert!(payloads.last().is_none_or(|last| u64::from(last.relative_offset) < span));
         match self.avro.framing() {
-            Some(framing) => self.decode_avro_messages(framing, payloads, span, now_us),
-            None => Ok(self.decode_json_messages(payloads, span, now_us)),
+            Some(framing) => self.decode_avro_messages(framing, payloads, span),
+            None => Ok(self.decode_json_messages(payloads, span)),
         }
     }
 
     /// Decodes JSON messages, one object each, of which none, one or many may be wrong: each of these becomes a reject.
-    fn decode_json_messages(&mut self, payloads: &[Payload], span: u64, now_us: i64) -> RowBatch {
+    fn decode_json_messages(&mut self, payloads: &[Payload], span: u64) -> RowBatch {
         self.fast.begin(Breaks::Whitespace);
         let mut rows = self.begin_messages(payloads);
-        let context =
-            Context { layout: &self.layout, latest_us: now_us.saturating_add(self.max_ahead_us), breaks: Breaks::Whitespace };
-        for Payload { bytes, relative_offset } in payloads {
+        for Payload { bytes, relative_offset, clock_us } in payloads {
             let offset = *relative_offset as usize;
+            let Some(bytes) = bytes else {
+                rows.reject(offset, "", NO_VALUE.to_string(), String::new());
+                continue;
+            };
+            let latest_us = clock_us.saturating_add(self.max_ahead_us);
+            let context = Context { layout: &self.layout, latest_us, breaks: Breaks::Whitespace };
             let start = text::skip_whitespace(bytes, 0, Breaks::Whitespace);
             let end = self.fast.read_object(&context, &mut rows, bytes, start);
             match end.filter(|end| text::skip_whitespace(bytes, *end, Breaks::Whitespace) == bytes.len()) {
@@ -88,7 +105,7 @@ impl Decoder {
     }
 
     pub(super) fn end_messages(&mut self, rows: Rows, payloads: &[Payload], span: u64) -> RowBatch {
-        let bytes = payloads.iter().map(|payload| payload.bytes.len()).sum();
+        let bytes = payloads.iter().filter_map(|payload| payload.bytes).map(<[u8]>::len).sum();
         self.end(rows, bytes, span)
     }
 }

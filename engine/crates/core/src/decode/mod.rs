@@ -40,17 +40,19 @@ use text::Breaks;
 pub use arrow::{MAX_ARROW_BATCHES, MAX_ARROW_MESSAGE_BYTES};
 pub use avro::{
     AvroBodyError, MAX_BLOCK_BYTES, MAX_BLOCK_ROWS, MAX_BODY_SCHEMAS, MAX_HEADER_BYTES, MAX_KNOWN_SCHEMAS, MAX_MESSAGES,
-    MAX_SCHEMA_BYTES, MAX_SCHEMA_TYPES, Wanted,
+    MAX_SCHEMA_BYTES, MAX_SCHEMA_TYPES, MAX_SYMBOL_BYTES, Wanted,
 };
 pub use blocks::{ARROW_HEAD_BYTES, AVRO_HEAD_BYTES, BlockFormat, MAX_UNPACKED_BYTES, SCAN_BYTES, Unit};
 pub use general::MAX_NESTING;
 pub use layout::{MAX_FIELDS, MAX_PATH_MEMBERS};
-pub use messages::{BASE64_MARK, Payload};
+pub use messages::{BASE64_MARK, MAX_MESSAGES_BYTES, NO_VALUE, Payload};
 
 /// Largest body that one call takes: text columns are addressed by `i32`.
 pub const MAX_BODY_BYTES: usize = i32::MAX as usize;
 /// Values (rows times fields) of a body in a binary format, whose rows may take next to no bytes.
 pub const MAX_BODY_VALUES: usize = 1 << 26;
+/// Bytes of text in one field of a body in a binary format, where few bytes may stand for a long text.
+pub const MAX_BODY_TEXT_BYTES: usize = 1 << 30;
 /// Bytes of a row before any was seen.
 const FIRST_ROW_BYTES: usize = 64;
 

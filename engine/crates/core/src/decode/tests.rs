@@ -1,3 +1,4 @@
+mod arrow;
 mod avro;
 mod formats;
 mod messages;

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::io::Read;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::UInt64Type;
 use arrow_array::{Array, ArrayRef, make_array, new_empty_array};
 use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer};
 use arrow_data::ArrayData;
@@ -14,7 +16,7 @@ use arrow_schema::{DataType, TimeUnit};
 
 use super::{Columns, Frame};
 use crate::decode::layout::{Layout, ROOT, Slot, Target, UNKNOWN};
-use crate::decode::{MAX_BODY_VALUES, MAX_NESTING};
+use crate::decode::{MAX_BODY_TEXT_BYTES, MAX_BODY_VALUES, MAX_NESTING};
 
 /// Dictionaries by number.
 pub(super) type Dictionaries = HashMap<i64, ArrayRef>;
@@ -194,10 +196,41 @@ impl<'a> Reader<'a> {
                 let indices = self.array_of(&index, rows, 1)?;
                 let empty = new_empty_array(&data_type);
                 let values = self.dictionaries.get(&dictionary.id()).unwrap_or(&empty);
-                resolve_dictionary(&indices, values)
+                self.resolve(&indices, values)
             }
         };
+        let array = array.and_then(|array| self.charge_views(&array).map(|()| array));
         array.map_err(|reason| format!("the column {name}: {reason}"))
+    }
+
+    /// Values of a dictionary, one for each index.
+    fn resolve(&mut self, indices: &ArrayRef, values: &ArrayRef) -> Result<ArrayRef, String> {
+        let wide = arrow_cast::cast(indices, &DataType::UInt64).map_err(|error| error.to_string())?;
+        if wide.null_count() != indices.null_count() {
+            return Err("an index of its dictionary is below zero".to_string());
+        }
+        let wide = wide.as_primitive::<UInt64Type>();
+        let mut bytes = 0usize;
+        for index in wide.iter().flatten() {
+            let index = usize::try_from(index).ok().filter(|index| *index < values.len());
+            bytes = bytes.saturating_add(text_bytes(values, index.ok_or("an index lies outside of its dictionary")?));
+        }
+        self.charge(bytes)?;
+        arrow_select::take::take(values, wide, None).map_err(|error| error.to_string())
+    }
+
+    /// Views may all show the same bytes, which become as many texts.
+    fn charge_views(&mut self, array: &ArrayRef) -> Result<(), String> {
+        if !matches!(array.data_type(), DataType::Utf8View) {
+            return Ok(());
+        }
+        self.charge((0..array.len()).fold(0, |bytes, row| text_bytes(array, row).saturating_add(bytes)))
+    }
+
+    fn charge(&mut self, bytes: usize) -> Result<(), String> {
+        let left = self.left.checked_sub(bytes).filter(|_| bytes <= MAX_BODY_TEXT_BYTES);
+        *self.left = left.ok_or_else(|| format!("its texts are longer than the {} bytes left", self.left))?;
+        Ok(())
     }
 
     /// Builds an array of a field whose values are not in a dictionary.
@@ -345,10 +378,17 @@ fn exactly(buffer: Buffer, data_type: &DataType, rows: usize) -> Result<Buffer, 
     Ok(buffer.slice_with_length(0, bytes))
 }
 
-/// Values of a dictionary, one for each index.
-fn resolve_dictionary(indices: &ArrayRef, values: &ArrayRef) -> Result<ArrayRef, String> {
-    let options = arrow_select::take::TakeOptions { check_bounds: true };
-    arrow_select::take::take(values, indices, Some(options)).map_err(|error| error.to_string())
+/// How long the text or the bytes of a row are; 0 where it has a fixed width.
+fn text_bytes(array: &ArrayRef, row: usize) -> usize {
+    match array.data_type() {
+        DataType::Utf8 => array.as_string::<i32>().value_length(row) as usize,
+        DataType::LargeUtf8 => array.as_string::<i64>().value_length(row) as usize,
+        DataType::Binary => array.as_binary::<i32>().value_length(row) as usize,
+        DataType::LargeBinary => array.as_binary::<i64>().value_length(row) as usize,
+        // the length is the lowest word of a view
+        DataType::Utf8View => array.as_string_view().views()[row] as u32 as usize,
+        _ => 0,
+    }
 }
 
 /// The same values, null also where an object around them is.

@@ -18,13 +18,13 @@ use crate::{Error, Result};
 
 use super::columns::Rows;
 use super::layout::Layout;
-use super::messages::{as_base64, reject_message};
+use super::messages::{NO_VALUE, as_base64, reject_message};
 use super::template::Context;
 use super::text::Breaks;
-use super::{BodyError, Decoder, MAX_BODY_VALUES, Payload, body_error};
+use super::{BodyError, Decoder, MAX_BODY_TEXT_BYTES, MAX_BODY_VALUES, Payload, body_error};
 
 pub use container::{MAX_BLOCK_BYTES, MAX_BLOCK_ROWS, MAX_HEADER_BYTES};
-pub use schema::{MAX_SCHEMA_BYTES, MAX_SCHEMA_TYPES};
+pub use schema::{MAX_SCHEMA_BYTES, MAX_SCHEMA_TYPES, MAX_SYMBOL_BYTES};
 
 pub(super) use container::{Damage, Header, read_block_head, read_header};
 use read::{Cursor, read_row};
@@ -202,21 +202,18 @@ impl Decoder {
         self.avro.learn(u64::from(id), schema, &self.layout);
     }
 
-    pub(super) fn decode_avro_messages(
-        &mut self,
-        framing: Framing,
-        payloads: &[Payload],
-        span: u64,
-        now_us: i64,
-    ) -> Result<RowBatch, Wanted> {
-        assert!(payloads.len() <= MAX_MESSAGES, "messages must be split before they are decoded");
+    pub(super) fn decode_avro_messages(&mut self, framing: Framing, payloads: &[Payload], span: u64) -> Result<RowBatch, Wanted> {
         if framing == Framing::Confluent {
             self.know_all(payloads)?;
         }
         let mut rows = self.begin_messages(payloads);
-        let context = self.context(now_us);
-        for Payload { bytes, relative_offset } in payloads {
+        for Payload { bytes, relative_offset, clock_us } in payloads {
             let offset = *relative_offset as usize;
+            let Some(bytes) = bytes else {
+                rows.reject(offset, "", NO_VALUE.to_string(), String::new());
+                continue;
+            };
+            let context = self.context(*clock_us);
             let result = frame(framing, bytes).map_err(str::to_string).and_then(|(id, start)| {
                 let unknown = || Err(unknown_schema(framing, id));
                 let program = self.avro.programs.get(id).map_or_else(unknown, |known| known.as_ref().map_err(String::clone))?;
@@ -242,7 +239,7 @@ impl Decoder {
         let mut wanted = Vec::new();
         let mut last = None;
         for payload in payloads {
-            let Ok((id, _)) = frame(Framing::Confluent, payload.bytes) else { continue };
+            let Some(Ok((id, _))) = payload.bytes.map(|bytes| frame(Framing::Confluent, bytes)) else { continue };
             if last.replace(id) != Some(id) && !self.avro.programs.touch(id) {
                 wanted.push(id as u32);
             }
@@ -309,6 +306,9 @@ impl Decoder {
 
 /// Whether one more row has room in a batch.
 fn check_values(rows: &Rows, layout: &Layout) -> Result<(), String> {
+    if rows.string_bytes() > MAX_BODY_TEXT_BYTES {
+        return Err(format!("more than {MAX_BODY_TEXT_BYTES} bytes of text in one field; send them in parts"));
+    }
     let most = MAX_BODY_VALUES / layout.slots();
     if rows.seen() >= most {
         return Err(format!("more than {most} rows of {} values; send them in parts", layout.slots()));

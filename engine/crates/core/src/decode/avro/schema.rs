@@ -10,6 +10,9 @@ pub const MAX_SCHEMA_BYTES: usize = 1 << 20;
 /// Most types of a schema, each place where one is written out counted.
 pub const MAX_SCHEMA_TYPES: usize = 1 << 14;
 
+/// The longest symbol of an enum, or text of a default: a byte of a message may stand for it.
+pub const MAX_SYMBOL_BYTES: usize = 4096;
+
 /// A type's number in its [`Schema`].
 pub(super) type TypeId = usize;
 
@@ -235,6 +238,9 @@ impl Parser {
         let name = json.get("name").and_then(Value::as_str).ok_or("a field without \"name\"")?.to_string();
         let kind = json.get("type").ok_or_else(|| format!("the field \"{name}\" has no \"type\""))?;
         let type_id = self.read(kind, space).map_err(|reason| format!("{name}: {reason}"))?;
+        if json.get("default").is_some_and(|default| default.to_string().len() > MAX_SYMBOL_BYTES) {
+            return Err(format!("{name}: its default is longer than {MAX_SYMBOL_BYTES} bytes"));
+        }
         let aliases = json.get("aliases").and_then(Value::as_array).into_iter().flatten();
         let aliases = aliases.filter_map(Value::as_str).map(str::to_string).collect();
         Ok(Field { name, aliases, type_id, default: json.get("default").cloned() })
@@ -245,7 +251,10 @@ impl Parser {
         let symbols = object.get("symbols").and_then(Value::as_array).ok_or_else(|| format!("{name} has no \"symbols\""))?;
         let symbols = symbols.iter().map(|symbol| symbol.as_str().map(Arc::from)).collect::<Option<Arc<[Arc<str>]>>>();
         let symbols = symbols.ok_or_else(|| format!("{name}: symbols are texts"))?;
-        let default = object.get("default").and_then(Value::as_str).map(Arc::from);
+        if symbols.iter().any(|symbol| symbol.len() > MAX_SYMBOL_BYTES) {
+            return Err(format!("{name}: a symbol is longer than {MAX_SYMBOL_BYTES} bytes"));
+        }
+        let default = object.get("default").and_then(Value::as_str).filter(|text| text.len() <= MAX_SYMBOL_BYTES).map(Arc::from);
         let type_id = self.add(Kind::Enum { name: name.clone(), symbols, default }, Logical::None)?;
         self.declare(&name, type_id)?;
         Ok(type_id)

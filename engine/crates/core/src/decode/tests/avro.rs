@@ -52,7 +52,7 @@ fn read(writer: &str, reader: Option<String>, message: &Record) -> RowBatch {
     let mut decoder = decoder().with_avro(&config(reader, Framing::Confluent)).unwrap();
     decoder.learn(1, Ok(writer));
     let bytes = [&[0, 0, 0, 0, 1], &message.0[..]].concat();
-    decoder.decode_messages(&[Payload { bytes: &bytes, relative_offset: 0 }], 1, NOW_US).unwrap()
+    decoder.decode_messages(&[Payload { bytes: Some(&bytes), relative_offset: 0, clock_us: NOW_US }], 1).unwrap()
 }
 
 fn reason(batch: &RowBatch) -> (&str, &str) {
@@ -152,7 +152,9 @@ fn frames_schemas_and_registries_are_named_in_reasons() {
     let writer = record(json!([{"name": "k", "type": "string"}, {"name": "t", "type": "long"}]));
     let message = Record::default().text("a").long(1).0;
     let one = |decoder: &mut Decoder, bytes: &[u8]| {
-        decoder.decode_messages(&[Payload { bytes, relative_offset: 0 }], 1, NOW_US).map(|batch| batch.rejects[0].reason.clone())
+        decoder
+            .decode_messages(&[Payload { bytes: Some(bytes), relative_offset: 0, clock_us: NOW_US }], 1)
+            .map(|batch| batch.rejects[0].reason.clone())
     };
     let mut confluent = decoder().with_avro(&config(None, Framing::Confluent)).unwrap();
     assert_eq!(one(&mut confluent, &[0, 0, 0, 1, 2]), Err(Wanted(vec![258])));
@@ -166,9 +168,9 @@ fn frames_schemas_and_registries_are_named_in_reasons() {
     let several: Vec<Payload> = [&[0, 0, 0, 0, 9][..], &[0, 0, 0, 0, 8], &[7], &[0, 0, 0, 0, 9]]
         .iter()
         .zip(0..)
-        .map(|(bytes, at)| Payload { bytes, relative_offset: at })
+        .map(|(bytes, at)| Payload { bytes: Some(bytes), relative_offset: at, clock_us: NOW_US })
         .collect();
-    assert_eq!(confluent.decode_messages(&several, 4, NOW_US).unwrap_err(), Wanted(vec![8, 9]));
+    assert_eq!(confluent.decode_messages(&several, 4).unwrap_err(), Wanted(vec![8, 9]));
 
     let fields = json!([{"name": "k", "type": "string"}, {"name": "t", "type": "long"}, {"name": "f", "type": "double"},
         {"name": "i", "type": "long"}, {"name": "b", "type": "boolean"}, {"name": "s", "type": "string"}]);
@@ -204,7 +206,7 @@ fn records_maps_and_arrays_are_read_by_path_or_skipped() {
     decoder.learn(1, Ok(&writer));
     let mut read = |record: Record| {
         let bytes = [&[0, 0, 0, 0, 1], &record.0[..]].concat();
-        decoder.decode_messages(&[Payload { bytes: &bytes, relative_offset: 0 }], 1, NOW_US).unwrap()
+        decoder.decode_messages(&[Payload { bytes: Some(&bytes), relative_offset: 0, clock_us: NOW_US }], 1).unwrap()
     };
     let begin = || {
         Record::default()

@@ -6,7 +6,10 @@ use super::*;
 use crate::batch::Reject;
 
 fn payloads<'a>(messages: &[(u32, &'a [u8])]) -> Vec<Payload<'a>> {
-    messages.iter().map(|(relative_offset, bytes)| Payload { bytes, relative_offset: *relative_offset }).collect()
+    messages
+        .iter()
+        .map(|(relative_offset, bytes)| Payload { bytes: Some(bytes), relative_offset: *relative_offset, clock_us: NOW_US })
+        .collect()
 }
 
 #[test]
@@ -20,7 +23,7 @@ fn a_poisoned_message_is_rejected_at_its_place_and_the_others_are_kept() {
         (9, b"{\"k\":\"d\",\"t\":3} {}"),
         (11, b"{\"k\":\"e\",\"t\":4}"),
     ];
-    let batch = decoder().decode_messages(&payloads(&messages), 20, NOW_US).unwrap();
+    let batch = decoder().decode_messages(&payloads(&messages), 20).unwrap();
     assert_eq!(
         (batch.time_us.clone(), batch.relative_offset.clone(), batch.span),
         (vec![1000, 2000, 4000], Some(vec![0, 4, 11]), 20)
@@ -37,18 +40,18 @@ fn a_poisoned_message_is_rejected_at_its_place_and_the_others_are_kept() {
 #[test]
 fn without_holes_and_rejects_no_offsets_are_written_down() {
     let messages: [(u32, &[u8]); 2] = [(0, b"{\"k\":\"a\",\"t\":1}"), (1, b"{\"k\":\"b\",\"t\":2}")];
-    let batch = decoder().decode_messages(&payloads(&messages), 2, NOW_US).unwrap();
+    let batch = decoder().decode_messages(&payloads(&messages), 2).unwrap();
     assert!(batch.relative_offset.is_none());
-    let batch = decoder().decode_messages(&payloads(&messages[1..]), 2, NOW_US).unwrap();
+    let batch = decoder().decode_messages(&payloads(&messages[1..]), 2).unwrap();
     assert_eq!(batch.relative_offset, Some(vec![1]));
-    let none = decoder().decode_messages(&[], 5, NOW_US).unwrap();
+    let none = decoder().decode_messages(&[], 5).unwrap();
     assert_eq!((none.rows(), none.rejects.len(), none.span), (0, 0, 5));
 }
 
 #[test]
 fn what_is_kept_of_a_binary_message_is_bounded_and_whole_base64() {
     let long = vec![0xff; 100_000];
-    let batch = decoder().decode_messages(&payloads(&[(0, &long)]), 1, NOW_US).unwrap();
+    let batch = decoder().decode_messages(&payloads(&[(0, &long)]), 1).unwrap();
     let Reject { text, .. } = &batch.rejects[0];
     assert!(text.len() <= MAX_REJECTED_TEXT_BYTES);
     let kept = base64::engine::general_purpose::STANDARD.decode(text.strip_prefix(BASE64_MARK).unwrap()).unwrap();
