@@ -345,7 +345,7 @@ def test_decisions_are_numbered() -> None:
     for name in names:
         text = (ROOT / "docs" / "decisions" / name).read_text(encoding="utf-8")
         assert text.startswith(f"# {int(name[:4])}. ")
-        assert re.search(r"^Status: (accepted|replaced by \d+)", text, re.MULTILINE)
+        assert re.search(r"^Status: (accepted|replaced by \d+|withdrawn)", text, re.MULTILINE)
 
 
 def test_the_license_is_the_same_everywhere() -> None:
