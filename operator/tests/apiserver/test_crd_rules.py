@@ -95,6 +95,12 @@ WRONG: list[tuple[str, dict[str, Any], Path, Any]] = [
     ("spec.sources[].http.avro.schema", {}, ("spec", "sources", 0, "http"), {"avro": {"schema": {}}}),
     ("spec.sources[].http.avro.writers[]", {}, ("spec", "sources", 0, "http"), {"avro": {"writers": [{}]}}),
     (
+        "spec.sources[].http.avro.writers[]",
+        {},
+        ("spec", "sources", 0, "http"),
+        {"avro": {"writers": [{"file": "a.avsc"}]}},
+    ),
+    (
         "spec.sources[].http.avro.registry.password.secretRef",
         {},
         ("spec", "sources", 0, "http"),
