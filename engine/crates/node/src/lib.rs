@@ -7,6 +7,8 @@ mod committer;
 mod control;
 mod control_token;
 mod feed;
+mod file_rows;
+mod formats;
 mod idempotency;
 mod inbox;
 mod ingest;

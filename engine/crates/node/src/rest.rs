@@ -132,7 +132,7 @@ struct IngestDocument;
     post,
     path = "/ingest",
     params(("Idempotency-Key" = Option<String>, Header, description = "The same key and body get the first answer, also after a restart.")),
-    request_body(content = String, content_type = "application/json", description = "Also application/x-ndjson; Content-Encoding gzip or zstd."),
+    request_body(content = String, content_type = "application/json", description = "Also application/x-ndjson, application/vnd.apache.arrow.stream, application/avro; Content-Encoding gzip or zstd."),
     responses(
         (status = 202, description = "At least one row was accepted, or the array was empty."),
         (status = 400, description = "No row was accepted, or the body is empty or no JSON."),

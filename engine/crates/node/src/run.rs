@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::control_token::ControlToken;
+use crate::formats::Formats;
 use crate::inbox::Message;
 use crate::ingest::Ingest;
 use crate::options::{OnReady, Options, StopHandle, Totals};
@@ -82,6 +83,7 @@ async fn run_async(plan: Arc<Plan>, mut options: Options) -> Result<Totals> {
         None => None,
     };
     let traces = Traces::from_env(&plan.config.name)?;
+    let formats = Formats::new(&plan)?;
     let tasks = Tasks {
         listener: CancellationToken::new(),
         connections: TaskTracker::new(),
@@ -95,7 +97,7 @@ async fn run_async(plan: Arc<Plan>, mut options: Options) -> Result<Totals> {
     })?;
     let mut ready = None;
     if let Some((listener, address)) = listener {
-        let ingest = running.sequencer.clone().map(|sequencer| Arc::new(Ingest::new(running.shared.clone(), sequencer)));
+        let ingest = running.sequencer.clone().map(|sequencer| Arc::new(Ingest::new(running.shared.clone(), sequencer, formats)));
         let token = options.control_token.take().map(|token| ControlToken::new(token, options.control_token_file.take()));
         let router = crate::rest::router(Rest { shared: running.shared.clone() }, token);
         tokio::spawn(server::serve(listener, ingest, router, tasks.listener.clone(), tasks.connections.clone()));
