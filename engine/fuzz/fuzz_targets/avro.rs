@@ -12,7 +12,7 @@ use streamjob_fuzz::{MAX_AHEAD_US, NOW_US, assert_decoded, assert_kept, assert_s
 
 const SCHEMA: &str = r#"{"type":"record","name":"R","fields":[
     {"name":"k","type":["null","string","long"]},
-    {"name":"t","type":["long",{"type":"long","logicalType":"timestamp-micros"},"string","double","int"]},
+    {"name":"t","type":[{"type":"long","logicalType":"timestamp-micros"},"string","double","int"]},
     {"name":"f","type":["null","double","float","int",{"type":"bytes","logicalType":"decimal","precision":8,"scale":2}]},
     {"name":"i","type":["null","long","double"]},
     {"name":"b","type":["null","boolean"]},
