@@ -8,11 +8,12 @@ two sides shows at once. `engine/testdata/normalised` holds examples that tests 
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from streamjob.expressions import lower_aggregate, lower_where
 from streamjob.loading import LoadedJob
-from streamjob.models import EVENTS, SinkSpec, SourceSpec, WindowSpec
+from streamjob.models import EVENTS, KafkaConnection, KafkaSink, KafkaSource, Secret, SinkSpec, SourceSpec, WindowSpec
 from streamjob.problems import Problem
 from streamjob.resolve import ResolvedUdf, resolve_path
 from streamjob.scope import Scope
@@ -41,7 +42,7 @@ def normalise(loaded: LoadedJob) -> dict[str, Any]:
             "fields": [{"name": name, "type": kind} for name, kind in schema.fields.items()],
         },
         "where": None if spec.where is None else lower_where(spec.where, scope.event_fields()),
-        "sources": [_source(source, loaded.base_dir) for source in spec.sources],
+        "sources": [_source(source, loaded) for source in spec.sources],
         "time": {
             "max_out_of_orderness_us": int(spec.time.max_out_of_orderness),
             "idle_timeout_us": int(spec.time.idle_timeout),
@@ -51,7 +52,7 @@ def normalise(loaded: LoadedJob) -> dict[str, Any]:
         },
         "windows": [_window(window, scope) for window in spec.windows],
         "udfs": [_udf(udf) for udf in loaded.udfs],
-        "sinks": [_sink(sink, loaded.base_dir, scope) for sink in spec.sinks],
+        "sinks": [_sink(sink, loaded, scope) for sink in spec.sinks],
         "dead_letters": None
         if spec.dead_letters is None
         else {"file": {"path": resolve_path(spec.dead_letters.file.path, loaded.base_dir)}},
@@ -100,14 +101,91 @@ def _settings(loaded: LoadedJob) -> dict[str, Any]:
     }
 
 
-def _source(source: SourceSpec, base_dir: str) -> dict[str, Any]:
-    file = source.file
+def _secret(secret: Secret | None, base_dir: str) -> dict[str, Any] | None:
+    """Where a secret is; its value is for the engine alone."""
+    if secret is None:
+        return None
+    reference = secret.secret_ref
+    return {"env": reference.env} if reference.file is None else {"file": resolve_path(reference.file, base_dir)}
+
+
+def _path(path: str | None, base_dir: str) -> str | None:
+    return None if path is None else resolve_path(path, base_dir)
+
+
+def _connection(kafka: KafkaConnection, base_dir: str) -> dict[str, Any]:
+    tls, sasl = kafka.tls, kafka.sasl
+    return {
+        "bootstrap_servers": kafka.bootstrap_servers,
+        "tls": None
+        if tls is None
+        else {
+            "ca_file": _path(tls.ca_file, base_dir),
+            "certificate_file": _path(tls.certificate_file, base_dir),
+            "key_file": _path(tls.key_file, base_dir),
+            "key_password": _secret(tls.key_password, base_dir),
+            "verify_hostname": tls.verify_hostname,
+        },
+        "sasl": None
+        if sasl is None
+        else {
+            "mechanism": sasl.mechanism,
+            "username": sasl.username,
+            "password": _secret(sasl.password, base_dir),
+        },
+        "properties": dict(kafka.properties),
+    }
+
+
+def _start_from(kafka: KafkaSource) -> Any:
+    if isinstance(kafka.start_from, str):
+        return kafka.start_from
+    time = datetime.fromisoformat(kafka.start_from.timestamp)
+    return {"timestamp_us": (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)}
+
+
+def _kafka_source(kafka: KafkaSource, name: str, loaded: LoadedJob) -> dict[str, Any]:
+    return {
+        "connection": _connection(kafka, loaded.base_dir),
+        "topic": kafka.topic,
+        "format": kafka.format,
+        "start_from": _start_from(kafka),
+        "group_id": kafka.group_id or f"streamjob-{loaded.job.metadata.name}-{name}",
+        "isolation": kafka.isolation,
+        "on_data_loss": kafka.on_data_loss,
+        "tombstones": kafka.tombstones,
+        "refresh_us": int(kafka.refresh),
+    }
+
+
+def _kafka_sink(kafka: KafkaSink, sink: SinkSpec, loaded: LoadedJob) -> dict[str, Any]:
+    schema_key = loaded.job.spec.schema_.key.field
+    # A window's row has its key in a column of its own; an event has it in the field, where it is one.
+    default = schema_key if sink.from_ == EVENTS else "key"
+    return {
+        "connection": _connection(kafka, loaded.base_dir),
+        "topic": kafka.topic,
+        "format": kafka.format,
+        "key": None if kafka.keyless else kafka.key or default,
+        "partition": kafka.partition,
+        "headers": dict(kafka.headers),
+        "progress_topic": kafka.progress_topic or f"streamjob-progress-{loaded.job.metadata.name}-{sink.name}",
+        "transaction_timeout_us": int(kafka.transaction_timeout),
+        "max_batch_rows": kafka.max_batch_rows,
+        "backoff_initial_us": int(kafka.backoff.initial),
+        "backoff_max_us": int(kafka.backoff.max),
+    }
+
+
+def _source(source: SourceSpec, loaded: LoadedJob) -> dict[str, Any]:
+    file, base_dir = source.file, loaded.base_dir
     return {
         "name": source.name,
         "http": None if source.http is None else {},
         "file": None
         if file is None
         else {"path": resolve_path(file.path, base_dir), "format": file.format, "speed": float(file.speed)},
+        "kafka": None if source.kafka is None else _kafka_source(source.kafka, source.name, loaded),
     }
 
 
@@ -135,14 +213,14 @@ def _udf(udf: ResolvedUdf) -> dict[str, Any]:
     }
 
 
-def _sink(sink: SinkSpec, base_dir: str, scope: Scope) -> dict[str, Any]:
+def _sink(sink: SinkSpec, loaded: LoadedJob, scope: Scope) -> dict[str, Any]:
     where = None
     if sink.where is not None:
         columns = scope.event_columns() if sink.from_ == EVENTS else scope.window_columns(sink.from_)
         where = lower_where(sink.where, columns)
     # Standard output keeps no position to go on from; the others can do better unless asked not to.
     default = "at-least-once" if sink.stdout is not None else "exactly-once"
-    file, http = sink.file, sink.http
+    file, http, base_dir = sink.file, sink.http, loaded.base_dir
     return {
         "name": sink.name,
         "from": sink.from_,
@@ -154,10 +232,12 @@ def _sink(sink: SinkSpec, base_dir: str, scope: Scope) -> dict[str, Any]:
         else {
             "url": http.url,
             "headers": dict(http.headers),
+            "bearer_token": _secret(http.bearer_token, base_dir),
             "max_batch_rows": http.max_batch_rows,
             "timeout_us": int(http.timeout),
             "backoff_initial_us": int(http.backoff.initial),
             "backoff_max_us": int(http.backoff.max),
         },
+        "kafka": None if sink.kafka is None else _kafka_sink(sink.kafka, sink, loaded),
         "stdout": None if sink.stdout is None else {},
     }

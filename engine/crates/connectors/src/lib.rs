@@ -1,10 +1,13 @@
 //! Sources and sinks, one file each. They know files, sockets and servers, but nothing of shards' state, workers or commits.
 
 pub mod backoff;
+pub mod connection;
 pub mod deliveries;
 pub mod file_sink;
 pub mod file_source;
+pub mod kafka;
 mod os;
+pub mod secrets;
 pub mod stdout;
 pub mod webhook;
 

@@ -19,6 +19,9 @@ use streamjob_core::config::HttpSinkConfig;
 use streamjob_core::{Error, Result};
 use tokio::time::{Instant, timeout_at};
 
+use crate::connection::Connection;
+use crate::secrets::resolve;
+
 /// The most that connecting may take of an attempt's time.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -69,6 +72,7 @@ pub struct Webhook {
     uri: Uri,
     headers: HeaderMap,
     timeout: Duration,
+    connection: Arc<Connection>,
 }
 
 impl Webhook {
@@ -85,7 +89,7 @@ impl Webhook {
         let connector = connector(&uri, timeout.min(CONNECT_TIMEOUT))?;
         let client =
             Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE_TIMEOUT).build(connector);
-        Ok(Webhook { client, uri, headers: headers(config)?, timeout })
+        Ok(Webhook { client, uri, headers: headers(config)?, timeout, connection: Arc::default() })
     }
 
     /// The server, for messages: without the path and query, which may hold secrets.
@@ -93,13 +97,40 @@ impl Webhook {
         format!("{}://{}", self.uri.scheme_str().unwrap_or_default(), self.uri.authority().map_or("", |host| host.as_str()))
     }
 
+    /// Whether the server answers.
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
     /// Sends the batch once.
     pub async fn deliver(&self, batch: &WebhookBatch) -> Outcome {
         let deadline = Instant::now() + self.timeout;
-        match timeout_at(deadline, self.client.request(self.request(batch))).await {
+        let outcome = match timeout_at(deadline, self.client.request(self.request(batch))).await {
             Err(_) => self.retry(format!("no answer within {:?}", self.timeout)),
             Ok(Err(error)) => self.retry(explain_chain(&error)),
             Ok(Ok(response)) => self.judge(response, deadline).await,
+        };
+        match &outcome {
+            Outcome::Retry { reason, .. } => drop(self.connection.failed(reason)),
+            Outcome::Delivered | Outcome::Rejected { .. } => drop(self.connection.answered()),
+        }
+        outcome
+    }
+
+    /// Asks the server what it takes, which changes nothing there. Whatever it answers, it can be reached.
+    ///
+    /// # Errors
+    /// `outside` if it can't be reached.
+    pub async fn ask(&self) -> Result<String> {
+        let mut request = Request::new(Full::new(Bytes::new()));
+        *request.method_mut() = Method::OPTIONS;
+        *request.uri_mut() = self.uri.clone();
+        request.headers_mut().clone_from(&self.headers);
+        let deadline = Instant::now() + self.timeout;
+        match timeout_at(deadline, self.client.request(request)).await {
+            Err(_) => Err(Error::outside(format!("{}: no answer within {:?}", self.server(), self.timeout))),
+            Ok(Err(error)) => Err(Error::outside(format!("{}: {}", self.server(), explain_chain(&error)))),
+            Ok(Ok(response)) => Ok(format!("{} answers ({} to OPTIONS)", self.server(), response.status().as_u16())),
         }
     }
 
@@ -187,6 +218,13 @@ fn headers(config: &HttpSinkConfig) -> Result<HeaderMap> {
             Error::user(format!("http.headers.{name}: its value has characters other than visible ASCII; encode them"))
         })?;
         headers.insert(parsed, value);
+    }
+    if let Some(reference) = &config.bearer_token {
+        let token = resolve("http.bearerToken", reference)?;
+        let value = HeaderValue::from_str(&format!("Bearer {}", token.reveal()));
+        let mut value = value.map_err(|_| Error::user("http.bearerToken: the token has characters other than visible ASCII"))?;
+        value.set_sensitive(true);
+        headers.insert(header::AUTHORIZATION, value);
     }
     Ok(headers)
 }

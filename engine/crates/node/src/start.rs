@@ -31,8 +31,9 @@ use crate::port::{Output, Port, Stdout};
 use crate::read_again::{Origins, Rereader};
 use crate::replay::{self, Replay};
 use crate::sequencer::Sequencer;
-use crate::shared::Shared;
+use crate::shared::{ConnectionView, Shared};
 use crate::telemetry::Traces;
+use crate::topics::{TopicRun, TopicSource, TopicWatch, is_unknown};
 use crate::worker::Worker;
 
 /// RocksDB gets at least this for its cache and memtables, whatever `state.memory` says.
@@ -54,6 +55,7 @@ pub struct Opened {
     storage: Arc<FileLogStorage>,
     logs: Vec<RecoveredLog<FileLogStorage>>,
     files: Vec<SourceFile>,
+    topics: Vec<TopicSource>,
     splits: Vec<SplitInfo>,
     /// The split of this start's journal, where the job has a push source.
     journal_split: Option<SplitIndex>,
@@ -66,6 +68,8 @@ struct Report {
     positions: Vec<Vec<(u16, u64)>>,
     /// Sink, shard, number of the first segment that is not committed.
     segments: Vec<(usize, u16, u64)>,
+    /// Sink of messages, shard, number of the first batch that is not cut.
+    batches: Vec<(usize, u16, u64)>,
     ledger: Ledger,
     committed: Vec<(u16, std::collections::HashMap<String, u64>)>,
 }
@@ -98,8 +102,9 @@ pub struct Running {
     pub resumed: bool,
     outputs: Vec<Output>,
     logs: Vec<Log>,
+    topics: Vec<Arc<TopicSource>>,
     workers: Vec<JoinHandle<()>>,
-    /// Threads that bring rows: of files in event time, of journals.
+    /// Threads that bring rows: of files in event time, of journals, of topics.
     feeders: Vec<JoinHandle<()>>,
     committer: JoinHandle<()>,
     /// With a push source: who writes the journal, and who syncs it where that is another.
@@ -127,19 +132,21 @@ impl Opened {
             storage,
             logs,
             files: Vec::new(),
+            topics: Vec::new(),
             splits: Vec::new(),
             journal_split: None,
             journal: None,
         };
         opened.open_journal(&identity)?;
         opened.open_files()?;
+        opened.open_topics()?;
         Ok(opened)
     }
 
     fn open_journal(&mut self, identity: &JobIdentity) -> Result<()> {
         let http = self.plan.config.sources.iter().find(|source| source.http.is_some());
         let source: Arc<str> = http.map_or(JOURNAL, |source| source.name.as_str()).into();
-        let info = |incarnation| SplitInfo { id: split_id(JOURNAL, incarnation).into(), source: source.clone() };
+        let info = |incarnation| SplitInfo { id: split_id(JOURNAL, incarnation).into(), source: source.clone(), chained: true };
         for log in &self.logs {
             if log.fingerprint() != identity.schema_fingerprint {
                 return Err(Error::user(
@@ -164,9 +171,24 @@ impl Opened {
             let Some(file) = &source.file else { continue };
             let opened = FileSplit::open(&source.name, Path::new(&file.path))?;
             let split = self.splits.len() as SplitIndex;
-            self.splits.push(SplitInfo { id: opened.id().into(), source: source.name.as_str().into() });
+            let (id, source) = (opened.id().into(), source.name.as_str().into());
+            self.splits.push(SplitInfo { id, source, chained: false });
             let opened_at_us = self.state.created_us().max(opened.modified_us());
             self.files.push(SourceFile { split, file: Arc::new(opened), speed: file.speed, opened_at_us });
+        }
+        Ok(())
+    }
+
+    fn open_topics(&mut self) -> Result<()> {
+        for source in &self.plan.config.sources {
+            let Some(kafka) = &source.kafka else { continue };
+            let mut topic = TopicSource::find(&self.state, source, kafka)?;
+            let splits = topic.number(self.splits.len() as SplitIndex);
+            if self.splits.len() + splits.len() > usize::from(SplitIndex::MAX) {
+                return Err(Error::user(format!("sources.{}: more than {} partitions", source.name, SplitIndex::MAX)));
+            }
+            self.splits.extend(splits);
+            self.topics.push(topic);
         }
         Ok(())
     }
@@ -186,11 +208,12 @@ impl Opened {
         self,
         traces: Traces,
         udfs: &Arc<dyn UdfFactory>,
+        exit_at_end: bool,
         sinks: impl FnOnce(&Arc<Shared>) -> Result<Vec<Output>>,
     ) -> Result<Running> {
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..self.worker_count()).map(|_| Inbox::new()).unzip();
         let (commits, commit_receiver) = committer::channel(self.worker_count());
-        let Opened { plan, state, rocks, logs, files, splits, journal_split, journal, .. } = self;
+        let Opened { plan, state, rocks, logs, files, topics, splits, journal_split, journal, .. } = self;
         let shared = Arc::new(Shared::new(plan, state, traces, Metrics::new()?, inboxes, rocks, splits));
         let mut workers = Workers { handles: Vec::new(), shared: shared.clone() };
         let reports = workers.spawn(receivers, &commits, udfs)?;
@@ -199,6 +222,7 @@ impl Opened {
         for SourceFile { split, file, .. } in &files {
             file.check_resume(file.id(), starts[usize::from(*split)])?;
         }
+        let topics: Vec<Arc<TopicSource>> = topics.into_iter().map(Arc::new).collect();
         let outputs = sinks(&shared)?;
         recover_segments(&shared, &outputs, &reports)?;
         let logs = name_logs(&shared, logs);
@@ -213,7 +237,7 @@ impl Opened {
             }
             _ => None,
         };
-        let origins = Arc::new(Origins::find(&logs, sequencer.as_ref(), &files));
+        let origins = Arc::new(Origins::find(&logs, sequencer.as_ref(), &files, &topics));
         let (feeds, paced) = open_feeds(&shared, files, &starts);
         let committer = {
             let (owned, sequencer) = (shared.clone(), sequencer.clone());
@@ -229,6 +253,9 @@ impl Opened {
         for paced in paced {
             feeders.push(spawn(&shared, "paced", move || paced.run())?);
         }
+        for source in &topics {
+            feeders.extend(spawn_topic(&shared, source, &starts, exit_at_end)?);
+        }
         match replays.is_empty() {
             true => shared.open_gate(),
             false => {
@@ -236,7 +263,7 @@ impl Opened {
                 feeders.push(spawn(&shared, "replay", move || replay::run(&replayed, replays))?);
             }
         }
-        Ok(Running { shared, sequencer, resumed, outputs, logs, workers: workers.take(), feeders, committer, journal })
+        Ok(Running { shared, sequencer, resumed, outputs, logs, topics, workers: workers.take(), feeders, committer, journal })
     }
 }
 
@@ -255,6 +282,8 @@ fn take_reports(shared: &Shared, reports: &[Report]) -> Result<Vec<u64>> {
             shared.trimmer.lock().committed(*shard, positions.iter().map(|(split, position)| (split.as_str(), *position)));
         }
     }
+    let batches = reports.iter().flat_map(|report| &report.batches).map(|(sink, shard, number)| ((*sink, *shard), *number));
+    shared.first_numbers.set(batches.collect()).map_err(|_| Error::engine("a process starts once"))?;
     shared.received.store(ledger.taken(), Ordering::Relaxed);
     let starts: Vec<u64> = by_shard.iter().map(|positions| positions.iter().copied().min().unwrap_or(0)).collect();
     shared.start_positions.set(by_shard).map_err(|_| Error::engine("a process starts once"))?;
@@ -372,7 +401,7 @@ fn open_shards(shared: &Arc<Shared>, worker: usize, udfs: &dyn UdfFactory) -> Re
         let store = shared.stores[usize::from(shard)].clone();
         let mut shard = Shard::open(shard, shared.plan.clone(), store, &shared.splits)?;
         // A journal is deleted once all shards have committed it, and its name is never used again.
-        shard.forget_splits(|id| id.strip_prefix(JOURNAL).is_some_and(|rest| rest.starts_with('@')));
+        shard.forget_splits(|id| id.strip_prefix(JOURNAL).is_some_and(|rest| rest.starts_with('@')) || is_unknown(id));
         shards.push(shard);
     }
     let mut ledger = Ledger::default();
@@ -382,12 +411,42 @@ fn open_shards(shared: &Arc<Shared>, worker: usize, udfs: &dyn UdfFactory) -> Re
             .map(|split| shards.iter().map(|shard| (shard.id, shard.progress(split as SplitIndex).position)).collect())
             .collect(),
         segments: shards.iter().flat_map(|shard| shard.open_segments().map(|(sink, number)| (sink, shard.id, number))).collect(),
+        batches: shards.iter().flat_map(next_batches).collect(),
         ledger,
         committed: shards.iter().map(|shard| (shard.id, shard.positions())).collect(),
     };
     // Last: functions may still be on their way.
     let processor = Processor::new(shared.plan.clone(), shared.splits.clone(), shards, udfs.host(worker)?);
     Ok((report, processor))
+}
+
+/// Sinks of messages, with the number of the next batch of a shard.
+fn next_batches(shard: &Shard) -> Vec<(usize, u16, u64)> {
+    let number = |sink| shard.outbox(sink).map(|outbox| (sink, shard.id, outbox.next_number()));
+    (0..shard.sinks()).filter_map(number).collect()
+}
+
+/// The threads of one topic: who reads it, where its partitions are known, and who asks about it.
+fn spawn_topic(
+    shared: &Arc<Shared>,
+    source: &Arc<TopicSource>,
+    starts: &[u64],
+    exit_at_end: bool,
+) -> Result<Vec<JoinHandle<()>>> {
+    shared.connections.lock().push(ConnectionView {
+        source: true,
+        name: source.name.clone(),
+        connection: source.connection.clone(),
+        topic: Some(source.clone()),
+    });
+    let watch = TopicWatch { shared: shared.clone(), source: source.clone(), exit_at_end };
+    let mut threads = vec![spawn(shared, "topic-watch", move || watch.run())?];
+    if source.info.is_some() {
+        let starts = source.partitions.iter().map(|partition| starts[usize::from(partition.split)]).collect();
+        let run = TopicRun { shared: shared.clone(), source: source.clone(), starts, exit_at_end };
+        threads.push(spawn(shared, "topic", move || run.run())?);
+    }
+    Ok(threads)
 }
 
 /// Publishes committed segments that a crash left under their temporary names, and deletes the others. A state that is older
@@ -440,10 +499,10 @@ fn spawn(shared: &Arc<Shared>, name: &str, run: impl FnOnce() + Send + 'static) 
         .map_err(|error| Error::outside(format!("can't start the thread {name}: {error}")))
 }
 
-/// Opens the directories and streams of all sinks; webhooks are added by whoever has the runtime.
+/// Opens the directories and streams of all sinks; those that take messages are added by whoever has the runtime.
 pub fn open_outputs(
     shared: &Shared,
-    mut webhook: impl FnMut(usize, &streamjob_core::config::HttpSinkConfig) -> Result<Output>,
+    mut messages: impl FnMut(usize, &streamjob_core::config::SinkConfig) -> Result<Output>,
 ) -> Result<Vec<Output>> {
     let (plan, state) = (&shared.plan, &shared.state);
     let mut outputs = Vec::new();
@@ -456,9 +515,9 @@ pub fn open_outputs(
             continue;
         }
         let config = &plan.config.sinks[index];
-        outputs.push(match (sink.mode, &config.file, &config.http) {
-            (SinkMode::Segments, Some(file), _) => segments(PathBuf::from(&file.path))?,
-            (SinkMode::Messages, _, Some(http)) => webhook(index, http)?,
+        outputs.push(match (sink.mode, &config.file) {
+            (SinkMode::Segments, Some(file)) => segments(PathBuf::from(&file.path))?,
+            (SinkMode::Messages, _) => messages(index, config)?,
             _ => Output::Stdout(Arc::new(Stdout::start()?)),
         });
     }

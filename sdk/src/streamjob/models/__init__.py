@@ -2,6 +2,7 @@
 
 from streamjob.models.base import ColumnType, Duration, Size
 from streamjob.models.job import API_VERSION, KIND, JobSpec, Metadata, StreamJob
+from streamjob.models.kafka import KafkaConnection, KafkaSink, KafkaSource, Secret
 from streamjob.models.kubernetes import PodMetadata, PodTemplate, StorageSpec
 from streamjob.models.processing import CodeSpec, ConfigMapCode, UdfSpec, WindowSpec
 from streamjob.models.schema import EventTime, KeySpec, SchemaSpec
@@ -39,12 +40,16 @@ __all__ = [
     "IdempotencySpec",
     "IngestSpec",
     "JobSpec",
+    "KafkaConnection",
+    "KafkaSink",
+    "KafkaSource",
     "KeySpec",
     "Metadata",
     "PodMetadata",
     "PodTemplate",
     "RestSpec",
     "SchemaSpec",
+    "Secret",
     "SinkSpec",
     "Size",
     "SourceSpec",

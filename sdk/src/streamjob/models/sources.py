@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from streamjob.models.base import Model, Name
+from streamjob.models.kafka import KafkaSource
 
 
 class HttpSource(Model):
@@ -29,7 +30,7 @@ class FileSource(Model):
 class SourceSpec(Model):
     """One source of events; exactly one of the kinds is set."""
 
-    KINDS: ClassVar[tuple[str, ...]] = ("http", "file")
+    KINDS: ClassVar[tuple[str, ...]] = ("http", "file", "kafka")
 
     name: Name
     """The source's name. It is part of every row's position: renaming it starts the source anew."""
@@ -39,3 +40,6 @@ class SourceSpec(Model):
 
     file: FileSource | None = None
     """Replay a file."""
+
+    kafka: KafkaSource | None = None
+    """Read a topic."""

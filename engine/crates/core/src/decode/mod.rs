@@ -6,6 +6,7 @@
 mod columns;
 mod general;
 mod layout;
+mod messages;
 mod number;
 mod template;
 mod text;
@@ -26,6 +27,7 @@ use text::Breaks;
 
 pub use general::MAX_NESTING;
 pub use layout::MAX_FIELDS;
+pub use messages::{NO_VALUE, Payload};
 
 /// Largest body that one call takes: text columns are addressed by `i32`.
 pub const MAX_BODY_BYTES: usize = i32::MAX as usize;
@@ -118,7 +120,7 @@ impl Decoder {
             line_start = at;
         }
         let span = if positions == Positions::Bytes { body.len() } else { rows.seen() };
-        self.shape = Shape::of(&rows, body);
+        self.shape = Shape::of(&rows, body.len());
         rows.finish(&self.layout, span as u64)
     }
 
@@ -147,7 +149,7 @@ impl Decoder {
             return Err(body_error("unexpected text after the JSON value", rest));
         }
         let span = rows.seen() as u64;
-        self.shape = Shape::of(&rows, body);
+        self.shape = Shape::of(&rows, body.len());
         Ok(rows.finish(&self.layout, span))
     }
 
@@ -192,10 +194,10 @@ impl Decoder {
 }
 
 impl Shape {
-    fn of(rows: &Rows, body: &[u8]) -> Shape {
+    fn of(rows: &Rows, bytes: usize) -> Shape {
         match rows.len() {
             0 => Shape { row_bytes: FIRST_ROW_BYTES, string_bytes_per_row: 0 },
-            count => Shape { row_bytes: (body.len() / count).max(1), string_bytes_per_row: rows.string_bytes().div_ceil(count) },
+            count => Shape { row_bytes: (bytes / count).max(1), string_bytes_per_row: rows.string_bytes().div_ceil(count) },
         }
     }
 

@@ -66,6 +66,9 @@ pub struct SplitInfo {
     /// Source name and incarnation: unique for ever.
     pub id: Arc<str>,
     pub source: Arc<str>,
+    /// Splits of one source with this are one stream, each going on where the one before it ends: the journals of several
+    /// starts. Partitions of a topic go on side by side.
+    pub chained: bool,
 }
 
 /// Progress of one sink in one shard.
@@ -176,9 +179,8 @@ impl Shard {
     /// row by the watermark that held when it first came.
     fn chain(&mut self, splits: &[SplitInfo]) {
         for split in 0..splits.len() {
-            let Some(next) = (split + 1..splits.len()).find(|next| splits[*next].source == splits[split].source) else {
-                continue;
-            };
+            let follows = |next: &usize| splits[*next].chained && splits[*next].source == splits[split].source;
+            let Some(next) = (split + 1..splits.len()).filter(|_| splits[split].chained).find(follows) else { continue };
             self.next_of_source[split] = Some(next);
             if self.splits[split].status == SplitStatus::Finished {
                 self.pass_on(split);
@@ -357,6 +359,11 @@ impl Shard {
             SinkState::Segments { number, .. } => Some((sink, *number)),
             _ => None,
         })
+    }
+
+    /// Sinks of the job, the dead letters among them.
+    pub fn sinks(&self) -> usize {
+        self.sinks.len()
     }
 
     pub fn outbox(&self, sink: usize) -> Option<&Outbox> {
