@@ -5,6 +5,7 @@ Its jars come from Maven Central, once, into a cache outside of the checkout.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from harness import Row, free_port, strict_json, wait_until
 
 POM = Path(__file__).parent / "kafka" / "pom.xml"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "streamjob" / "kafka"
+LOG_LEVEL = "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"
 READY_WITHIN_S = 60.0
 ANSWER_WITHIN_S = 30.0
 
@@ -38,8 +40,7 @@ def missing() -> str | None:
 
 
 def _lib() -> Path:
-    version = POM.read_text(encoding="utf-8").split("kafka_2.13</artifactId><version>")[1].split("<")[0]
-    return CACHE / version
+    return CACHE / hashlib.sha256(POM.read_bytes()).hexdigest()[:16]
 
 
 def jars() -> Path:
@@ -105,7 +106,7 @@ class Broker:
         subprocess.run([*self._java("64m"), *format_it], check=True, capture_output=True, timeout=120)
 
     def _java(self, heap: str) -> list[str]:
-        return ["java", f"-Xmx{heap}", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", f"{jars()}/*"]
+        return ["java", f"-Xmx{heap}", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", LOG_LEVEL, "-cp", f"{jars()}/*"]
 
     @property
     def address(self) -> str:

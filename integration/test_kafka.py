@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import kills
 import pytest
+from confluent_kafka import TopicPartition
 from harness import KILLED, Job, run_command, wait_until
 from kafka_broker import Broker
 from kafka_jobs import Events, job_text, then_each_window_is_there_once
@@ -110,7 +113,7 @@ def test_a_broker_is_killed_paused_and_restarted(
 
 def connected(running: object) -> bool:
     """Whether the source's broker answers."""
-    return running.metrics().sum("streamjob_connected", kind="source", name="in") == 1  # type: ignore[attr-defined]
+    return running.metrics().sum("streamjob_connected", kind="source", connector="in") == 1  # type: ignore[attr-defined]
 
 
 def test_a_start_without_a_broker_waits_for_it(
@@ -143,6 +146,7 @@ def test_new_partitions_are_found_and_read_from_their_beginning(
     events.send(broker, topic, 500)
     running.await_processed(len(events.all))
     broker.add_partitions(topic, 3)
+    wait_until("that they are found", lambda: "the topic has more partitions" in running.stderr)
     events._partitions = 3
     events.send(broker, topic, 3000)
     running.await_processed(len(events.all), within_s=60)
@@ -211,7 +215,7 @@ def test_poison_messages_go_to_the_dead_letters_with_their_place(broker: Broker,
 
 
 def test_where_a_topic_is_read_from(broker: Broker, make_job: Callable[..., Job]) -> None:
-    topic, out = topics(broker, "starts", partitions=1)
+    topic, out = topics(broker, "starts", partitions=1, retention_ms="-1")
     broker.send(topic, [{"device": "a", "at": 1, "x": 1}] * 3, timestamp=1_000_000)
     broker.send(topic, [{"device": "a", "at": 2, "x": 1}] * 2, timestamp=2_000_000)
     for start, rows in (("earliest", 5), ("latest", 0), ('{timestamp: "1970-01-01T00:20:00Z"}', 2)):
@@ -227,8 +231,6 @@ def test_messages_that_are_gone_are_never_passed_over_in_silence(broker: Broker,
     job = make_job(text)
     assert job.run_to_end().totals["received"] == 10
     broker.send(topic, [row] * 10)
-    from confluent_kafka import TopicPartition
-
     admin = broker.admin()
     admin.delete_records([TopicPartition(topic, 0, 15)])[TopicPartition(topic, 0)].result(30)
     failed = job.start("--exit-at-end").await_exit()
@@ -248,8 +250,6 @@ def test_at_least_once_writes_at_once(broker: Broker, make_job: Callable[..., Jo
 
 
 def test_a_restored_state_repeats_and_says_so(broker: Broker, make_job: Callable[..., Job], seed: int) -> None:
-    import shutil
-
     topic, out = topics(broker, "restored")
     events = Events(random.Random(seed + 19))
     job = make_job(job_text(broker, topic, out))
@@ -275,8 +275,6 @@ def test_a_restored_state_repeats_and_says_so(broker: Broker, make_job: Callable
 def test_of_two_processes_with_one_state_the_older_is_fenced_off(
     broker: Broker, make_job: Callable[..., Job], seed: int
 ) -> None:
-    import shutil
-
     topic, out = topics(broker, "double")
     events = Events(random.Random(seed + 20))
     job = make_job(job_text(broker, topic, out))
@@ -322,3 +320,91 @@ def test_connections_are_tried_and_what_is_wrong_is_said(broker: Broker, make_jo
     assert "spec.sources[0].kafka: the topic tried has 3 partitions" in tried.stdout
     assert "spec.sinks[0].kafka: " in tried.stderr
     assert "create the topic, or correct its name" in tried.stderr
+
+
+def certificates(folder: Path) -> None:
+    """An authority, and a certificate of 127.0.0.1 that it has signed."""
+    folder.mkdir()
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n", encoding="utf-8")
+    new_key = ["-newkey", "rsa:2048", "-nodes", "-subj"]
+    for command in (
+        ["req", "-x509", *new_key, "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2"],
+        ["req", "-new", *new_key, "/CN=broker", "-keyout", "broker.key", "-out", "broker.csr"],
+        [
+            "x509",
+            "-req",
+            "-in",
+            "broker.csr",
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-days",
+            "2",
+            "-extfile",
+            "names",
+            "-out",
+            "broker.pem",
+        ],
+    ):
+        subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
+    both = (folder / "broker.key").read_text() + (folder / "broker.pem").read_text()
+    (folder / "both.pem").write_text(both, encoding="utf-8")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl to make certificates with")
+def test_tls_and_sasl_with_secrets_by_reference(
+    make_broker: Callable[..., Broker], make_job: Callable[..., Job], folder: Path, seed: int
+) -> None:
+    certificates(folder / "tls")
+    login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+    broker = make_broker(
+        listener="SASL_SSL",
+        settings={
+            "ssl.keystore.type": "PEM",
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": str(folder / "tls" / "ca.pem"),
+            "ssl.keystore.location": str(folder / "tls" / "both.pem"),
+            "sasl.enabled.mechanisms": "PLAIN",
+            "sasl.mechanism.inter.broker.protocol": "PLAIN",
+            "listener.name.sasl_ssl.plain.sasl.jaas.config": (
+                f'{login} username="job" password="s3cret" user_job="s3cret";'
+            ),
+        },
+        client={
+            "security.protocol": "sasl_ssl",
+            "ssl.ca.location": str(folder / "tls" / "ca.pem"),
+            "sasl.mechanism": "PLAIN",
+            "sasl.username": "job",
+            "sasl.password": "s3cret",
+        },
+    ).start()
+    topic, out = topics(broker, "guarded")
+    events = Events(random.Random(seed + 21))
+    events.send(broker, topic, 1000)
+    tls = f'tls: {{caFile: "{folder}/tls/ca.pem"}}'
+    sasl = "sasl: {mechanism: PLAIN, username: job, password: {secretRef: {%s}}}"
+    by_env, by_file = f"{tls}, {sasl % 'env: KAFKA_PASSWORD'}", f"{tls}, {sasl % 'file: password.txt'}"
+    job = make_job(job_text(broker, topic, out, source=by_env, sink=by_file))
+    job.write("password.txt", "s3cret\n")
+    missing = job.start("--exit-at-end").await_exit()
+    assert missing.code == 1
+    assert "the environment variable KAFKA_PASSWORD is not set" in missing.stderr
+    wrong = job.start("--exit-at-end", KAFKA_PASSWORD="guess").await_exit()
+    assert wrong.code == 1
+    assert "check sasl.username and its password" in wrong.stderr
+    right = job.run_to_end(KAFKA_PASSWORD="s3cret")
+    then_each_window_is_there_once(events, broker.rows(out))
+    # Nowhere but where it was put.
+    told = [right.stdout, right.stderr, wrong.stderr, *(path.read_text("utf-8", "ignore") for path in files_of(job))]
+    assert not any("s3cret" in text or "guess" in text for text in told)
+    job.path.write_text(job_text(broker, topic, out, source=f"tls: {{}}, {sasl % 'file: password.txt'}", sink=by_file))
+    distrusted = run_command("check", "--connect", job.path, cwd=job.folder)
+    assert distrusted.code == 1
+    assert "check tls: the authority that signed the server's certificate" in distrusted.stderr
+
+
+def files_of(job: Job) -> list[Path]:
+    """What the engine has written about the job."""
+    return [path for path in job.state_dir.rglob("*.json") if path.is_file()] + list(job.folder.glob("stderr-*.log"))

@@ -149,7 +149,7 @@ fn update_commits(shared: &Shared) {
 
 fn update_connections(shared: &Shared) {
     for view in &*shared.connections.lock() {
-        let labels = [("kind", if view.source { "source" } else { "sink" }.to_owned()), ("name", view.name.to_string())];
+        let labels = [("kind", if view.source { "source" } else { "sink" }.to_owned()), ("connector", view.name.to_string())];
         gauge!("streamjob_connected", &labels).set(if view.connection.is_connected() { 1.0 } else { 0.0 });
         counter!("streamjob_connection_errors_total", &labels).absolute(view.connection.errors());
         let Some(topic) = &view.topic else { continue };

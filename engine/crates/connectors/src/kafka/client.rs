@@ -51,6 +51,9 @@ const RECONNECT_MS: &str = "100";
 /// The longest wait between attempts to connect, milliseconds.
 const RECONNECT_MAX_MS: &str = "5000";
 
+/// A broker that takes a connection and says nothing is given up after this, milliseconds.
+pub(super) const SOCKET_TIMEOUT_MS: i64 = 10_000;
+
 /// The settings that every client of a connection has. `place` names it in errors.
 pub(super) fn settings(place: &str, connection: &KafkaConnectionConfig) -> Result<ClientConfig> {
     let mut config = ClientConfig::new();
@@ -59,8 +62,7 @@ pub(super) fn settings(place: &str, connection: &KafkaConnectionConfig) -> Resul
     config.set("reconnect.backoff.ms", RECONNECT_MS);
     config.set("reconnect.backoff.max.ms", RECONNECT_MAX_MS);
     config.set("socket.nagle.disable", "true");
-    // A broker that takes the connection and says nothing is given up after this, milliseconds.
-    config.set("socket.timeout.ms", "10000");
+    config.set("socket.timeout.ms", SOCKET_TIMEOUT_MS.to_string());
     for (name, value) in &connection.properties {
         config.set(name, value);
     }

@@ -15,5 +15,5 @@ mod topic;
 pub use client::RESERVED_PROPERTIES;
 pub use rdkafka::error::RDKafkaErrorCode as Code;
 pub use sink::{Hooks, KafkaSink, SinkVerdict};
-pub use source::{Event, Message, Messages, PREFETCH_KB, PartitionQueue, REREAD_PREFETCH_KB, TopicReader};
+pub use source::{Event, MIN_PREFETCH_KB, Message, Messages, PREFETCH_KB, PartitionQueue, REREAD_PREFETCH_KB, TopicReader};
 pub use topic::{Bounds, Topic, TopicInfo};

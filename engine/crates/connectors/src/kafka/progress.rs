@@ -22,7 +22,7 @@ use crate::connection::Connection;
 const PREFETCH_KB: usize = 4 << 10;
 /// Whether there is more is looked at this often.
 const LOOK: Duration = Duration::from_millis(50);
-/// After this long it is said what is waited for.
+/// A new topic may take so long to be seen; and after this long it is said what is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The value of a progress record.
@@ -56,8 +56,12 @@ impl Progress {
         (format!("{}{shard}", self.prefix), value)
     }
 
-    /// Makes the topic where it is not there.
+    /// Makes the topic where it is not there, which needs a right of its own.
     pub fn create_topic(&self, runtime: &Handle) -> Result<()> {
+        let client = self.client(Isolation::ReadCommitted)?;
+        if client.describe().is_ok() {
+            return Ok(());
+        }
         let doing = format!("creating the topic {}", self.topic());
         let context = Context::new(self.connection.clone());
         let admin: AdminClient<Context> = settings(&self.place, &self.config.connection)?
@@ -69,8 +73,20 @@ impl Progress {
         let created = runtime.block_on(admin.create_topics([&topic], &options));
         let outcome = created.map_err(|error| explain(&doing, &error, &self.connection))?;
         match outcome.into_iter().next() {
-            None | Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
+            None | Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => self.await_topic(&client),
             Some(Err((_, code))) => Err(explain(&doing, &KafkaError::AdminOp(code), &self.connection)),
+        }
+    }
+
+    /// A new topic is not known to all brokers at once.
+    fn await_topic(&self, client: &Topic) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match client.describe() {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() >= until => return Err(error),
+                Err(_) => std::thread::sleep(LOOK),
+            }
         }
     }
 

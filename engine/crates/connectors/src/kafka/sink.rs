@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Context, settings};
+use super::client::{Context, SOCKET_TIMEOUT_MS, settings};
 use super::errors::{code, explain, is_fenced};
 use super::progress::Progress;
 use super::rows::{key_bytes, member, rows};
@@ -37,7 +37,7 @@ pub const TRANSACTION_BYTES: usize = 8 << 20;
 /// What the producer holds that the broker has not taken, kilobytes.
 pub const PRODUCER_KB: usize = 64 << 10;
 /// One answer of the coordinator is waited for so long before it is asked again.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The producer is served this often where nothing else happens.
 const LOOK: Duration = Duration::from_millis(20);
 /// When the process stops, the open transaction gets this long to end.
@@ -133,7 +133,10 @@ impl KafkaSink {
         match guarantee {
             Guarantee::ExactlyOnce => {
                 producer.set("transactional.id", format!("streamjob-{state_id}-{name}"));
-                producer.set("transaction.timeout.ms", (config.transaction_timeout_us / 1000).to_string());
+                let timeout_ms = config.transaction_timeout_us / 1000;
+                producer.set("transaction.timeout.ms", timeout_ms.to_string());
+                // The library asks for that: who waits for an answer must not wait longer than the transaction lasts.
+                producer.set("socket.timeout.ms", SOCKET_TIMEOUT_MS.min(timeout_ms).to_string());
             }
             // For ever: full means wait.
             Guarantee::AtLeastOnce => drop(producer.set("message.timeout.ms", "0")),

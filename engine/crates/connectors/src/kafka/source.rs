@@ -20,15 +20,17 @@ use streamjob_core::{Error, Result};
 
 use super::client::{Context, settings};
 use super::errors::explain;
-use super::topic::{ANSWER_TIMEOUT, create, isolation_level};
+use super::topic::{create, isolation_level};
 use crate::connection::Connection;
 
 /// Messages that one call takes from a queue.
 pub const MAX_MESSAGES: usize = 8192;
-/// What one reader fetches ahead, kilobytes, over all its partitions.
+/// What one reader fetches ahead, kilobytes, over all its partitions: each has its part.
 pub const PREFETCH_KB: usize = 32 << 10;
-/// The same for whoever reads a partition again.
-pub const REREAD_PREFETCH_KB: usize = 4 << 10;
+/// The part of a partition is at least this.
+pub const MIN_PREFETCH_KB: usize = 256;
+/// What is fetched ahead of a partition that is read again.
+pub const REREAD_PREFETCH_KB: usize = 2 << 10;
 /// Below so many messages of a partition at hand more are fetched.
 const PREFETCH_MESSAGES: usize = 50_000;
 /// How long a broker that has nothing new waits for something, milliseconds.
@@ -36,6 +38,8 @@ const FETCH_WAIT_MS: usize = 100;
 
 /// A consumer of some partitions of one topic.
 pub struct TopicReader {
+    // Before the consumer: it is dropped first.
+    words: Words,
     consumer: Arc<BaseConsumer<Context>>,
     topic: String,
     place: String,
@@ -44,7 +48,7 @@ pub struct TopicReader {
 }
 
 impl TopicReader {
-    /// A reader that fetches at most `prefetch_kb` ahead.
+    /// A reader that fetches about `prefetch_kb` of each partition ahead.
     pub fn new(
         place: &str,
         config: &KafkaConnectionConfig,
@@ -72,7 +76,8 @@ impl TopicReader {
         client.set_log_level(RDKafkaLogLevel::Debug);
         let (wake, woken) = sync_channel(1);
         let consumer = Arc::new(create(place, &client, connection)?);
-        Ok(TopicReader { consumer, topic: topic.to_owned(), place: place.to_owned(), wake, woken })
+        let words = Words::of(&consumer).ok_or_else(|| Error::engine(format!("{place}: the client has no queue")))?;
+        Ok(TopicReader { words, consumer, topic: topic.to_owned(), place: place.to_owned(), wake, woken })
     }
 
     pub fn connection(&self) -> &Arc<Connection> {
@@ -104,8 +109,8 @@ impl TopicReader {
     }
 
     /// Reads a partition no more. What was fetched of it is never given any more.
-    pub fn remove(&self, queue: PartitionQueue) -> Result<()> {
-        let list = self.list(&[(queue.partition, 0)])?;
+    pub fn remove(&self, partition: i32) -> Result<()> {
+        let list = self.list(&[(partition, 0)])?;
         self.consumer.incremental_unassign(&list).map_err(|error| explain(&self.place, &error, self.connection()))
     }
 
@@ -116,12 +121,6 @@ impl TopicReader {
             added.map_err(|error| explain(&self.place, &error, self.connection()))?;
         }
         Ok(list)
-    }
-
-    /// Goes on at another offset of a partition.
-    pub fn seek(&self, partition: i32, offset: u64) -> Result<()> {
-        let sought = self.consumer.seek(&self.topic, partition, offset_of(offset), ANSWER_TIMEOUT);
-        sought.map_err(|error| explain(&self.place, &error, self.connection()))
     }
 
     /// Waits until some queue has something, at most so long.
@@ -135,14 +134,14 @@ impl TopicReader {
     /// # Errors
     /// Where it will never read again.
     pub fn serve(&self) -> Result<Served> {
+        // A call hears one word and gives nothing for most of them: what counts is whether more wait.
         for _ in 0..MAX_SERVED {
-            match self.consumer.poll(Duration::ZERO) {
-                None => break,
-                Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
-                    let error = KafkaError::MessageConsumptionFatal(code);
-                    return Err(explain(&self.place, &error, self.connection()));
-                }
-                Some(_) => {}
+            if self.words.is_empty() {
+                break;
+            }
+            if let Some(Err(KafkaError::MessageConsumptionFatal(code))) = self.consumer.poll(Duration::ZERO) {
+                let error = KafkaError::MessageConsumptionFatal(code);
+                return Err(explain(&self.place, &error, self.connection()));
             }
         }
         Ok(Served { recreated: self.consumer.client().context().recreated.load(Ordering::Acquire) })
@@ -156,8 +155,37 @@ pub struct Served {
     pub recreated: bool,
 }
 
-/// Words of a client that are heard at once.
-const MAX_SERVED: usize = 1024;
+/// Words of a client that are heard at once; it says a few for each look at its brokers.
+const MAX_SERVED: usize = 1 << 16;
+
+/// What a client says beside messages: logs, errors.
+struct Words {
+    queue: NonNull<sys::rd_kafka_queue_t>,
+}
+
+// SAFETY: librdkafka's queues may be used from any thread.
+unsafe impl Send for Words {}
+unsafe impl Sync for Words {}
+
+impl Words {
+    fn of(consumer: &BaseConsumer<Context>) -> Option<Words> {
+        // SAFETY: the client is alive; the queue is given back when this is dropped, which is before the client.
+        let queue = unsafe { sys::rd_kafka_queue_get_consumer(consumer.client().native_ptr()) };
+        NonNull::new(queue).map(|queue| Words { queue })
+    }
+
+    fn is_empty(&self) -> bool {
+        // SAFETY: the queue is alive.
+        unsafe { sys::rd_kafka_queue_length(self.queue.as_ptr()) == 0 }
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        // SAFETY: the reference is this one's.
+        unsafe { sys::rd_kafka_queue_destroy(self.queue.as_ptr()) }
+    }
+}
 
 fn offset_of(offset: u64) -> Offset {
     Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX))
@@ -309,6 +337,11 @@ fn header<'a>(raw: &'a sys::rd_kafka_message_t, name: &CStr) -> Option<&'a [u8]>
 }
 
 impl Messages {
+    /// Whether there are messages among what was taken.
+    pub fn has_some(&self) -> bool {
+        self.iter().any(|event| matches!(event, Event::Message(_)))
+    }
+
     /// The trace that the first message belongs to.
     pub fn traceparent(&self) -> Option<&[u8]> {
         // SAFETY: as for `iter`.

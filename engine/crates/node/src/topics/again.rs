@@ -50,8 +50,9 @@ impl TopicAgain {
             return Ok(Some((from, Arc::new(RowBatch::empty(base - from)))));
         }
         let stale = self.lanes.get(&number).is_some_and(|lane| lane.at != from || (lane.broken && lane.batches.is_empty()));
-        if stale && let Some(lane) = self.lanes.remove(&number) {
-            self.reader.remove(lane.queue)?;
+        if stale {
+            self.lanes.remove(&number);
+            self.reader.remove(number)?;
         }
         if !self.lanes.contains_key(&number) {
             let queue = self.reader.add(number, from)?;

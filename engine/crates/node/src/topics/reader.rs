@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use streamjob_connectors::kafka::{Code, Messages, PREFETCH_KB, PartitionQueue, TopicReader};
+use streamjob_connectors::kafka::{Code, MIN_PREFETCH_KB, Messages, PREFETCH_KB, PartitionQueue, TopicReader};
 use streamjob_core::batch::RowBatch;
 use streamjob_core::config::OnDataLoss;
 use streamjob_core::decode::Decoder;
@@ -20,6 +20,7 @@ use super::TopicSource;
 use super::rows::{self, Rules, Taken};
 use crate::inbox::{Hold, Message, Parcel};
 use crate::shared::Shared;
+use crate::telemetry::Trace;
 
 /// Waiting ends this often to look at what else has happened.
 const LOOK: Duration = Duration::from_millis(50);
@@ -92,8 +93,12 @@ impl TopicRun {
             if reader.serve()?.recreated {
                 return self.made_anew();
             }
+            let ingest = if messages.has_some() { self.shared.traces.begin(messages.traceparent()) } else { None };
+            let trace = ingest.as_ref().map(|ingest| ingest.trace().clone());
+            let parsing = trace.as_ref().map(|trace| trace.span("parse"));
             let taken = rows::take(messages.iter(), lane.next, lane.end, self.rules(), &mut decoder);
-            if !self.bring(lane, &taken, &messages) {
+            drop(parsing);
+            if !self.bring(lane, &taken, trace.as_ref()) {
                 return Ok(());
             }
             messages.clear();
@@ -105,7 +110,7 @@ impl TopicRun {
     }
 
     fn made_anew(&self) -> Result<()> {
-        self.shared.ask_reopen(&format!("{}: the topic {} was made anew", self.source.place(), self.source.config.topic));
+        self.shared.ask_reopen(&format!("{}: the topic was made anew", self.source.place()));
         Ok(())
     }
 
@@ -134,7 +139,8 @@ impl TopicRun {
     fn open(&self) -> Result<TopicReader> {
         let (config, connection) = (&self.source.config, self.source.connection.clone());
         let place = self.source.place();
-        TopicReader::new(&place, &config.connection, &config.topic, &config.group_id, config.isolation, PREFETCH_KB, connection)
+        let kb = (PREFETCH_KB / self.source.partitions.len().max(1)).max(MIN_PREFETCH_KB);
+        TopicReader::new(&place, &config.connection, &config.topic, &config.group_id, config.isolation, kb, connection)
     }
 
     fn assign(&self, reader: &TopicReader, ends: &[Option<u64>]) -> Result<Vec<Lane>> {
@@ -168,7 +174,7 @@ impl TopicRun {
     }
 
     /// Hands on what was taken from a partition. False if the process stops first.
-    fn bring(&self, lane: &mut Lane, taken: &Taken, messages: &Messages) -> bool {
+    fn bring(&self, lane: &mut Lane, taken: &Taken, trace: Option<&Arc<Trace>>) -> bool {
         let figures = &self.source.figures;
         figures.bytes.fetch_add(taken.bytes, Ordering::Relaxed);
         figures.skipped.fetch_add(taken.skipped, Ordering::Relaxed);
@@ -177,7 +183,7 @@ impl TopicRun {
             let credits = self.shared.credits.take_blocking(batch.rows(), batch.memory_bytes(), stop);
             let Some(credits) = credits.filter(|_| !stop()) else { return false };
             let hold: Arc<dyn Hold> = Arc::new(credits);
-            self.put(lane.split, *first, batch, Some(hold), messages.traceparent());
+            self.put(lane.split, *first, batch, Some(hold), trace);
             lane.max_time_us = lane.max_time_us.max(batch.max_time_us());
         }
         if taken.next > lane.next {
@@ -192,15 +198,13 @@ impl TopicRun {
         true
     }
 
-    fn put(&self, split: SplitIndex, first: u64, batch: &Arc<RowBatch>, hold: Option<Arc<dyn Hold>>, traceparent: Option<&[u8]>) {
+    fn put(&self, split: SplitIndex, first: u64, batch: &Arc<RowBatch>, hold: Option<Arc<dyn Hold>>, trace: Option<&Arc<Trace>>) {
         let shared = &self.shared;
-        let ingest = if batch.rows() == 0 { None } else { shared.traces.begin(traceparent) };
-        let trace = ingest.as_ref().map(|ingest| ingest.trace().clone());
-        let _routing = trace.as_ref().map(|trace| trace.span("route"));
+        let _routing = trace.map(|trace| trace.span("route"));
         shared.count_received(split, first, batch);
         for (worker, rows) in select(batch, &shared.worker_of, shared.inboxes.len()).into_iter().enumerate() {
             let delivery = Delivery::new(split, first, batch.clone(), rows);
-            shared.inboxes[worker].put(Message::Rows(Parcel { delivery, trace: trace.clone(), _hold: hold.clone() }));
+            shared.inboxes[worker].put(Message::Rows(Parcel { delivery, trace: trace.cloned(), _hold: hold.clone() }));
         }
     }
 
@@ -296,7 +300,9 @@ impl TopicRun {
             self.put(lane.split, next, &Arc::new(RowBatch::empty(lost)), None, None);
             lane.next = bounds.first;
         }
-        reader.seek(number, lane.next)?;
+        // A partition that could not be read is out of the library's sight.
+        reader.remove(number)?;
+        lane.queue = reader.add(number, lane.next)?;
         lane.unreadable = None;
         self.finish_at_end(lane);
         Ok(())
