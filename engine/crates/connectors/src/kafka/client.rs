@@ -12,6 +12,7 @@ use rdkafka::producer::ProducerContext;
 use streamjob_core::Result;
 use streamjob_core::config::KafkaConnectionConfig;
 
+use super::errors::refusal_of;
 use crate::connection::Connection;
 use crate::secrets::resolve;
 
@@ -152,6 +153,9 @@ impl ClientContext for Context {
         // What concerns a partition is said to who reads it.
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
             return;
+        }
+        if let Some(hint) = error.rdkafka_error_code().and_then(refusal_of) {
+            self.connection.refused(hint);
         }
         if self.connection.failed(reason) {
             tracing::warn!(target: "streamjob", error = reason, "kafka: a connection failed and is tried again");

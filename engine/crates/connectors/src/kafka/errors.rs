@@ -18,6 +18,15 @@ pub(super) fn code(error: &KafkaError) -> Option<Code> {
     }
 }
 
+/// What to do about a connection that the server, or this side, refuses.
+pub(super) fn refusal_of(code: Code) -> Option<&'static str> {
+    match code {
+        Code::Authentication | Code::SaslAuthenticationFailed => Some("check sasl.username and its password"),
+        Code::SSL => Some("check tls: the authority that signed the server's certificate, and the host's name in it"),
+        _ => None,
+    }
+}
+
 /// The error as a sentence with who must act. `doing` says what was tried; the text of a failed connection says more than its
 /// code.
 pub(super) fn explain(doing: &str, error: &KafkaError, connection: &Connection) -> Error {
@@ -30,9 +39,11 @@ pub(super) fn explain(doing: &str, error: &KafkaError, connection: &Connection) 
     };
     let because = connection.last_error().map_or(String::new(), |last| format!(" ({last})"));
     let user = |hint: &str| Error::user(format!("{doing}: {said}{because}; {hint}"));
+    // A request that nobody could send ends with its time, whatever the reason.
+    if let Some(hint) = connection.refusal() {
+        return user(hint);
+    }
     match code(error) {
-        Some(Code::Authentication | Code::SaslAuthenticationFailed) => user("check sasl.username and its password"),
-        Some(Code::SSL) => user("check tls: the authority that signed the server's certificate, and the host's name in it"),
         Some(Code::TopicAuthorizationFailed) => user("let the user read, write and describe the topic"),
         Some(Code::GroupAuthorizationFailed) => user("let the user read the group, or choose another groupId"),
         Some(Code::TransactionalIdAuthorizationFailed) => user("let the user write and describe the transactional id"),
