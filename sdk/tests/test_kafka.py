@@ -64,7 +64,7 @@ def normalised(job: str) -> dict[str, Any]:
             "sasl: {mechanism: PLAIN, username: u, password: {secretRef: {}}}",
             "",
             "spec.sources[0].kafka.sasl.password.secretRef",
-            "needs one of env and file",
+            "needs one of env, file",
         ),
         ("", "key: nothing", "spec.sinks[0].kafka.key", "is no column"),
         ("", "key: key, keyless: true", "spec.sinks[0].kafka.key", "beside keyless"),

@@ -101,12 +101,8 @@ def _settings(loaded: LoadedJob) -> dict[str, Any]:
     }
 
 
-def _secret(secret: Secret | None, base_dir: str) -> dict[str, Any] | None:
-    """Where a secret is; its value is for the engine alone."""
-    if secret is None:
-        return None
-    reference = secret.secret_ref
-    return {"env": reference.env} if reference.file is None else {"file": resolve_path(reference.file, base_dir)}
+def _secret(value: Secret | None, base_dir: str) -> dict[str, str] | None:
+    return None if value is None else secret(value, base_dir)
 
 
 def _path(path: str | None, base_dir: str) -> str | None:
@@ -187,6 +183,12 @@ def _source(source: SourceSpec, loaded: LoadedJob) -> dict[str, Any]:
         else {"path": resolve_path(file.path, base_dir), "format": file.format, "speed": float(file.speed)},
         "kafka": None if source.kafka is None else _kafka_source(source.kafka, source.name, loaded),
     }
+
+
+def secret(value: Secret, base_dir: str) -> dict[str, str]:
+    """Where a secret is read: `{"env": NAME}` or `{"file": PATH}`. The secret itself is never in the normalised job."""
+    ref = value.secret_ref
+    return {"env": ref.env} if ref.env is not None else {"file": resolve_path(str(ref.file), base_dir)}
 
 
 def _window(window: WindowSpec, scope: Scope) -> dict[str, Any]:

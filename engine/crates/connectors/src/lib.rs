@@ -7,7 +7,7 @@ pub mod file_sink;
 pub mod file_source;
 pub mod kafka;
 mod os;
-pub mod secrets;
+pub mod secret;
 pub mod stdout;
 pub mod webhook;
 

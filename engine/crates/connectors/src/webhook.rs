@@ -20,7 +20,7 @@ use streamjob_core::{Error, Result};
 use tokio::time::{Instant, timeout_at};
 
 use crate::connection::Connection;
-use crate::secrets::resolve;
+use crate::secret::Secret;
 
 /// The most that connecting may take of an attempt's time.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -220,8 +220,8 @@ fn headers(config: &HttpSinkConfig) -> Result<HeaderMap> {
         headers.insert(parsed, value);
     }
     if let Some(reference) = &config.bearer_token {
-        let token = resolve("http.bearerToken", reference)?;
-        let value = HeaderValue::from_str(&format!("Bearer {}", token.reveal()));
+        let token = Secret::read(reference, "http.bearerToken")?;
+        let value = HeaderValue::from_str(&format!("Bearer {}", token.expose()));
         let mut value = value.map_err(|_| Error::user("http.bearerToken: the token has characters other than visible ASCII"))?;
         value.set_sensitive(true);
         headers.insert(header::AUTHORIZATION, value);

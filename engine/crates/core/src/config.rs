@@ -131,16 +131,6 @@ pub enum FileFormat {
     Ndjson,
 }
 
-/// Where a secret is found when the process starts. Its value is never part of a job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "snake_case")]
-pub enum SecretRefConfig {
-    /// An environment variable.
-    Env(String),
-    /// A file, whose last line break does not count.
-    File(String),
-}
-
 /// How to reach a Kafka cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -161,7 +151,7 @@ pub struct TlsConfig {
     /// The client's own certificate and key, PEM.
     pub certificate_file: Option<String>,
     pub key_file: Option<String>,
-    pub key_password: Option<SecretRefConfig>,
+    pub key_password: Option<SecretRef>,
     pub verify_hostname: bool,
 }
 
@@ -170,7 +160,7 @@ pub struct TlsConfig {
 pub struct SaslConfig {
     pub mechanism: SaslMechanism,
     pub username: String,
-    pub password: SecretRefConfig,
+    pub password: SecretRef,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -358,7 +348,7 @@ pub struct HttpSinkConfig {
     pub url: String,
     pub headers: BTreeMap<String, String>,
     /// Sent as `Authorization: Bearer`.
-    pub bearer_token: Option<SecretRefConfig>,
+    pub bearer_token: Option<SecretRef>,
     pub max_batch_rows: u32,
     pub timeout_us: i64,
     pub backoff_initial_us: i64,
@@ -472,6 +462,16 @@ pub struct HistoryConfig {
 pub struct RestConfig {
     pub bearer_token: Option<String>,
     pub cors_origins: Vec<String>,
+}
+
+/// Where a secret is read when the engine starts; the normalised job never holds the secret itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum SecretRef {
+    /// An environment variable.
+    Env(String),
+    /// An absolute path; a line break at the end of the file is no part of the secret.
+    File(String),
 }
 
 impl From<crate::expr::DataKind> for FieldType {

@@ -2,10 +2,11 @@
 
 from streamjob.models.base import ColumnType, Duration, Size
 from streamjob.models.job import API_VERSION, KIND, JobSpec, Metadata, StreamJob
-from streamjob.models.kafka import KafkaConnection, KafkaSink, KafkaSource, Secret
+from streamjob.models.kafka import KafkaConnection, KafkaSink, KafkaSource
 from streamjob.models.kubernetes import PodMetadata, PodTemplate, StorageSpec
 from streamjob.models.processing import CodeSpec, ConfigMapCode, UdfSpec, WindowSpec
 from streamjob.models.schema import EventTime, KeySpec, SchemaSpec
+from streamjob.models.secrets import Secret, SecretRef
 from streamjob.models.settings import (
     CheckpointSpec,
     EngineSpec,
@@ -50,6 +51,7 @@ __all__ = [
     "RestSpec",
     "SchemaSpec",
     "Secret",
+    "SecretRef",
     "SinkSpec",
     "Size",
     "SourceSpec",

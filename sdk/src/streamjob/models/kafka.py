@@ -1,4 +1,4 @@
-"""Kafka, as a source and as a sink, and where secrets are found."""
+"""Kafka, as a source and as a sink."""
 
 from __future__ import annotations
 
@@ -8,27 +8,11 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, Field
 
 from streamjob.models.base import ColumnName, Duration, Model, problem
+from streamjob.models.secrets import Secret
 
 TopicName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=249)]
 TopicHeader: TypeAlias = Annotated[str, Field(min_length=1, max_length=249)]
 PropertyText: TypeAlias = Annotated[str, Field(max_length=4096)]
-
-
-class SecretRef(Model):
-    """Where a secret is: exactly one of the two. The engine reads it when it starts."""
-
-    env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)] | None = None
-    """An environment variable of the process."""
-
-    file: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
-    """A file, relative to the job's. A line break at its end does not count."""
-
-
-class Secret(Model):
-    """A secret, by where it is. Its value stands in no job."""
-
-    secret_ref: SecretRef
-    """Where it is."""
 
 
 class Tls(Model):

@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import Field
 
 from streamjob.models.base import Duration, Model, Name
-from streamjob.models.kafka import KafkaSink, Secret
+from streamjob.models.kafka import KafkaSink
+from streamjob.models.secrets import Secret
 
 EVENTS = "events"
 """The `from` of a sink that takes single events, and so no name for a window."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamjob.models import StreamJob
+from streamjob.models import Secret, SecretRef, StreamJob
 from streamjob.models.base import Model
 from streamjob.problems import Path, Problem, did_you_mean
 from streamjob.resolve import ResolvedUdf
@@ -67,3 +67,8 @@ class Examination:
         else:
             self.report(path, f"a {what} needs one of {', '.join(kinds)}", fix=f"add for example {kinds[0]}:")
         return False
+
+    def secret(self, path: Path, secret: Secret | None) -> None:
+        """Reports unless the secret at `path`, if there is one, says exactly one place to read it from."""
+        if secret is not None:
+            self.exactly_one((*path, "secretRef"), secret.secret_ref, SecretRef.KINDS, "secret")

@@ -1,8 +1,8 @@
-"""Cross checks of Kafka sources and sinks, and of secrets."""
+"""Cross checks of Kafka sources and sinks."""
 
 from __future__ import annotations
 
-from streamjob.models import EVENTS, KafkaConnection, KafkaSink, KafkaSource, Secret, SinkSpec
+from streamjob.models import EVENTS, KafkaConnection, KafkaSink, KafkaSource, SinkSpec
 from streamjob.problems import Path, suggest
 from streamjob.units import format_duration
 from streamjob.validation.common import Examination
@@ -39,15 +39,6 @@ RESERVED_PROPERTIES = {
 """What a job may not set by `properties`, with what to do instead; the engine has the same list."""
 
 _SECRET_WORDS = ("password", "secret", "token")
-
-
-def check_secret(examination: Examination, path: Path, secret: Secret | None) -> None:
-    """A secret has one place."""
-    if secret is None:
-        return
-    reference = secret.secret_ref
-    if (reference.env is None) == (reference.file is None):
-        examination.report((*path, "secretRef"), "needs one of env and file", fix="write {env: NAME} or {file: PATH}")
 
 
 def check_kafka_source(examination: Examination, path: Path, kafka: KafkaSource) -> None:
@@ -109,11 +100,11 @@ def _connection(examination: Examination, path: Path, kafka: KafkaConnection) ->
         elif any(word in name for word in _SECRET_WORDS):
             examination.report(place, "would hold a secret", got=name, fix="use tls or sasl with a secretRef")
     if kafka.sasl is not None:
-        check_secret(examination, (*path, "sasl", "password"), kafka.sasl.password)
+        examination.secret((*path, "sasl", "password"), kafka.sasl.password)
     tls = kafka.tls
     if tls is None:
         return
-    check_secret(examination, (*path, "tls", "keyPassword"), tls.key_password)
+    examination.secret((*path, "tls", "keyPassword"), tls.key_password)
     if (tls.certificate_file is None) != (tls.key_file is None):
         missing = "keyFile" if tls.key_file is None else "certificateFile"
         examination.report((*path, "tls"), f"has no {missing}", fix=f"add {missing}:")

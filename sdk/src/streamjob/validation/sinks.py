@@ -12,7 +12,7 @@ from streamjob.resolve import resolve_path
 from streamjob.sql import ExpressionError
 from streamjob.units import format_duration
 from streamjob.validation.common import Examination
-from streamjob.validation.kafka import check_kafka_sink, check_secret
+from streamjob.validation.kafka import check_kafka_sink
 
 _PORT = re.compile(r"https?://[^/?]*:([0-9]+)(?:[/?]|$)")
 _OWN_HEADERS = ("idempotency-key", "content-length", "traceparent", "host", "connection", "transfer-encoding")
@@ -71,7 +71,7 @@ def _http(examination: Examination, path: Path, sink: SinkSpec) -> None:
     for name in http.headers:
         if name.lower() in _OWN_HEADERS:
             examination.report((*path, "headers", name), "is set by the engine itself", got=name, fix="remove it")
-    check_secret(examination, (*path, "bearerToken"), http.bearer_token)
+    examination.secret((*path, "bearerToken"), http.bearer_token)
     if http.bearer_token is not None and any(name.lower() == "authorization" for name in http.headers):
         examination.report((*path, "bearerToken"), "stands beside headers.Authorization", fix="remove one of them")
     if http.timeout < 1_000:

@@ -14,7 +14,7 @@ use streamjob_core::config::KafkaConnectionConfig;
 
 use super::errors::refusal_of;
 use crate::connection::Connection;
-use crate::secrets::resolve;
+use crate::secret::Secret;
 
 /// Settings that a job may not give: the engine sets them, or has members for them, or they would break a promise.
 pub const RESERVED_PROPERTIES: [&str; 27] = [
@@ -80,14 +80,14 @@ pub(super) fn settings(place: &str, connection: &KafkaConnectionConfig) -> Resul
             }
         }
         if let Some(password) = &tls.key_password {
-            config.set("ssl.key.password", resolve(&format!("{place}.tls.keyPassword"), password)?.reveal());
+            config.set("ssl.key.password", Secret::read(password, &format!("{place}.tls.keyPassword"))?.expose());
         }
         config.set("ssl.endpoint.identification.algorithm", if tls.verify_hostname { "https" } else { "none" });
     }
     if let Some(sasl) = &connection.sasl {
         config.set("sasl.mechanism", sasl.mechanism.as_str());
         config.set("sasl.username", &sasl.username);
-        config.set("sasl.password", resolve(&format!("{place}.sasl.password"), &sasl.password)?.reveal());
+        config.set("sasl.password", Secret::read(&sasl.password, &format!("{place}.sasl.password"))?.expose());
     }
     Ok(config)
 }
