@@ -53,10 +53,12 @@ pub enum Guard {
     Leave = 23,
     /// I9: what a shard has left is read again.
     ReadAgain = 24,
+    /// I1: the open windows of a key that left memory close as all others.
+    CloseCold = 25,
 }
 
 impl Guard {
-    pub const ALL: [Guard; 24] = [
+    pub const ALL: [Guard; 25] = [
         Guard::Atomic,
         Guard::Gap,
         Guard::Duplicate,
@@ -81,6 +83,7 @@ impl Guard {
         Guard::KeyOfRun,
         Guard::Leave,
         Guard::ReadAgain,
+        Guard::CloseCold,
     ];
 }
 

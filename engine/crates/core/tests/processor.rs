@@ -9,7 +9,7 @@ use streamjob_core::config::JobConfig;
 use streamjob_core::decode::{Decoder, Positions};
 use streamjob_core::ledger::{Ledger, Outcome};
 use streamjob_core::outbox::Batch;
-use streamjob_core::plan::Plan;
+use streamjob_core::plan::{Limits, Plan};
 use streamjob_core::processor::{Delivery, Processor, SinkPort};
 use streamjob_core::progress::{END_OF_TIME, SplitStatus};
 use streamjob_core::shard::{RequestCommit, Shard, SplitInfo, request_key};
@@ -92,7 +92,11 @@ impl Harness {
     }
 
     fn with(config: JobConfig) -> Harness {
-        let plan = Plan::compile(config).expect("the job compiles");
+        Harness::with_limits(config, Limits::default())
+    }
+
+    fn with_limits(config: JobConfig, limits: Limits) -> Harness {
+        let plan = Plan::compile_with(config, limits).expect("the job compiles");
         let stores: Vec<Arc<dyn ShardStore>> = (0..SHARDS).map(|_| Arc::new(MemoryStore::new()) as Arc<dyn ShardStore>).collect();
         Harness { processor: open(&plan, &stores), plan, stores, port: Collected::default() }
     }
@@ -113,6 +117,24 @@ impl Harness {
                 self.processor.committed(shard, frozen.epoch, &frozen.sends, &mut self.port).expect("no sink fails");
             }
         }
+    }
+
+    /// All windows end. Those of keys that are only in the store come back in parts, with a commit between two.
+    fn end(&mut self) {
+        for shard in self.processor.shards_mut() {
+            shard.set_watermark(END_OF_TIME);
+        }
+        loop {
+            while self.processor.close_windows(5, &mut self.port).expect("windows close") {}
+            self.commit();
+            if !self.processor.has_closable() {
+                return;
+            }
+        }
+    }
+
+    fn hot_keys(&self) -> usize {
+        self.processor.shards().iter().map(|shard| shard.table.len()).max().unwrap_or(0)
     }
 
     /// Everything since the last commit is forgotten.
@@ -185,8 +207,12 @@ proptest! {
 
     /// I11 and I1: where batches are cut and when commits come changes nothing; a crash repeats only what no commit has.
     #[test]
-    fn agrees_with_the_sequential_model(events in events(), cuts in prop::collection::vec((1usize..40, 0u8..3), 1..40)) {
-        let mut harness = Harness::new();
+    fn agrees_with_the_sequential_model(
+        events in events(),
+        cuts in prop::collection::vec((1usize..40, 0u8..3), 1..40),
+        min_hot_keys in prop::sample::select(vec![1usize, 3, 256]),
+    ) {
+        let mut harness = Harness::with_limits(job(), Limits { min_hot_keys, ..Limits::default() });
         let mut decoder = Decoder::new(&harness.plan.config.schema, SHARDS, 1_000_000).expect("a decodable schema");
         // What a commit made visible, and what was written since.
         let (mut visible, mut committed) = (Vec::new(), 0usize);
@@ -220,11 +246,7 @@ proptest! {
                 _ => {}
             }
         }
-        for shard in harness.processor.shards_mut() {
-            shard.set_watermark(END_OF_TIME);
-        }
-        while harness.processor.close_windows(5, &mut harness.port).expect("windows close") {}
-        harness.commit();
+        harness.end();
         visible.append(&mut harness.port.rows.remove(&0).unwrap_or_default());
         let (expected, late) = model(&events);
         let mut got = parse(&visible);
@@ -234,6 +256,51 @@ proptest! {
         prop_assert_eq!(ledger.of(Outcome::Late), late);
         prop_assert_eq!(ledger.taken(), events.len() as u64);
     }
+}
+
+/// `state.memory` bounds what is in memory also where every key has an open window, and a start reads no more.
+#[test]
+fn keys_with_open_windows_leave_memory_and_their_windows_close() {
+    const KEYS: usize = 2_000;
+    let mut harness = Harness::with_limits(job(), Limits { min_hot_keys: 16, ..Limits::default() });
+    let mut decoder = Decoder::new(&harness.plan.config.schema, SHARDS, 1_000_000).expect("a decodable schema");
+    let mut offset = 0;
+    // Twice: the second row of a key finds the window of the first in the store.
+    for key in (0..KEYS).chain(0..KEYS) {
+        let row = format!("{{\"device_id\":\"key-{key}\",\"timestamp\":5,\"temperature\":2}}\n");
+        harness.deliver(offset, decoder.decode_ndjson(row.as_bytes(), 0, Positions::Ordinal));
+        offset += 1;
+        if offset % 5 == 0 {
+            harness.commit();
+        }
+        assert!(harness.hot_keys() <= 16 + 5, "{} keys in memory", harness.hot_keys());
+    }
+    harness.commit();
+    harness.crash();
+    assert!(harness.hot_keys() <= 16, "a start reads {} keys of a shard", harness.hot_keys());
+    harness.end();
+    let mut windows = parse(&harness.port.rows[&0]);
+    windows.sort_by(|a, b| a.0.cmp(&b.0));
+    windows.dedup();
+    assert_eq!(windows.len(), KEYS);
+    assert!(windows.iter().all(|(_, values)| *values == (2, 4.0)));
+    assert_eq!(harness.ledger().windows, KEYS as u64);
+}
+
+/// Without a commit nothing can leave memory: then the shard asks for one, and takes no rows in the end.
+#[test]
+fn a_shard_that_is_full_of_uncommitted_keys_asks_for_a_commit() {
+    let mut harness = Harness::with_limits(job(), Limits { min_hot_keys: 16, ..Limits::default() });
+    let mut decoder = Decoder::new(&harness.plan.config.schema, SHARDS, 1_000_000).expect("a decodable schema");
+    let rows = |from: u8, to: u8| (from..to).map(|key| line(&(key, 5, 5))).collect::<String>();
+    let wishes = |harness: &Harness| harness.processor.shards().iter().filter(|shard| shard.wants_early_commit()).count();
+    harness.deliver(0, decoder.decode_ndjson(rows(0, 20).as_bytes(), 0, Positions::Ordinal));
+    assert_eq!((wishes(&harness), harness.processor.is_overfull()), (0, false));
+    harness.deliver(20, decoder.decode_ndjson(rows(20, 250).as_bytes(), 0, Positions::Ordinal));
+    assert_eq!((wishes(&harness), harness.processor.is_overfull()), (usize::from(SHARDS), true));
+    harness.commit();
+    assert_eq!((wishes(&harness), harness.processor.is_overfull()), (0, false));
+    assert_eq!(harness.hot_keys(), 16);
 }
 
 #[test]

@@ -12,6 +12,7 @@
 
 mod figures;
 mod left;
+mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,6 +37,7 @@ use crate::port::Port;
 use crate::read_again::Rereader;
 use crate::shared::Shared;
 use crate::telemetry::{StageSpans, Trace};
+use turns::Turns;
 
 /// Slots that one slice of closing windows looks at while rows wait.
 const CLOSE_SLICE: usize = 2048;
@@ -76,6 +78,7 @@ pub struct Worker {
     /// `None`: something has happened that a commit may wait for.
     commits_looked_at: Option<Instant>,
     close_slice: usize,
+    turns: Turns,
     figures_at: Instant,
     phase: Phase,
     end_of_time: bool,
@@ -123,6 +126,7 @@ impl Worker {
             buffer: Vec::new(),
             ready: Vec::new(),
             close_slice: CLOSE_SLICE,
+            turns: Turns::default(),
             figures_at: Instant::now(),
             phase: Phase::Running,
             end_of_time: false,
@@ -160,7 +164,8 @@ impl Worker {
             if self.shared.failure().is_some() || (self.phase == Phase::Ending && self.has_ended()?) {
                 return Ok(());
             }
-            if !worked && !self.read_file()? {
+            let read = self.turns.is_files_turn(worked) && self.read_file()?;
+            if !worked && !read {
                 self.sleep(waits)?;
             }
         }
@@ -173,7 +178,9 @@ impl Worker {
 
     /// Whether rows that come are taken; shards that have left some may still catch up.
     fn takes_rows(&self) -> bool {
-        !self.is_halted() && takes_rows(self.shared.behind(), usize::from(self.shared.plan.config.shards))
+        !self.is_halted()
+            && !self.processor.is_overfull()
+            && takes_rows(self.shared.behind(), usize::from(self.shared.plan.config.shards))
     }
 
     /// One batch, one step of catching up and one slice of closing windows; false if there was nothing to do.

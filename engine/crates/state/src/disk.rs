@@ -11,7 +11,7 @@ const NO_SPACE: &str = "No space left on device";
 const QUOTA: &str = "Disk quota exceeded";
 
 /// What to do about a full disk, also for those who read only this line.
-fn full(doing: &str, path: &Path) -> Error {
+pub(crate) fn full(doing: &str, path: &Path) -> Error {
     Error::disk_full(format!(
         "{doing}: the disk is full ({}): free space or enlarge the volume; nothing that was acknowledged is lost",
         path.display()

@@ -134,6 +134,8 @@ impl SharedResources {
     pub(crate) fn write_options(&self) -> WriteOptions {
         let mut options = WriteOptions::default();
         options.set_sync(true);
+        // A write that would wait for a full disk inside of RocksDB says so instead.
+        options.set_no_slowdown(true);
         options
     }
 }

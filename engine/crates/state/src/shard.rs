@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rocksdb::{
@@ -14,13 +14,18 @@ use rustix::process::Resource;
 use streamjob_core::store::{ShardStore, WriteSet};
 use streamjob_core::{Error, Result, crash};
 
-use crate::disk::{file_error, store_error};
+use crate::disk::{file_error, full, store_error};
 use crate::resources::SharedResources;
 use crate::stats::{Counters, StoreStats};
 
 /// A commit's file, until it is ingested.
 const INGEST_PREFIX: &str = "ingest-";
 const INGEST_SUFFIX: &str = ".sst";
+
+/// A store that takes no writes at the moment is looked at this often.
+const STALL_LOOK: Duration = Duration::from_millis(2);
+/// After so many looks the commit gives up for now: whoever made it tries again.
+const MAX_STALL_LOOKS: u32 = 5_000;
 
 /// Threads that open stores: opening waits for the disk more than for a core.
 const OPENING_THREADS: usize = 4;
@@ -35,6 +40,8 @@ pub struct RocksShardStore {
     /// Commits are written one after the other.
     committing: Mutex<()>,
     counters: Counters,
+    /// Failures in the background before the last commit that went through.
+    known_errors: AtomicU64,
     shared: Arc<SharedResources>,
 }
 
@@ -96,6 +103,7 @@ impl RocksShardStore {
             next_file: AtomicU64::new(0),
             committing: Mutex::new(()),
             counters: Counters::default(),
+            known_errors: AtomicU64::new(0),
             shared: shared.clone(),
         })
     }
@@ -126,21 +134,41 @@ impl RocksShardStore {
         move |error| store_error(doing, &self.directory, &error)
     }
 
+    /// Waits while RocksDB takes no writes, as compaction or a flush is behind. Where a full disk is the reason that may be for
+    /// ever, so that whoever commits has to hear of it and try again.
+    ///
+    /// # Errors
+    /// The disk is full, or so slow that nothing was taken for [`MAX_STALL_LOOKS`].
+    fn await_writable(&self, looks: &mut u32) -> Result<()> {
+        while self.db.property_int_value(properties::IS_WRITE_STOPPED).ok().flatten() == Some(1) {
+            self.wait_stalled(looks)?;
+        }
+        Ok(())
+    }
+
+    fn wait_stalled(&self, looks: &mut u32) -> Result<()> {
+        *looks += 1;
+        if self.background_errors() > self.known_errors.load(Ordering::Relaxed) || *looks > MAX_STALL_LOOKS {
+            return Err(full("cannot commit the shard", &self.directory));
+        }
+        std::thread::sleep(STALL_LOOK);
+        Ok(())
+    }
+
+    /// Flushes and compactions that have failed since the store was opened.
+    fn background_errors(&self) -> u64 {
+        self.db.property_int_value(properties::BACKGROUND_ERRORS).ok().flatten().unwrap_or(0)
+    }
+
     /// A small commit: one synced record of the write-ahead log.
-    fn commit_to_log(&self, writes: &WriteSet) -> Result<()> {
-        let mut batch = WriteBatch::default();
-        for (from, to) in &writes.forget {
-            batch.delete_range(from, to);
-        }
-        for key in &writes.deletes {
-            batch.delete(key);
-        }
-        for (key, value) in writes.puts() {
-            batch.put(key, value);
-        }
+    fn commit_to_log(&self, writes: &WriteSet, looks: &mut u32) -> Result<()> {
         crash::point("commit-before-log");
-        let written = self.db.write_opt(batch, &self.shared.write_options());
-        written.map_err(self.fail("cannot commit the shard"))?;
+        loop {
+            match self.db.write_opt(log_record(writes), &self.shared.write_options()) {
+                Err(error) if error.kind() == rocksdb::ErrorKind::Incomplete => self.wait_stalled(looks)?,
+                written => break written.map_err(self.fail("cannot commit the shard"))?,
+            }
+        }
         crash::point("commit-after-log");
         Ok(())
     }
@@ -196,6 +224,20 @@ impl RocksShardStore {
     }
 }
 
+fn log_record(writes: &WriteSet) -> WriteBatch {
+    let mut batch = WriteBatch::default();
+    for (from, to) in &writes.forget {
+        batch.delete_range(from, to);
+    }
+    for key in &writes.deletes {
+        batch.delete(key);
+    }
+    for (key, value) in writes.puts() {
+        batch.put(key, value);
+    }
+    batch
+}
+
 fn remove_orphans(directory: &Path) -> Result<()> {
     let failed = |error: std::io::Error| file_error("cannot clean up the shard's directory", directory, &error);
     for entry in fs::read_dir(directory).map_err(failed)? {
@@ -240,10 +282,13 @@ impl ShardStore for RocksShardStore {
         }
         let started = Instant::now();
         let _committing = self.committing.lock();
+        let mut looks = 0;
+        self.await_writable(&mut looks)?;
         match writes.bytes() < self.shared.options.small_commit_bytes {
-            true => self.commit_to_log(&writes)?,
+            true => self.commit_to_log(&writes, &mut looks)?,
             false => self.commit_as_file(&writes)?,
         }
+        self.known_errors.store(self.background_errors(), Ordering::Relaxed);
         self.counters.committed(writes.bytes(), started.elapsed());
         Ok(())
     }

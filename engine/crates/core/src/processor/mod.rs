@@ -243,6 +243,7 @@ impl Processor {
         }
         self.run(deliveries, port)?;
         self.put_out(port)?;
+        self.shards.iter_mut().for_each(Shard::evict);
         Ok(refusals)
     }
 
@@ -274,7 +275,7 @@ impl Processor {
         loop {
             // Rows leave in parts: the buffers that they pass through keep the size of the largest.
             let part = budget.min(closed::LARGE_ROWS);
-            let left = self.close_part(part);
+            let left = self.close_part(part)?;
             self.put_out(port)?;
             budget -= part - left;
             if budget == 0 || left > 0 {
@@ -283,15 +284,20 @@ impl Processor {
         }
     }
 
-    fn close_part(&mut self, mut budget: usize) -> usize {
+    fn close_part(&mut self, mut budget: usize) -> Result<usize> {
         for shard in self.shards.iter_mut().filter(|shard| !shard.is_blocked()) {
             let closed = &mut self.closed;
-            budget = shard.close_some(budget, &mut |pane| closed[pane.window].push(&pane, &self.local_of));
+            budget = shard.close_some(budget, &mut |pane| closed[pane.window].push(&pane, &self.local_of))?;
             if budget == 0 {
                 break;
             }
         }
-        budget
+        Ok(budget)
+    }
+
+    /// Whether a shard holds so many keys that rows should wait until it has committed.
+    pub fn is_overfull(&self) -> bool {
+        self.shards.iter().any(Shard::is_overfull)
     }
 
     /// Whether windows have ended that can be closed now.

@@ -134,9 +134,28 @@ fn put_words(words: &[u64], value: &mut Vec<u8>) {
     }
 }
 
-/// Whether a slot's record has an open pane.
-pub(super) fn has_panes(value: &[u8], base_words: usize) -> bool {
-    value.len() > 1 + base_words * 8
+/// Whether a slot's record has an open pane of this window and start. A damaged one has none; who reads it whole says so.
+pub(super) fn has_pane(value: &[u8], base_words: usize, window: usize, start_us: i64) -> bool {
+    let mut rest = value.get(1 + base_words * 8..).unwrap_or_default();
+    while let Some((head, words)) = rest.split_at_checked(PANE_HEAD_BYTES) {
+        let (found, len, start) = parse_pane_head(head);
+        if found == window && start == start_us {
+            return true;
+        }
+        rest = words.get(len * 8..).unwrap_or_default();
+    }
+    false
+}
+
+/// Window, length, start of a pane.
+const PANE_HEAD_BYTES: usize = 12;
+
+/// Window, length in words and start of the pane that follows.
+fn parse_pane_head(head: &[u8]) -> (usize, usize, i64) {
+    let window = u16::from_le_bytes([head[0], head[1]]);
+    let len = u16::from_le_bytes([head[2], head[3]]);
+    let start_us = i64::from_le_bytes(head[4..PANE_HEAD_BYTES].try_into().expect("eight bytes"));
+    (usize::from(window), usize::from(len), start_us)
 }
 
 /// Reads a slot's record: what stands before the panes into `base`; each open pane goes to `pane` as window, start and
@@ -150,13 +169,11 @@ pub(super) fn decode_slot(value: &[u8], base: &mut [u64], pane: &mut dyn FnMut(u
     let (fixed, mut rest) = rest.split_at(base.len() * 8);
     get_words(fixed, base);
     while !rest.is_empty() {
-        let head = rest.get(..12).ok_or_else(damaged)?;
-        let window = u16::from_le_bytes([head[0], head[1]]);
-        let len = usize::from(u16::from_le_bytes([head[2], head[3]]));
-        let start_us = i64::from_le_bytes(head[4..12].try_into().expect("eight bytes"));
-        let bytes = rest.get(12..12 + len * 8).ok_or_else(damaged)?;
-        pane(usize::from(window), start_us, bytes);
-        rest = &rest[12 + len * 8..];
+        let (head, words) = rest.split_at_checked(PANE_HEAD_BYTES).ok_or_else(damaged)?;
+        let (window, len, start_us) = parse_pane_head(head);
+        let (bytes, behind) = words.split_at_checked(len * 8).ok_or_else(damaged)?;
+        pane(window, start_us, bytes);
+        rest = behind;
     }
     Ok(())
 }
@@ -304,6 +321,9 @@ impl Shard {
             latest_closed: std::iter::zip(&plan.windows, &self.latest_closed)
                 .map(|(window, start)| (window.name.clone(), *start))
                 .collect(),
+            open_panes: std::iter::zip(&plan.windows, &self.windows)
+                .map(|(window, state)| (window.name.clone(), state.counts()))
+                .collect(),
         }
     }
 
@@ -399,6 +419,7 @@ impl Shard {
         self.committed_epoch = epoch;
         self.commit_in_flight = false;
         self.frozen_history = None;
+        self.evict_looks = self.table.slot_end() as usize;
     }
 }
 

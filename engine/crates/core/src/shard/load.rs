@@ -55,6 +55,11 @@ impl Shard {
                 self.latest_closed[window] = start;
             }
         }
+        for (name, counts) in meta.open_panes {
+            if let Some(window) = self.plan.windows.iter().position(|window| window.name == name) {
+                self.windows[window].restore(&counts);
+            }
+        }
         for (sink, state) in std::iter::zip(&self.plan.sinks, &mut self.sinks) {
             let known = meta.next_numbers.iter().find(|(name, _)| *name == sink.name);
             let Some((_, next)) = known else { continue };
@@ -87,13 +92,13 @@ impl Shard {
         Ok(())
     }
 
-    /// Reads all keys until memory is full, and those with open windows in any case.
+    /// Reads keys until memory is full. The others come when they are wanted.
     fn load_keys(&mut self) -> Result<()> {
         let store = self.store.clone();
         let mut outcome = Ok(());
         store.scan(keys::KEYS_FROM, keys::KEYS_TO, &mut |record, value| {
             outcome = self.load_key(record, value);
-            outcome.is_ok()
+            outcome.is_ok() && self.table.len() < self.max_hot_keys
         })?;
         outcome
     }
@@ -102,10 +107,6 @@ impl Shard {
         let Some((hash, key)) = keys::parse_key_record(record) else {
             return Err(Error::damaged(format!("shard {}: a key's record has no hash", self.id)));
         };
-        let open = freeze::has_panes(value, self.plan.base_words());
-        if !open && self.table.len() >= self.max_hot_keys {
-            return Ok(());
-        }
         let slot = self.table.insert(hash, key);
         self.read_slot(slot, value)
     }
@@ -115,18 +116,23 @@ impl Shard {
         let plan = self.plan.clone();
         let windows = &mut self.windows;
         let (base, panes) = self.table.state_mut(slot).split_at_mut(plan.base_words());
+        let mut counted = true;
         freeze::decode_slot(value, base, &mut |window, start_us, words| {
             let (Some(window), Some(state)) = (plan.windows.get(window), windows.get_mut(window)) else { return };
+            counted &= state.warmed(start_us);
             let place = window.pane_of(start_us) - plan.base_words();
             if panes[place] == 0 {
                 panes[place] = windows::start_word(start_us);
                 freeze::get_words(words, &mut panes[place + 1..place + 1 + window.pane_words]);
-                state.opened(start_us);
             } else {
                 let mut pane = vec![0u64; window.pane_words].into_boxed_slice();
                 freeze::get_words(words, &mut pane);
                 state.restore_overflow(slot, start_us, pane);
             }
-        })
+        })?;
+        match counted {
+            true => Ok(()),
+            false => Err(Error::damaged(format!("shard {}: a key's record has an open pane that is not counted", self.id))),
+        }
     }
 }

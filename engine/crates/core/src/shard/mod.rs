@@ -8,13 +8,14 @@
 //!
 //! Invariant: between two commits everything that a row changes is in the next [`Frozen`], or nothing of it is (I1).
 
+mod cold;
 mod freeze;
 mod history;
 mod keys;
 mod load;
 mod windows;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -26,7 +27,6 @@ pub(crate) use windows::ClosedPane;
 use windows::WindowState;
 
 use crate::catch_up::Member;
-use crate::guards::{self, Guard};
 use crate::ledger::{Ledger, Outcome};
 use crate::outbox::Outbox;
 use crate::plan::{Plan, SinkMode};
@@ -55,10 +55,12 @@ pub struct ShardMeta {
     pub udf_versions: Vec<(String, String)>,
     /// By window name: the latest start that has closed.
     pub latest_closed: Vec<(String, i64)>,
+    /// By window name: open starts with the number of their panes, all of which are in the keys' records.
+    pub open_panes: Vec<(String, Vec<(i64, u64)>)>,
 }
 
 /// Format of [`ShardMeta`] and of the records beside it.
-pub const SHARD_FORMAT: u32 = 1;
+pub const SHARD_FORMAT: u32 = 2;
 
 /// A split as the process knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +123,9 @@ pub struct Shard {
     /// It has left rows that are read again (I9).
     behind: bool,
     evict_hand: Slot,
+    /// Slots that were not looked at since the last commit.
+    evict_looks: usize,
+    /// Its share of `state.memory`, in keys.
     max_hot_keys: usize,
 }
 
@@ -167,6 +172,7 @@ impl Shard {
             commit_in_flight: false,
             behind: false,
             evict_hand: 0,
+            evict_looks: 0,
             max_hot_keys,
         };
         shard.load()?;
@@ -432,9 +438,9 @@ impl Shard {
         self.commit_in_flight
     }
 
-    /// History rows that no commit has taken yet; above the bound the shard should commit early.
+    /// Whether the shard holds so much that no commit has, history rows or keys, that it should commit early.
     pub fn wants_early_commit(&self) -> bool {
-        self.history.bytes() > self.plan.limits.pending_history_bytes
+        self.history.bytes() > self.plan.limits.pending_history_bytes || self.waits_for_room()
     }
 
     /// Visits closed rows of a window that are not in the store yet, of one key's hash or of all: start, row as JSON.
@@ -454,35 +460,6 @@ impl Shard {
         self.history.push(window as u16, start_us, hash, key, members);
         self.latest_closed[window] = self.latest_closed[window].max(start_us);
         self.changed = true;
-    }
-
-    /// Drops clean keys without open windows until the shard is within its share of `state.memory`. Looks at a bounded
-    /// number of slots a call.
-    pub fn evict(&mut self) {
-        if self.table.len() <= self.max_hot_keys {
-            return;
-        }
-        let overflowing = self.overflowing_slots();
-        let mut looks = MAX_EVICTION_LOOKS.min(self.table.slot_end() as usize);
-        while self.table.len() > self.max_hot_keys && looks > 0 {
-            looks -= 1;
-            let slot = self.evict_hand;
-            self.evict_hand = (slot + 1) % self.table.slot_end();
-            let clean =
-                u64::from(self.table.dirty_epoch(slot)) <= self.committed_epoch & 0xffff_ffff || guards::off(Guard::EvictClean);
-            if self.table.is_live(slot) && clean && !overflowing.contains(&slot) && !self.has_inline_pane(slot) {
-                self.table.remove(slot);
-            }
-        }
-    }
-
-    fn has_inline_pane(&self, slot: Slot) -> bool {
-        let state = self.table.state(slot);
-        self.plan.windows.iter().any(|window| window.pane_places().any(|place| state[place] != 0))
-    }
-
-    fn overflowing_slots(&self) -> HashSet<Slot> {
-        self.windows.iter().flat_map(WindowState::overflow).map(|(slot, _, _)| slot).collect()
     }
 
     /// Forgets progress in splits that this process does not read and that will never come again: otherwise each start would
@@ -524,7 +501,5 @@ impl Member for Shard {
 
 /// A shard may always hold this many keys, whatever `state.memory` says.
 pub const MIN_HOT_KEYS: usize = 256;
-/// Slots that one call of [`Shard::evict`] looks at.
-const MAX_EVICTION_LOOKS: usize = 4096;
 /// Closed rows of this many bytes in one shard ask for a commit before its time.
 pub const MAX_PENDING_HISTORY_BYTES: usize = 4 << 20;

@@ -1,0 +1,139 @@
+//! Keys that leave memory, and their windows: how `state.memory` bounds a shard whatever the number of its keys.
+//!
+//! A key without changes that no commit has may leave memory, with its open panes: its record in the store has them. How many
+//! panes of a start are only there is counted ([`super::windows::WindowState`]). When the start closes, a walk over the keys'
+//! records finds them. In the order of the store that is the cheapest way to read many of them, and usually most keys have a
+//! pane in the window that closes. Each comes back into memory for the commit that takes the pane off, so closing waits for
+//! commits where memory has no room.
+
+use super::freeze;
+use super::keys;
+use super::windows::word_start;
+use super::{ClosedPane, Shard};
+use crate::guards::{self, Guard};
+use crate::table::Slot;
+use crate::{Error, Result};
+
+/// Slots that one call of [`Shard::evict`] looks at.
+const MAX_EVICTION_LOOKS: usize = 4096;
+/// Beyond its share of `state.memory` a shard holds so many keys more, as a part of it, while they wait for a commit. Then it
+/// asks for one, and closes no window whose keys would have to come back.
+const ROOM_PART: usize = 4;
+/// With so many times its share a shard takes no rows before its commit.
+const OVERFULL_TIMES: usize = 2;
+
+/// Where a walk over the store for the panes of one start is.
+#[derive(Debug)]
+pub(super) struct ColdWalk {
+    start_us: i64,
+    /// The first record that was not looked at.
+    next: Vec<u8>,
+}
+
+/// A key's record: its hash, its key, its value.
+type Found = (u64, Vec<u8>, Vec<u8>);
+
+impl Shard {
+    /// Drops keys that no commit has to write until the shard is within its share of `state.memory`. Looks at a bounded number
+    /// of slots a call, and at each slot once a commit.
+    pub fn evict(&mut self) {
+        let mut looks = MAX_EVICTION_LOOKS;
+        while self.table.len() > self.max_hot_keys && looks > 0 && self.evict_looks > 0 {
+            looks -= 1;
+            self.evict_looks -= 1;
+            let slot = self.evict_hand;
+            self.evict_hand = (slot + 1) % self.table.slot_end();
+            let clean =
+                u64::from(self.table.dirty_epoch(slot)) <= self.committed_epoch & 0xffff_ffff || guards::off(Guard::EvictClean);
+            if self.table.is_live(slot) && clean {
+                self.cool(slot);
+                self.table.remove(slot);
+            }
+        }
+    }
+
+    /// Counts a slot's panes as those of a key that is only in the store.
+    fn cool(&mut self, slot: Slot) {
+        let state = self.table.state(slot);
+        for (window, plan) in std::iter::zip(&mut self.windows, &self.plan.windows) {
+            for place in plan.pane_places().filter(|place| state[*place] != 0) {
+                window.cooled(word_start(state[place]));
+            }
+            window.cool_overflow(slot);
+        }
+    }
+
+    /// Keys that may come into memory before the next commit.
+    fn room(&self) -> usize {
+        (self.max_hot_keys + self.max_hot_keys / ROOM_PART + 1).saturating_sub(self.table.len())
+    }
+
+    fn has_uncommitted(&self) -> bool {
+        self.changed || self.commit_in_flight
+    }
+
+    /// Whether keys that are only in the store must stay there until a commit has made room.
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.room() == 0 && self.has_uncommitted()
+    }
+
+    /// Whether the keys in memory are so many more than its share that the shard should take no rows before its commit.
+    pub fn is_overfull(&self) -> bool {
+        self.table.len() > self.max_hot_keys.saturating_mul(OVERFULL_TIMES) && self.has_uncommitted()
+    }
+
+    /// Closes panes of one start whose keys are only in the store, looking at no more than `budget` records; returns what is
+    /// left of it. `None`: there is no room for a key before the next commit.
+    pub(super) fn close_cold(
+        &mut self,
+        window: usize,
+        start_us: i64,
+        budget: usize,
+        close: &mut dyn FnMut(ClosedPane<'_>),
+    ) -> Result<Option<usize>> {
+        while self.room() == 0 && self.evict_looks > 0 && self.table.len() > self.max_hot_keys {
+            self.evict();
+        }
+        let room = self.room();
+        if room == 0 {
+            return Ok(None);
+        }
+        let (found, looks) = self.find_cold(window, start_us, budget, room)?;
+        for (hash, key, value) in found {
+            let slot = self.table.insert(hash, &key);
+            self.read_slot(slot, &value)?;
+            self.close_slot(window, start_us, slot, close);
+        }
+        Ok(Some(budget.saturating_sub(looks)))
+    }
+
+    /// The next records with a pane of this start, at most `room`, whose keys are not in memory; and how many were looked at.
+    fn find_cold(&mut self, window: usize, start_us: i64, budget: usize, room: usize) -> Result<(Vec<Found>, usize)> {
+        let walk = self.windows[window].cold_walk.take().filter(|walk| walk.start_us == start_us);
+        let from_first = walk.is_none();
+        let from = walk.map_or_else(|| keys::KEYS_FROM.to_vec(), |walk| walk.next);
+        let (mut found, mut looks, mut next) = (Vec::new(), 0, None);
+        let (table, base_words) = (&self.table, self.plan.base_words());
+        self.store.scan(&from, keys::KEYS_TO, &mut |record, value| {
+            looks += 1;
+            if freeze::has_pane(value, base_words, window, start_us)
+                && let Some((hash, key)) = keys::parse_key_record(record)
+                && table.find(hash, key).is_none()
+            {
+                found.push((hash, key.to_vec(), value.to_vec()));
+            }
+            let goes_on = looks < budget && found.len() < room;
+            if !goes_on {
+                next = Some([record, &[0]].concat());
+            }
+            goes_on
+        })?;
+        // A key may have left memory behind the walk: then it begins anew.
+        if next.is_none() && from_first && found.is_empty() {
+            let cold = self.windows[window].panes_of(start_us).1;
+            return Err(Error::damaged(format!("shard {}: no key's record has the {cold} open panes that are counted", self.id)));
+        }
+        self.windows[window].cold_walk = next.map(|next| ColdWalk { start_us, next });
+        Ok((found, looks))
+    }
+}
