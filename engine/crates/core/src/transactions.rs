@@ -32,6 +32,14 @@ pub struct Bounds {
     pub bytes: usize,
 }
 
+/// What a transaction holds.
+#[derive(Debug)]
+pub struct Begun<'a, T> {
+    pub batches: &'a [T],
+    /// By shard: the number behind its newest batch, to be stored with them.
+    pub reached: Vec<(u16, u64)>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// What the sink has must be asked for.
@@ -112,7 +120,7 @@ impl<T: Numbered> Transactions<T> {
 
     /// Begins a transaction with what waits, at least one batch, and the numbers that it stores. `None`: nothing waits, or the
     /// sink's answer is awaited.
-    pub fn begin(&mut self, bounds: Bounds) -> Option<(&[T], Vec<(u16, u64)>)> {
+    pub fn begin(&mut self, bounds: Bounds) -> Option<Begun<'_, T>> {
         if self.state != State::Ready || self.waiting.is_empty() {
             return None;
         }
@@ -126,7 +134,7 @@ impl<T: Numbered> Transactions<T> {
             self.open.extend(self.waiting.pop_front());
         }
         self.state = State::Open;
-        Some((&self.open, self.reached()))
+        Some(Begun { reached: self.reached(), batches: &self.open })
     }
 
     /// By shard: the number behind the newest batch of the open transaction.
@@ -247,8 +255,8 @@ mod tests {
             self.recover(transactions);
             let there = transactions.take_known();
             self.confirm(there);
-            let Some((batches, progress)) = transactions.begin(Bounds { rows: 4, bytes: 35 }) else { return };
-            let batches = batches.to_vec();
+            let Some(begun) = transactions.begin(Bounds { rows: 4, bytes: 35 }) else { return };
+            let (batches, progress) = (begun.batches.to_vec(), begun.reached);
             match end {
                 Happens::Commit => {
                     self.store(&batches, &progress);
@@ -316,7 +324,7 @@ mod tests {
         transactions.recovered(HashMap::new()).expect("nothing is known");
         let sizes = [(Bounds { rows: 1, bytes: 1 }, 1), (Bounds { rows: 3, bytes: 1000 }, 3), (Bounds { rows: 9, bytes: 19 }, 1)];
         for (bounds, size) in sizes {
-            assert_eq!(transactions.begin(bounds).expect("some wait").0.len(), size);
+            assert_eq!(transactions.begin(bounds).expect("some wait").batches.len(), size);
             assert_eq!(transactions.committed().len(), size);
         }
     }

@@ -266,8 +266,8 @@ impl KafkaSink {
             producer.poll(Duration::ZERO);
             self.confirm(transactions.take_known(), hooks);
             let bounds = Bounds { rows: TRANSACTION_ROWS, bytes: TRANSACTION_BYTES };
-            let Some((open, reached)) = transactions.begin(bounds) else { continue };
-            match self.transact(producer, open, &reached, stop) {
+            let Some(begun) = transactions.begin(bounds) else { continue };
+            match self.transact(producer, begun.batches, &begun.reached, stop) {
                 End::Committed => {
                     failures = 0;
                     self.connection.answered();

@@ -20,6 +20,9 @@ use crate::connection::Connection;
 /// One answer may take this long.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Words of a client that are heard at once.
+const WORDS_AT_ONCE: usize = 64;
+
 /// Which topic a name means at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicInfo {
@@ -72,7 +75,10 @@ impl Topic {
 
     /// Lets the client say what it has to: lines for the log, errors.
     pub fn serve(&self) {
-        let _ = self.consumer.poll(Duration::ZERO);
+        // A call hears one word, and gives nothing for most of them.
+        for _ in 0..WORDS_AT_ONCE {
+            let _ = self.consumer.poll(Duration::ZERO);
+        }
     }
 
     /// Asks the cluster which topic the name means.
