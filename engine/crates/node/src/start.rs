@@ -1,6 +1,7 @@
 //! From a state directory and a job to threads that run: the same way after a crash as after a clean stop (I7).
 
 mod running;
+mod topics;
 
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -31,9 +32,9 @@ use crate::port::{Output, Port, Stdout};
 use crate::read_again::{Origins, Rereader};
 use crate::replay::{self, Replay};
 use crate::sequencer::Sequencer;
-use crate::shared::{ConnectionView, Shared};
+use crate::shared::Shared;
 use crate::telemetry::Traces;
-use crate::topics::{TopicRun, TopicSource, TopicWatch, is_unknown};
+use crate::topics::{TopicSource, is_unknown};
 use crate::worker::Worker;
 
 /// RocksDB gets at least this for its cache and memtables, whatever `state.memory` says.
@@ -179,20 +180,6 @@ impl Opened {
         Ok(())
     }
 
-    fn open_topics(&mut self) -> Result<()> {
-        for source in &self.plan.config.sources {
-            let Some(kafka) = &source.kafka else { continue };
-            let mut topic = TopicSource::find(&self.state, source, kafka)?;
-            let splits = topic.number(self.splits.len() as SplitIndex);
-            if self.splits.len() + splits.len() > usize::from(SplitIndex::MAX) {
-                return Err(Error::user(format!("sources.{}: more than {} partitions", source.name, SplitIndex::MAX)));
-            }
-            self.splits.extend(splits);
-            self.topics.push(topic);
-        }
-        Ok(())
-    }
-
     fn worker_count(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let wanted = match self.plan.config.engine.worker_threads {
@@ -222,7 +209,7 @@ impl Opened {
         for SourceFile { split, file, .. } in &files {
             file.check_resume(file.id(), starts[usize::from(*split)])?;
         }
-        let topics: Vec<Arc<TopicSource>> = topics.into_iter().map(Arc::new).collect();
+        let sources: Vec<Arc<TopicSource>> = topics.into_iter().map(Arc::new).collect();
         let outputs = sinks(&shared)?;
         recover_segments(&shared, &outputs, &reports)?;
         let logs = name_logs(&shared, logs);
@@ -237,7 +224,7 @@ impl Opened {
             }
             _ => None,
         };
-        let origins = Arc::new(Origins::find(&logs, sequencer.as_ref(), &files, &topics));
+        let origins = Arc::new(Origins::find(&logs, sequencer.as_ref(), &files, &sources));
         let (feeds, paced) = open_feeds(&shared, files, &starts);
         let committer = {
             let (owned, sequencer) = (shared.clone(), sequencer.clone());
@@ -253,8 +240,8 @@ impl Opened {
         for paced in paced {
             feeders.push(spawn(&shared, "paced", move || paced.run())?);
         }
-        for source in &topics {
-            feeders.extend(spawn_topic(&shared, source, &starts, exit_at_end)?);
+        for source in &sources {
+            feeders.extend(topics::spawn(&shared, source, &starts, exit_at_end)?);
         }
         match replays.is_empty() {
             true => shared.open_gate(),
@@ -263,7 +250,18 @@ impl Opened {
                 feeders.push(spawn(&shared, "replay", move || replay::run(&replayed, replays))?);
             }
         }
-        Ok(Running { shared, sequencer, resumed, outputs, logs, topics, workers: workers.take(), feeders, committer, journal })
+        Ok(Running {
+            shared,
+            sequencer,
+            resumed,
+            outputs,
+            logs,
+            topics: sources,
+            workers: workers.take(),
+            feeders,
+            committer,
+            journal,
+        })
     }
 }
 
@@ -424,29 +422,6 @@ fn open_shards(shared: &Arc<Shared>, worker: usize, udfs: &dyn UdfFactory) -> Re
 fn next_batches(shard: &Shard) -> Vec<(usize, u16, u64)> {
     let number = |sink| shard.outbox(sink).map(|outbox| (sink, shard.id, outbox.next_number()));
     (0..shard.sinks()).filter_map(number).collect()
-}
-
-/// The threads of one topic: who reads it, where its partitions are known, and who asks about it.
-fn spawn_topic(
-    shared: &Arc<Shared>,
-    source: &Arc<TopicSource>,
-    starts: &[u64],
-    exit_at_end: bool,
-) -> Result<Vec<JoinHandle<()>>> {
-    shared.connections.lock().push(ConnectionView {
-        source: true,
-        name: source.name.clone(),
-        connection: source.connection.clone(),
-        topic: Some(source.clone()),
-    });
-    let watch = TopicWatch { shared: shared.clone(), source: source.clone(), exit_at_end };
-    let mut threads = vec![spawn(shared, "topic-watch", move || watch.run())?];
-    if source.info.is_some() {
-        let starts = source.partitions.iter().map(|partition| starts[usize::from(partition.split)]).collect();
-        let run = TopicRun { shared: shared.clone(), source: source.clone(), starts, exit_at_end };
-        threads.push(spawn(shared, "topic", move || run.run())?);
-    }
-    Ok(threads)
 }
 
 /// Publishes committed segments that a crash left under their temporary names, and deletes the others. A state that is older

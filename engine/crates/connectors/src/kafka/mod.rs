@@ -5,6 +5,7 @@
 
 mod client;
 mod errors;
+mod produce;
 mod progress;
 mod rows;
 mod sink;

@@ -46,7 +46,7 @@ impl Progress {
         Progress { place: place.to_owned(), config: config.clone(), prefix: format!("{state_id}/{sink}/"), connection }
     }
 
-    pub fn topic(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.config.progress_topic
     }
 
@@ -62,13 +62,13 @@ impl Progress {
         if client.describe().is_ok() {
             return Ok(());
         }
-        let doing = format!("creating the topic {}", self.topic());
+        let doing = format!("creating the topic {}", self.name());
         let context = Context::new(self.connection.clone());
         let admin: AdminClient<Context> = settings(&self.place, &self.config.connection)?
             .create_with_context(context)
             .map_err(|error| explain(&doing, &error, &self.connection))?;
         // The broker's own number of replicas.
-        let topic = NewTopic::new(self.topic(), 1, TopicReplication::Fixed(-1)).set("cleanup.policy", "compact");
+        let topic = NewTopic::new(self.name(), 1, TopicReplication::Fixed(-1)).set("cleanup.policy", "compact");
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
         let created = runtime.block_on(admin.create_topics([&topic], &options));
         let outcome = created.map_err(|error| explain(&doing, &error, &self.connection))?;
@@ -107,7 +107,7 @@ impl Progress {
         let reader = TopicReader::new(
             &self.place,
             &self.config.connection,
-            self.topic(),
+            self.name(),
             "streamjob-progress",
             Isolation::ReadCommitted,
             PREFETCH_KB,
@@ -127,7 +127,7 @@ impl Progress {
             reader.serve()?;
             if patience.is_some_and(|until| until < Instant::now()) {
                 patience = None;
-                tracing::warn!(target: "streamjob", topic = self.topic(), "waiting for open transactions of others in the topic");
+                tracing::warn!(target: "streamjob", topic = self.name(), "waiting for open transactions of others in the topic");
             }
             reader.wait(LOOK);
         }
@@ -135,7 +135,7 @@ impl Progress {
     }
 
     fn client(&self, isolation: Isolation) -> Result<Topic> {
-        Topic::new(&self.place, &self.config.connection, self.topic(), None, isolation, self.connection.clone())
+        Topic::new(&self.place, &self.config.connection, self.name(), None, isolation, self.connection.clone())
     }
 
     fn take(
@@ -154,7 +154,7 @@ impl Progress {
                 Event::End { offset } => offset,
                 Event::Failed { code, text } => {
                     let error = KafkaError::MessageConsumption(code);
-                    return Err(explain(&format!("reading the topic {}: {text}", self.topic()), &error, &self.connection));
+                    return Err(explain(&format!("reading the topic {}: {text}", self.name()), &error, &self.connection));
                 }
             };
             if ends.get(&partition).is_some_and(|end| reached >= *end) {
@@ -172,7 +172,7 @@ impl Progress {
             Error::damaged(format!(
                 "the topic {}: the record {key} can't be read: {error}; give the sink another progressTopic \
                  only if the rows that are not confirmed may come twice",
-                self.topic()
+                self.name()
             ))
         })?;
         found.insert(shard, record.next);

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
 use streamjob_core::config::{Delivery as Guarantee, KafkaSinkConfig};
 use streamjob_core::crash;
@@ -21,9 +20,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Context, SOCKET_TIMEOUT_MS, settings};
-use super::errors::{code, explain, is_fenced};
+use super::errors::{explain, is_fenced};
 use super::progress::Progress;
-use super::rows::{key_bytes, member, rows};
 use crate::backoff::Backoff;
 use crate::connection::Connection;
 use crate::deliveries::{Delivery, DeliveryReport, Refusal, random};
@@ -39,15 +37,13 @@ pub const PRODUCER_KB: usize = 64 << 10;
 /// One answer of the coordinator is waited for so long before it is asked again.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The producer is served this often where nothing else happens.
-const LOOK: Duration = Duration::from_millis(20);
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 /// When the process stops, the open transaction gets this long to end.
 const LAST_ANSWER: Duration = Duration::from_secs(2);
 /// The largest message, bytes, unless the job's properties say otherwise. A larger row goes with its batch to the dead letters.
 const MAX_MESSAGE_BYTES: usize = 1_000_000;
 /// What the broker may add to a row.
 const MESSAGE_OVERHEAD: usize = 512;
-/// The status of a batch that can never be written, as of HTTP.
-const TOO_LARGE: u16 = 413;
 
 /// What becomes of the sink once it is known how far its topic is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,12 +58,12 @@ pub enum SinkVerdict {
 pub struct KafkaSink {
     place: String,
     name: Arc<str>,
-    config: KafkaSinkConfig,
+    pub(super) config: KafkaSinkConfig,
     guarantee: Guarantee,
     producer: ClientConfig,
     progress: Progress,
     connection: Arc<Connection>,
-    max_row_bytes: usize,
+    pub(super) max_row_bytes: usize,
     backoff: Backoff,
     seed: u64,
 }
@@ -301,7 +297,7 @@ impl KafkaSink {
             reached.iter().try_for_each(|(shard, next)| {
                 let (key, value) = self.progress.record(*shard, *next);
                 self.enqueue(producer, stop, || {
-                    BaseRecord::with_opaque_to(self.progress.topic(), Box::new(0)).key(&key).payload(&value)
+                    BaseRecord::with_opaque_to(self.progress.name(), Box::new(0)).key(&key).payload(&value)
                 })
             })
         });
@@ -375,81 +371,6 @@ impl KafkaSink {
                 self.name
             ))),
             false => End::Lost(error),
-        }
-    }
-
-    /// Why a batch can never be written.
-    pub(super) fn refusal_of(&self, delivery: &Delivery) -> Result<Option<Refusal>> {
-        if delivery.batch.body.len() <= self.max_row_bytes {
-            return Ok(None);
-        }
-        let longest = rows(&delivery.batch.body)?.iter().map(|row| row.get().len()).max().unwrap_or(0);
-        Ok((longest > self.max_row_bytes).then(|| Refusal {
-            status: TOO_LARGE,
-            reason: format!(
-                "a row of {longest} bytes is larger than message.max.bytes allows; raise it in kafka.properties and on the topic"
-            ),
-        }))
-    }
-
-    /// Hands the rows of a batch to the producer.
-    pub(super) fn produce(
-        &self,
-        producer: &BaseProducer<Context>,
-        delivery: &Delivery,
-        batch: u64,
-        stop: &CancellationToken,
-    ) -> Result<(), KafkaError> {
-        let broken = |error: Error| KafkaError::ClientCreation(error.message().to_owned());
-        for row in rows(&delivery.batch.body).map_err(broken)? {
-            let text = row.get();
-            let key = self.config.key.as_deref().and_then(|name| member(text, name)).map(key_bytes);
-            let partition = self.config.partition.as_deref().and_then(|name| member(text, name)?.parse::<i32>().ok());
-            self.enqueue(producer, stop, || {
-                let mut record = BaseRecord::with_opaque_to(&self.config.topic, Box::new(batch)).payload(text);
-                record.key = key.as_deref();
-                record.partition = partition;
-                record.headers = self.headers(delivery);
-                record
-            })?;
-        }
-        Ok(())
-    }
-
-    fn headers(&self, delivery: &Delivery) -> Option<OwnedHeaders> {
-        let traceparent = delivery.batch.traceparent.as_deref();
-        if self.config.headers.is_empty() && traceparent.is_none() {
-            return None;
-        }
-        let mut headers = OwnedHeaders::new();
-        for (key, value) in &self.config.headers {
-            headers = headers.insert(Header { key, value: Some(value) });
-        }
-        if let Some(value) = traceparent {
-            headers = headers.insert(Header { key: "traceparent", value: Some(value) });
-        }
-        Some(headers)
-    }
-
-    /// Puts one message into the producer's queue; where that is full, it waits.
-    fn enqueue<'a, K, P>(
-        &self,
-        producer: &BaseProducer<Context>,
-        stop: &CancellationToken,
-        record: impl Fn() -> BaseRecord<'a, K, P, Box<u64>>,
-    ) -> Result<(), KafkaError>
-    where
-        K: rdkafka::message::ToBytes + ?Sized + 'a,
-        P: rdkafka::message::ToBytes + ?Sized + 'a,
-    {
-        loop {
-            match producer.send(record()) {
-                Ok(()) => return Ok(()),
-                Err((error, _)) if code(&error) == Some(RDKafkaErrorCode::QueueFull) && !stop.is_cancelled() => {
-                    producer.poll(LOOK);
-                }
-                Err((error, _)) => return Err(error),
-            }
         }
     }
 
