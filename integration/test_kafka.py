@@ -462,3 +462,17 @@ spec:
     assert sorted(numbers) == list(range(full))
     # Each partition in its order.
     assert [n for n in numbers if n % 2] == sorted(n for n in numbers if n % 2)
+
+
+def test_a_silent_partition_does_not_hold_windows_back(broker: Broker, make_job: Callable[..., Job]) -> None:
+    topic, out = topics(broker, "silent", partitions=2)
+    rows = [{"device": "a", "at": second * 1_000_000, "x": second} for second in range(35)]
+    job = make_job(job_text(broker, topic, out, idle="300ms"))
+    running = job.run()
+    broker.send(topic, rows, 0)
+    wait_until("three windows", lambda: len(broker.rows(out)) == 3)
+    # The silent one has something to say after all: its own rows are not late by what it has not seen.
+    broker.send(topic, [{"device": "b", "at": 36_000_000, "x": 1}], 1)
+    running.await_processed(36)
+    assert running.metrics().ledger()["late"] == 0
+    running.stop()

@@ -409,19 +409,13 @@ fn open_shards(shared: &Arc<Shared>, worker: usize, udfs: &dyn UdfFactory) -> Re
             .map(|split| shards.iter().map(|shard| (shard.id, shard.progress(split as SplitIndex).position)).collect())
             .collect(),
         segments: shards.iter().flat_map(|shard| shard.open_segments().map(|(sink, number)| (sink, shard.id, number))).collect(),
-        batches: shards.iter().flat_map(next_batches).collect(),
+        batches: shards.iter().flat_map(|shard| shard.next_batches().map(|(sink, number)| (sink, shard.id, number))).collect(),
         ledger,
         committed: shards.iter().map(|shard| (shard.id, shard.positions())).collect(),
     };
     // Last: functions may still be on their way.
     let processor = Processor::new(shared.plan.clone(), shared.splits.clone(), shards, udfs.host(worker)?);
     Ok((report, processor))
-}
-
-/// Sinks of messages, with the number of the next batch of a shard.
-fn next_batches(shard: &Shard) -> Vec<(usize, u16, u64)> {
-    let number = |sink| shard.outbox(sink).map(|outbox| (sink, shard.id, outbox.next_number()));
-    (0..shard.sinks()).filter_map(number).collect()
 }
 
 /// Publishes committed segments that a crash left under their temporary names, and deletes the others. A state that is older

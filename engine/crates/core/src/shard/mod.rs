@@ -359,19 +359,6 @@ impl Shard {
         }
     }
 
-    /// The number of the segment that is open now, for each sink of segments: what a restart looks for.
-    pub fn open_segments(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
-        self.sinks.iter().enumerate().filter_map(|(sink, state)| match state {
-            SinkState::Segments { number, .. } => Some((sink, *number)),
-            _ => None,
-        })
-    }
-
-    /// Sinks of the job, the dead letters among them.
-    pub fn sinks(&self) -> usize {
-        self.sinks.len()
-    }
-
     pub fn outbox(&self, sink: usize) -> Option<&Outbox> {
         match &self.sinks[sink] {
             SinkState::Messages(outbox) => Some(outbox),
