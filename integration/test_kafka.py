@@ -67,15 +67,17 @@ def test_topics_survive_kills_at_every_step(
     topic, out = topics(broker, "named-kills")
     events = Events(rng)
     job = make_job(job_text(broker, topic, out), engine=crash_engine)
-    steps = [
-        point for point in kills.crash_points() if point.startswith(("kafka-", "commit-")) and "-file" not in point
-    ]
+    # Commits of this job are small: those of large ones are for the test with more state.
+    steps = [step for step in kills.crash_points() if step.startswith(("kafka-", "commit-"))]
+    steps = [step for step in steps if "ingest" not in step and "-file" not in step]
     assert {"kafka-before-progress", "kafka-before-commit", "kafka-after-commit"} <= set(steps)
     for kill in kills.named(steps, (1, rng.randrange(2, 8))):
         running = job.start(crash_at=kill.at)
-        while running.process.poll() is None:
+        for _ in range(200):
+            if running.process.poll() is not None:
+                break
             events.send(broker, topic, 200)
-        assert running.await_exit().code == KILLED
+        assert running.await_exit().code == KILLED, f"the step {kill} was not passed"
         report.killed(kill)
     job.run_to_end()
     then_each_window_is_there_once(events, broker.rows(out))
