@@ -60,6 +60,8 @@ def _targets(member: Schema) -> Iterator[tuple[str, str]]:
         yield from _targets(choice)
     if "$ref" in member.get("items", {}):
         yield member["items"]["$ref"].rpartition("/")[2], "[]"
+    for value in member.get("patternProperties", {}).values():
+        yield from ((target, f".NAME{suffix}") for target, suffix in _targets(value))
 
 
 def _referred(member: Schema, definitions: dict[str, Schema]) -> str:

@@ -16,7 +16,7 @@ NAMESPACE = "streamjob-e2e"
 FULL_NAME = f"{NAME}-streamjob-operator"
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{FULL_NAME}"
 CRD = "streamjobs.streamjob.dev"
-HELM_WITHIN_S = 240.0
+HELM_WITHIN_S = 300.0
 LEADS_WITHIN_S = 60.0
 """A leader that was killed is followed after 15 s; the rest is for pods that start."""
 OPERATOR_IMAGE = os.environ.get("STREAMJOB_E2E_OPERATOR_IMAGE", "streamjob-operator:e2e")
@@ -35,6 +35,8 @@ class Release:
 
     cluster: Cluster
     values: Object = field(default_factory=dict)
+    ended: list[str] = field(default_factory=list)
+    """What operators that were killed have logged."""
 
     def helm(self, *arguments: str, stdin: str | None = None) -> str:
         """Runs helm on the release's namespace, which must succeed."""
@@ -67,7 +69,7 @@ class Release:
 
     def test(self) -> str:
         """`helm test`; gives what it printed."""
-        return self.helm("test", NAME, "--timeout", "120s")
+        return self.helm("test", NAME, "--timeout", "240s")
 
     def uninstall(self) -> None:
         """Takes away all that the installation made, also the CRD, which helm keeps."""
@@ -93,12 +95,18 @@ class Release:
         return self.cluster.until("a leading operator", "Lease", NAMESPACE, holder, LEADS_WITHIN_S)
 
     def kill(self, pod: str) -> None:
-        """Ends an operator without a word: by SIGKILL where the node is at hand, else by force through the API."""
-        if self.cluster.kind is None:
-            self.cluster.kubectl("-n", NAMESPACE, "delete", "pod", pod, "--grace-period=0", "--force")
-            return
-        node = self.pods()[pod]["spec"]["nodeName"]
-        kill_container(node, NAMESPACE, pod, "operator")
+        """Ends an operator without a word: by SIGKILL where the node is at hand, then by force through the API.
+
+        A new pod comes for it. Containers that are killed again and again are started later each time, and then no
+        replica is left to take over.
+        """
+        self.ended.append(self._log(pod))
+        if self.cluster.kind is not None:
+            kill_container(self.pods()[pod]["spec"]["nodeName"], NAMESPACE, pod, "operator")
+        self.cluster.kubectl("-n", NAMESPACE, "delete", "pod", pod, "--grace-period=0", "--force", "--wait=false")
+
+    def _log(self, pod: str, *more: str) -> str:
+        return run(["kubectl", "-n", NAMESPACE, "logs", pod, *more]).stdout
 
     def complaints(self) -> list[str]:
         """Lines of the operators' logs, also of containers that have ended, that tell of missing rights."""
@@ -107,12 +115,8 @@ class Release:
             # In a namespace that is on its way out nobody may make anything.
             return "is forbidden" in line and "being terminated" not in line
 
-        logs = [
-            run(["kubectl", "-n", NAMESPACE, "logs", pod, *more]).stdout
-            for pod in self.pods()
-            for more in ([], ["--previous"])
-        ]
-        return [line for log in logs for line in log.splitlines() if complains(line)]
+        logs = [self._log(pod, *more) for pod in self.pods() for more in ((), ("--previous",))]
+        return [line for log in (*self.ended, *logs) for line in log.splitlines() if complains(line)]
 
 
 def kill_container(node: str, namespace: str, pod: str, container: str) -> None:

@@ -79,7 +79,6 @@ BY_THE_WEBHOOK = {
 CHANGES = {
     "shards": ({"shards": 16}, "shards cannot be changed", "create another job"),
     "the storage class": ({"storage": {"storageClassName": "other"}}, "storageClassName cannot be changed", "create"),
-    "a smaller volume": ({"storage": {"size": "512Mi"}}, "never shrink", "use the old size or a larger one"),
     "the key": ({"schema": {"key": "id"}}, "schema.key cannot be changed", "create another job"),
 }
 
@@ -120,6 +119,17 @@ def test_what_the_state_hangs_on_cannot_change(world: World, given: Given, then:
             "-n", world.namespace, "patch", "streamjob", made.name, "--type=merge", "-p", patch
         )
         assert all(word in said for word in words), f"{name}: {said}"
+    then.its_pod_is_still(made, pod)
+
+
+def test_a_smaller_volume_is_told_and_changes_nothing(given: Given, when: When, then: Then) -> None:
+    made = given.a_running_job()
+    pod = given.its_pod(made)
+    when.it_is_applied(made, storage={"size": "512Mi"})
+    then.its_condition_says(made, "StorageReady", "False", "ShrinkNotPossible", "never shrink")
+    then.its_pod_is_still(made, pod)
+    when.it_is_applied(made)
+    then.its_condition_says(made, "StorageReady", "True", "Bound")
     then.its_pod_is_still(made, pod)
 
 

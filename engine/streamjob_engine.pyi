@@ -24,11 +24,14 @@ def run(
     on_ready: Callable[[str], None] | None,
     on_progress: Callable[[str], None] | None,
     progress_interval_us: int,
+    control_token: str | None = None,
+    control_token_file: str | PathLike[str] | None = None,
 ) -> str:
     """Runs a normalised job until SIGINT, SIGTERM, `for_us` or the end of its sources; gives the totals as JSON.
 
     The interpreter is free meanwhile. `on_ready` gets the base URL once and `on_progress` a JSON object every
-    `progress_interval_us`, on threads of the engine; what they raise is logged and changes nothing. Raises EngineError.
+    `progress_interval_us`, on threads of the engine; what they raise is logged and changes nothing. Without a
+    `control_token` nobody controls the run; its file is read again where a request brings another. Raises EngineError.
     """
 
 def try_connections(job_json: str) -> str:

@@ -148,7 +148,7 @@ def test_compressed_bodies_are_read(shared: Running, encoding: str, compress: Ca
         (b'{"device":"a"', {}, 400),
         (b'{"device":"a","at":1}{"device":"a","at":1}', {}, 400),
         (b'{"device":"a","at":1}', {"Content_Type": "text/plain"}, 415),
-        (b'{"device":"a","at":1}', {"Content_Type": "application/vnd.apache.arrow.stream"}, 415),
+        (b'{"device":"a","at":1}', {"Content_Type": "application/vnd.apache.parquet"}, 415),
         (b'{"device":"a","at":1}', {"Content_Encoding": "br"}, 415),
         (b"not gzip", {"Content_Encoding": "gzip"}, 400),
         (gzip.compress(b'[{"device":"a","at":1}]')[:-9], {"Content_Encoding": "gzip"}, 400),

@@ -412,9 +412,17 @@ def test_the_test_pod_may_do_what_it_does_and_leaves_no_rights(render: Render) -
         policies = one["metadata"]["annotations"]["helm.sh/hook-delete-policy"].split(",")
         # The pod stays for `helm test --logs`, until the next test.
         assert policies == ["before-hook-creation", *(["hook-succeeded"] if one["kind"] != "Pod" else [])]
-    assert the(hooks, "Role")["rules"] == [
-        {"apiGroups": ["streamjob.dev"], "resources": ["streamjobs"], "verbs": ["create"]}
-    ]
+    rules = {one["metadata"]["name"]: one["rules"] for one in of_kind(hooks, "Role")}
+    jobs = {"apiGroups": ["streamjob.dev"], "resources": ["streamjobs"]}
+    lease = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+    full = the(render(), "Deployment")["metadata"]["name"]
+    assert rules == {
+        f"{full}-test": [
+            {**jobs, "verbs": ["create"]},
+            {**jobs, "resourceNames": ["helm-test"], "verbs": ["get", "watch", "delete"]},
+        ],
+        f"{full}-test-lease": [{**lease, "resourceNames": [full], "verbs": ["watch"]}],
+    }
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import yaml
 from chart_files import CHART, ROOT, program
 
 sys.path.insert(0, str(ROOT / "operator" / "harness"))
+from kubeharness.process import operator
 from kubeharness.rights import OF_EVERY_ACCOUNT, OF_THE_CLUSTER, VERBS, WITH_JOBS, Rights, ordered
 from kubeharness.server import Server, missing, running
 
@@ -24,6 +25,7 @@ CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/streamjobs.stream
 WEBHOOK = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/ops-sj-streamjob-operator"
 ACCOUNT = "system:serviceaccount:ops:sj-streamjob-operator"
 
+WATCHED = "watchNamespaces={shop}"
 ALLOWED, ALLOWED_ANYWHERE = WITH_JOBS, OF_THE_CLUSTER | OF_EVERY_ACCOUNT
 
 
@@ -62,6 +64,16 @@ def helm(server: Server) -> Iterator[Helm]:
     helm("install")
     yield helm
     helm("uninstall", chart=None)
+
+
+def apply(server: Server, manifest: dict[str, Any]) -> None:
+    """Server-side-applies an object of a namespace."""
+    metadata = manifest["metadata"]
+    root = f"/apis/{manifest['apiVersion']}" if "/" in manifest["apiVersion"] else "/api/v1"
+    plural = f"{manifest['kind'].lower()}s"
+    place = f"{root}/namespaces/{metadata['namespace']}/{plural}/{metadata['name']}?fieldManager=test"
+    status, answer = server.call("PATCH", place, manifest, "application/apply-patch+yaml")
+    assert status in (200, 201), answer
 
 
 def may(server: Server, namespace: str, group: str, resource: str, verb: str, name: str = "") -> bool:
@@ -107,7 +119,7 @@ def test_the_operator_may_do_what_it_does_and_no_more(server: Server, helm: Helm
 
 
 def test_a_list_of_namespaces_ends_them_there(server: Server, helm: Helm) -> None:
-    helm("upgrade", "--set", "watchNamespaces={shop}")
+    helm("upgrade", "--set", WATCHED)
     assert rights(server, "shop") == ordered(ALLOWED | ALLOWED_ANYWHERE)
     assert rights(server, "lab") == ordered(ALLOWED_ANYWHERE)
     own = {("coordination.k8s.io", "leases"): "create", ("", "secrets"): "create"}
@@ -136,6 +148,34 @@ def test_an_upgrade_changes_the_crd_and_leaves_the_bundle(server: Server, helm: 
     webhook = server.call("GET", WEBHOOK)[1]["webhooks"][0]
     assert webhook["timeoutSeconds"] == 7
     assert webhook["clientConfig"]["caBundle"] == bundle
+
+
+def test_helm_s_test_passes_with_its_own_rights_and_says_what_is_wrong(
+    server: Server, helm: Helm, tmp_path: Path
+) -> None:
+    for one in yaml.safe_load_all(
+        helm("template", "--kube-version", "1.34", "--show-only", "templates/tests/test.yaml", "--set", WATCHED)
+    ):
+        if one["kind"] != "Pod":
+            apply(server, one)
+    account = "/api/v1/namespaces/ops/serviceaccounts/sj-streamjob-operator-test/token"
+    status, answer = server.call("POST", account, {"spec": {}})
+    assert status == 201, answer
+    check: dict[str, Any] = {}
+    exec((CHART / "files" / "tests" / "check.py").read_text(encoding="utf-8"), check)
+    trusted = str(server.folder / "certs" / "apiserver.crt")
+    api = check["Api"](server.url, answer["status"]["token"], trusted)
+    lease = "sj-streamjob-operator"
+    check["RENEWED_WITHIN_S"] = check["SEEN_WITHIN_S"] = 2
+    with pytest.raises(check["WrongAnswerError"], match="a leader renews its Lease: not within 2 s"):
+        check["look_at_leader"](api, "ops", lease)
+    with pytest.raises(check["WrongAnswerError"], match="the operator looks after it: not within 2 s"):
+        check["run_a_job"](api, "shop")
+    check["RENEWED_WITHIN_S"] = check["SEEN_WITHIN_S"] = 60
+    with operator(server, "shop", tmp_path, lease_namespace="ops", lease_name=lease):
+        check["look_at_leader"](api, "ops", lease)
+        check["run_a_job"](api, "shop")
+    assert server.call("GET", "/apis/streamjob.dev/v1alpha1/namespaces/shop/streamjobs")[1]["items"] == []
 
 
 def test_jobs_outlive_a_release(server: Server, helm: Helm) -> None:

@@ -30,7 +30,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ENGINE = HERE.parent
 BASELINE = HERE / "baseline.json"
-STEPS = ["decode", "route", "aggregate", "windows", "commit", "journal_encode", "journal_decode"]
+STEPS = ["decode", "nested", "avro", "route", "aggregate", "windows", "commit", "journal_encode", "journal_decode"]
 TOLERANCE = 0.05
 
 

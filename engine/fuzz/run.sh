@@ -11,7 +11,7 @@ cd "$(dirname "$0")"
 
 seconds=${1:-20}
 targets=("${@:2}")
-[ ${#targets[@]} -gt 0 ] || targets=(decode record log job expression rows)
+[ ${#targets[@]} -gt 0 ] || targets=(decode nested avro avro_schema arrow record log job expression rows)
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/streamjob/fuzz-target}
 host=$(rustc -vV | sed -n 's/^host: //p')
 
@@ -31,7 +31,7 @@ for target in "${targets[@]}"; do
     [ "${KEEP:-}" = 1 ] || rm -rf "$found"
     mkdir -p "$found"
     options=(-max_len=4096 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=1 "-artifact_prefix=artifacts/$target-")
-    case $target in decode | record | rows) options+=(-dict=json.dict) ;; esac
+    case $target in decode | nested | record | rows) options+=(-dict=json.dict) ;; esac
     [ -n "${SEED:-}" ] && options+=("-seed=$SEED")
     if [ "$seconds" = 0 ]; then
         options+=(-runs=0)

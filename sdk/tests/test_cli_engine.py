@@ -37,6 +37,7 @@ def test_engine_puts_the_code_in_and_hands_the_token_on(tmp_path: Path) -> None:
     assert first == "READY http://127.0.0.1:8080"
     totals = json.loads(last)
     assert totals["control_token"] == "secret"
+    assert totals["control_token_file"] == str(tmp_path / "token"), "it may change"
     assert totals["sources"] == ["def score(temperature, mean):\n    return temperature - mean\n"]
     assert totals["asked"][1] == str(tmp_path / "state")
 

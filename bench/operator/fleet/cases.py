@@ -118,10 +118,17 @@ async def leading(fleet: Fleet) -> AsyncIterator[Operator]:
     with operator(fleet.server, "default", folder, **flags) as found:
         fleet.operator = found
         try:
-            await _until("the operator leads", lambda: asyncio.to_thread(found.leads))
-            yield found
+            async with _following(_lives(found)):
+                await _until("the operator leads", lambda: asyncio.to_thread(found.leads))
+                yield found
         finally:
             fleet.operator = None
+
+
+async def _lives(found: Operator) -> None:
+    """Fails where the operator ends before it is told to: it does where it cannot renew its Lease."""
+    code = await asyncio.to_thread(found.process.wait)
+    raise BenchError(f"the operator has ended with {code}: see its log, or ask again when less else is running")
 
 
 async def _until(what: str, ask: Callable[[], Awaitable[bool]], limit_s: float = LIMIT_S) -> None:

@@ -84,7 +84,7 @@ seccompProfile: {type: RuntimeDefault}
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [list, watch, create, patch, delete]
-# Never deleted: the garbage collector does, when their job is gone.
+# The garbage collector deletes them, when their job is gone.
 - apiGroups: [""]
   resources: [services, configmaps, secrets, serviceaccounts]
   verbs: [list, watch, create, patch]
@@ -97,11 +97,11 @@ seccompProfile: {type: RuntimeDefault}
 - apiGroups: [monitoring.coreos.com]
   resources: [podmonitors]
   verbs: [list, watch, create, patch]
-# The users' own, of which a job names one: only these are read.
+# The users' own, of which a job names one: only these are read. Deleted are those that no pod of a job reads any more.
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [get]
-# Deleted where a broken roll is stuck on one; never created.
+  verbs: [get, delete]
+# Deleted where a broken roll is stuck on one, or where it has outlived StatefulSet and job; never created.
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch, delete]

@@ -6,6 +6,7 @@ use arrow_array::{Array, ArrayRef};
 use arrow_buffer::NullBuffer;
 use streamjob_core::batch::{Keys, MAX_REJECTED_TEXT_BYTES, RowBatch, hash_key};
 use streamjob_core::config::SchemaConfig;
+use streamjob_core::journal::{decode_record, encode_record};
 
 /// The wall clock of all targets.
 pub const NOW_US: i64 = 1_700_000_000_000_000;
@@ -80,6 +81,17 @@ pub fn assert_decoded(batch: &RowBatch, latest_us: i64) {
         assert!(taken.binary_search(&u64::from(reject.relative_offset)).is_err(), "a row is taken or rejected");
         assert!(reject.text.len() <= MAX_REJECTED_TEXT_BYTES && !reject.reason.is_empty());
     }
+}
+
+/// Asserts that the journal gives a batch back.
+pub fn assert_kept(batch: &RowBatch) {
+    if batch.span == 0 {
+        return;
+    }
+    let mut frame = Vec::new();
+    encode_record(batch, None, 7, &mut frame).expect("a small batch");
+    let (record, _) = decode_record(&frame).expect("the frame was just made");
+    assert_same(&record.batch, batch);
 }
 
 /// Asserts that two batches hold the same rows, to the bit.

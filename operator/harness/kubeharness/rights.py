@@ -13,7 +13,7 @@ WITH_JOBS: Rights = {
     ("streamjob.dev", "streamjobs/finalizers"): "update",
     ("apps", "statefulsets"): "list watch create patch delete",
     ("", "services"): "list watch create patch",
-    ("", "configmaps"): "get list watch create patch",
+    ("", "configmaps"): "get list watch create patch delete",
     ("", "secrets"): "list watch create patch",
     ("", "serviceaccounts"): "list watch create patch",
     ("policy", "poddisruptionbudgets"): "list watch create patch",

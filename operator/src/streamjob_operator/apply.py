@@ -5,7 +5,10 @@ But the end of a deletion whose deadline has passed: there a failure is told and
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import structlog
@@ -19,6 +22,7 @@ from streamjob_operator.decide import (
     AskCheckpoint,
     Decision,
     Delete,
+    Discard,
     Emit,
     ResizeClaim,
     SetFinalizer,
@@ -52,20 +56,20 @@ class Applier:
             await self._force(observed, decision)
             return Decision((), decision.status, decision.wake)
         status, wake = decision.status, decision.wake
-        for action in decision.actions:
-            if isinstance(action, Apply):
-                await self._name_is_free(observed, action.manifest)
-        for action in decision.actions:
-            if isinstance(action, AskCheckpoint):
-                status = await self._checkpoint(observed, action, status, token)
-            elif isinstance(action, ResizeClaim):
-                why = await self._resize(observed, action)
-                if why is not None and status is not None:
-                    status = growth_refused(observed, status, action.name, why)
-                    again = observed.now + GROWTH_AGAIN
-                    wake = again if wake is None else min(wake, again)
-            else:
-                await self._act(observed, action)
+        async with _meanwhile() as tell:
+            for action in decision.actions:
+                if isinstance(action, Emit):
+                    tell(self._emit(observed, action))
+                elif isinstance(action, AskCheckpoint):
+                    status = await self._checkpoint(observed, action, status, token)
+                elif isinstance(action, ResizeClaim):
+                    why = await self._resize(observed, action)
+                    if why is not None and status is not None:
+                        status = growth_refused(observed, status, action.name, why)
+                        again = observed.now + GROWTH_AGAIN
+                        wake = again if wake is None else min(wake, again)
+                else:
+                    await self._act(observed, action)
         return Decision((), status, wake)
 
     async def _force(self, observed: Observed, decision: Decision) -> None:
@@ -92,10 +96,20 @@ class Applier:
             kind = BY_NAME[action.kind]
             await self.cluster.delete(kind, namespace, action.name, action.uid, action.propagation)
             _log.info("deleted", kind=action.kind, namespace=namespace, name=action.name, how=action.propagation)
+        elif isinstance(action, Discard):
+            await self._discard(namespace, action)
         elif isinstance(action, SetFinalizer):
             await self._finalizer(observed, action.present)
         elif isinstance(action, Emit):
             await self._emit(observed, action)
+
+    async def _discard(self, namespace: str, action: Discard) -> None:
+        try:
+            await self.cluster.delete(BY_NAME[action.kind], namespace, action.name, action.uid, "Background")
+        except ClusterError as error:
+            _log.warning("not deleted", kind=action.kind, namespace=namespace, name=action.name, error=str(error))
+        else:
+            _log.info("deleted", kind=action.kind, namespace=namespace, name=action.name, how="no longer used")
 
     async def _resize(self, observed: Observed, action: ResizeClaim) -> str | None:
         """Asks for a larger volume. Gives why it is refused: what else the job needs does not wait for it."""
@@ -108,11 +122,10 @@ class Applier:
         return None
 
     async def _apply(self, observed: Observed, manifest: Object) -> None:
-        if manifest["kind"] == "StatefulSet" and observed.stateful_set is None:
-            await self._still_wanted(observed)
-        answer = await self.cluster.apply(manifest)
-        self.index.put(answer)
         ref = (manifest["kind"], manifest["metadata"]["name"])
+        known = ref in observed.children
+        answer = await (self.cluster.apply(manifest) if known else self._make(observed, manifest))
+        self.index.put(answer)
         # What is still different is how the API server or an admission plugin wants it: not to be fought over.
         kept = differences(manifest, answer)
         left = frozenset(map(str, kept))
@@ -125,11 +138,21 @@ class Applier:
         else:
             tolerated.pop(ref, None)
 
+    async def _make(self, observed: Observed, manifest: Object) -> Object:
+        """Applies a child of which nothing is known."""
+        if manifest["kind"] == "StatefulSet":
+            await self._still_wanted(observed)
+        try:
+            return await self.cluster.apply(manifest, absent=True)
+        except ClusterError as error:
+            if error.code not in (404, 409, 422):
+                raise
+        await self._name_is_free(observed, manifest)
+        return await self.cluster.apply(manifest)
+
     async def _name_is_free(self, observed: Observed, manifest: Object) -> None:
-        """Before a child is made: an apply by force would take over what somebody else has under its name."""
+        """Where something of its name is there: an apply by force would take over what somebody else has."""
         kind, name = manifest["kind"], manifest["metadata"]["name"]
-        if (kind, name) in observed.children:
-            return
         fields = f"metadata.name={name}"
         async for items, _ in self.cluster.pages(BY_NAME[kind], observed.namespace, metadata_only=True, fields=fields):
             for item in items:
@@ -233,3 +256,20 @@ class Applier:
         failed = {"checkpointProblem": problem} if problem is not None else {}
         answered = {"checkpointRequest": observed.annotations[names.CHECKPOINT], "operations": left}
         return {**rest, **answered, **failed}
+
+
+@asynccontextmanager
+async def _meanwhile() -> AsyncIterator[Callable[[Coroutine[None, None, None]], None]]:
+    """Work that nothing waits for but the end: as much of it as is given at once, which a decision bounds."""
+    begun: list[asyncio.Task[None]] = []
+    try:
+        yield lambda work: begun.append(asyncio.create_task(work))
+    except asyncio.CancelledError:
+        for task in begun:
+            task.cancel()
+        raise
+    finally:
+        if begun:
+            await asyncio.wait(begun)
+    for task in begun:
+        task.result()

@@ -22,8 +22,8 @@ Object = dict[str, Any]
 Count = Callable[[str, str], None]
 """Called with (verb, kind) for each request."""
 
-PAGE = 250
-"""Objects of one page of a list."""
+PAGE = 100
+"""Objects of one page of a list: the largest answers, which the peak of memory hangs on."""
 REQUEST_TIMEOUT_S = 30.0
 WATCH_S = 290
 """How long the server keeps a watch open."""
@@ -32,6 +32,8 @@ SILENCE_S = 90.0
 MAX_LINE_BYTES = 8 << 20
 """One event of a watch; an object of etcd has at most 1.5 MB."""
 
+NO_VERSION = "1"
+"""A version that no object has: what is there is in conflict with it, what is not there has nothing to be."""
 NAME_TAKEN = "NameTaken"
 """The reason where an object of the name is there already and is another's."""
 
@@ -154,10 +156,15 @@ class Cluster:
         finally:
             answer.close()
 
-    async def apply(self, manifest: Object, *, subresource: str | None = None) -> Object:
-        """Server-side-applies a manifest; members of others that we want are taken over."""
+    async def apply(self, manifest: Object, *, subresource: str | None = None, absent: bool = False) -> Object:
+        """Server-side-applies a manifest; members of others that we want are taken over.
+
+        With `absent` only where there is no such object, else ClusterError 409.
+        """
         kind = BY_NAME[manifest["kind"]]
         metadata = manifest["metadata"]
+        if absent:
+            manifest = {**manifest, "metadata": {**metadata, "resourceVersion": NO_VERSION}}
         query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
         path = kind.path(metadata.get("namespace"), metadata["name"], subresource)
         content = "application/apply-patch+yaml"

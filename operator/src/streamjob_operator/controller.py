@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 
 import structlog
 
 from streamjob_operator import metrics, names
 from streamjob_operator.cluster import Cluster, ClusterError, Object
 from streamjob_operator.engine import Engines
-from streamjob_operator.index import Index, Key
-from streamjob_operator.informer import Informer
+from streamjob_operator.index import Index, Key, version
+from streamjob_operator.informer import Handler, Informer
 from streamjob_operator.kinds import CHILDREN, CLAIM, CONFIG_MAP, POD, POD_MONITOR, RUNTIME_CLASS, STORAGE_CLASS, Kind
 from streamjob_operator.observe import Facts
 from streamjob_operator.observed import asks
@@ -58,7 +59,7 @@ class Controller:
         metadata = job["metadata"]
         key = (metadata["namespace"], metadata["name"])
         if event == "DELETED":
-            if self.index.remove_job(key, metadata["uid"]):
+            if self.index.remove_job(key, metadata["uid"], version(job)):
                 self._reconciler.forget(key)
                 self.work.forget(key)
             return
@@ -66,22 +67,24 @@ class Controller:
         self.index.put_job(job, referenced_config_maps(job))
         # What we have written comes back as an event: it was looked at when it was written.
         if before is None or asks(before) != asks(job):
-            self.work.add(key)
+            self.work.add(key, urgent=before is not None)
 
     def _saw_child(self, event: str, thing: Object) -> None:
         metadata = thing["metadata"]
         if event == "DELETED":
-            key = self.index.remove(thing["kind"], metadata["namespace"], metadata["name"])
+            key = self.index.remove(thing["kind"], metadata["namespace"], metadata["name"], version(thing))
         else:
+            # The answer to what we have written was kept when it came. What others wrote before it has events of its
+            # own, of older versions, which are looked at; only a list does not tell of them.
+            if event != "LISTED" and self.index.has(thing):
+                return
             key = self.index.put(thing)
         if key is not None:
             self.work.add(key)
 
     def _saw_config_map(self, event: str, thing: Object) -> None:
-        metadata = thing["metadata"]
-        version = None if event == "DELETED" else metadata["resourceVersion"]
-        for key in self.index.see_config_map(metadata["namespace"], metadata["name"], version):
-            self.work.add(key)
+        for key in self.index.see_config_map(thing, gone=event == "DELETED"):
+            self.work.add(key, urgent=True)
 
     def _saw_storage_class(self, event: str, thing: Object) -> None:
         classes = self._facts.storage_classes = self._facts.storage_classes or {}
@@ -120,13 +123,9 @@ class Controller:
         self._facts.pod_monitors = await self._cluster.serves(POD_MONITOR)
         for namespace in self._settings.namespaces or (None,):
             for kind in (*CHILDREN, POD, CLAIM, *((POD_MONITOR,) if self._facts.pod_monitors else ())):
-                self._informers.append(self._informer(kind, namespace, self._saw_child, names.MANAGED))
-            others = f"{names.MANAGED_BY}!={names.FIELD_MANAGER}"
-            self._informers.append(self._informer(CONFIG_MAP, namespace, self._saw_config_map, others, metadata=True))
-        for kind, handler in ((STORAGE_CLASS, self._saw_storage_class), (RUNTIME_CLASS, self._saw_runtime_class)):
-            informer = self._informer(kind, None, handler, "")
-            informer.optional = True
-            self._informers.append(informer)
+                self._informers.append(self._of_children(kind, namespace))
+            self._informers.append(self._of_config_maps(namespace))
+        self._informers += self._of_classes()
         for informer in self._informers:
             tasks.create_task(informer.run())
             # One list at a time: they are the largest answers that are ever held.
@@ -144,16 +143,26 @@ class Controller:
         if self._facts.storage_classes is None and not self._informers[-2].refused:
             self._facts.storage_classes = {}
 
-    def _informer(
-        self,
-        kind: Kind,
-        namespace: str | None,
-        handler: Callable[[str, Object], None],
-        selector: str,
-        *,
-        metadata: bool = False,
-    ) -> Informer:
-        return Informer(self._cluster, kind, namespace, handler, selector, metadata_only=metadata)
+    def _of_children(self, kind: Kind, namespace: str | None) -> Informer:
+        known = partial(self.index.places, kind.kind, namespace)
+        return Informer(self._cluster, kind, namespace, self._saw_child, known, names.MANAGED)
+
+    def _of_config_maps(self, namespace: str | None) -> Informer:
+        """Of the users' ConfigMaps, by their metadata alone."""
+        others = f"{names.MANAGED_BY}!={names.FIELD_MANAGER}"
+        known = partial(self.index.config_map_places, namespace)
+        return Informer(self._cluster, CONFIG_MAP, namespace, self._saw_config_map, known, others, metadata_only=True)
+
+    def _of_classes(self) -> list[Informer]:
+        """What a condition is the clearer for; without the right to see them nothing is said of them."""
+        classes: tuple[tuple[Kind, Handler, Callable[[], Collection[str]]], ...] = (
+            (STORAGE_CLASS, self._saw_storage_class, lambda: self._facts.storage_classes or {}),
+            (RUNTIME_CLASS, self._saw_runtime_class, lambda: self._facts.runtime_classes or set()),
+        )
+        return [
+            Informer(self._cluster, kind, None, handler, partial(_without_namespace, known), optional=True)
+            for kind, handler, known in classes
+        ]
 
     def _is_watched(self, namespace: str) -> bool:
         """Whether all of a namespace is known: a look that misses children would make them anew."""
@@ -239,3 +248,7 @@ class Controller:
     async def close(self) -> None:
         """Closes connections."""
         await self._engines.close()
+
+
+def _without_namespace(known: Callable[[], Collection[str]]) -> list[tuple[str, str]]:
+    return [("", name) for name in known()]

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import kopf
+import structlog
 
 from streamjob_operator import names
 from streamjob_operator.controller import Controller
 from streamjob_operator.validation import InvalidJob, check, sentence
 
-CHUNK = 250
+CHUNK = 100
 """Objects of one page of kopf's lists."""
 WORKERS = 32
 """Events that kopf hands on at once."""
@@ -24,6 +25,8 @@ waits in memory.
 """
 MAX_PROBLEMS = 20
 """Problems that a refusal lists."""
+
+_log = structlog.get_logger("streamjob_operator.webhook")
 
 
 def register(
@@ -71,6 +74,8 @@ def refuse_invalid(operation: str | None, job: dict[str, Any], old: Mapping[str,
     checked = check(job, None)
     if isinstance(checked, InvalidJob):
         lines = [sentence(problem) for problem in checked.problems[:MAX_PROBLEMS]]
+        metadata = job["metadata"]
+        _log.info("refused", namespace=metadata.get("namespace"), job=metadata["name"], problems=len(checked.problems))
         raise kopf.AdmissionError("; ".join(lines), code=422)
 
 

@@ -6,7 +6,7 @@ Each list is compared with what was known, so that an object which went while no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 import structlog
@@ -17,7 +17,7 @@ from streamjob_operator.kinds import Kind
 BACKOFF_INITIAL_S = 0.5
 BACKOFF_MAX_S = 30.0
 Handler = Callable[[str, Object], None]
-"""Called with ADDED, MODIFIED or DELETED and the object; of a deleted one only kind and metadata are sure."""
+"""Called with LISTED, ADDED, MODIFIED or DELETED and the object; of a deleted one kind, place and version are sure."""
 
 _log = structlog.get_logger("streamjob_operator.informer")
 
@@ -26,14 +26,16 @@ _log = structlog.get_logger("streamjob_operator.informer")
 class Informer:
     """A watch of one kind in one namespace (None: all).
 
-    `synced` is set when all was listed once, `answered` also when that was refused. `refused` says that the right is
-    missing now; an `optional` watch then ends, others try on.
+    `known` gives the places (namespace, name) of all that whoever is told has of this watch: what of it a list has not
+    is gone. `synced` is set when all was listed once, `answered` also when that was refused. `refused` says that the
+    right is missing now; an `optional` watch then ends, others try on.
     """
 
     cluster: Cluster
     kind: Kind
     namespace: str | None
     handler: Handler
+    known: Callable[[], Iterable[tuple[str, str]]]
     selector: str = ""
     metadata_only: bool = False
     optional: bool = False
@@ -42,7 +44,6 @@ class Informer:
     refused: bool = False
     heard_at: float | None = None
     """The loop's clock when the API server last spoke; None before the watch has begun, which waits for others."""
-    _known: dict[tuple[str, str], None] = field(default_factory=dict)
     _version: str = ""
 
     @property
@@ -89,18 +90,18 @@ class Informer:
             wait = min(wait * 2, BACKOFF_MAX_S)
 
     async def _list(self) -> None:
-        found: dict[tuple[str, str], None] = {}
+        found: set[tuple[str, str]] = set()
         version = ""
         pages = self.cluster.pages(self.kind, self.namespace, self.selector, metadata_only=self.metadata_only)
         async for items, version in pages:  # noqa: B007 - the last one counts
             self.heard()
             for item in items:
                 self._named(item)
-                found[_place(item)] = None
-                self.handler("ADDED", item)
-        for place in self._known.keys() - found.keys():
-            self.handler("DELETED", self._tombstone(place))
-        self._known, self._version = found, version
+                found.add(_place(item))
+                self.handler("LISTED", item)
+        for place in set(self.known()) - found:
+            self.handler("DELETED", self._tombstone(place, version))
+        self._version = version
         self.refused = False
         self.synced.set()
         self.answered.set()
@@ -116,18 +117,16 @@ class Informer:
             if event["type"] == "BOOKMARK":
                 continue
             self._named(item)
-            if event["type"] == "DELETED":
-                self._known.pop(_place(item), None)
-            else:
-                self._known[_place(item)] = None
             self.handler(event["type"], item)
         self.heard()
 
     def _named(self, item: Object) -> None:
         item["kind"], item["apiVersion"] = self.kind.kind, self.kind.api_version
 
-    def _tombstone(self, place: tuple[str, str]) -> Object:
-        return {"kind": self.kind.kind, "metadata": {"namespace": place[0], "name": place[1]}}
+    def _tombstone(self, place: tuple[str, str], version: str) -> Object:
+        """What is not in a list has ended by its version; what was made since is newer."""
+        metadata = {"namespace": place[0], "name": place[1], "resourceVersion": version}
+        return {"kind": self.kind.kind, "metadata": metadata}
 
 
 def _place(item: Object) -> tuple[str, str]:

@@ -13,6 +13,15 @@ QUIET = ("kopf", "aiohttp", "asyncio", "urllib3", "opentelemetry")
 """Libraries of which only warnings are of interest."""
 
 
+class Refusals(logging.Filter):
+    """Takes out kopf's errors about the webhook's refusals: they are answers, and the webhook notes them itself."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to keep a record."""
+        said = record.getMessage()
+        return not (said.startswith("Webhook ") and "failed permanently" in said)
+
+
 def _like_the_engine(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """The members by the engine's names: level in capitals, target for the module."""
     entry["level"] = str(entry.get("level", "")).upper()
@@ -47,6 +56,7 @@ def configure(level: str) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
+    handler.addFilter(Refusals())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(number)

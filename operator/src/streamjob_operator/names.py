@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 GROUP = "streamjob.dev"
 VERSION = "v1alpha1"
 PLURAL = "streamjobs"
@@ -45,12 +47,16 @@ UDF_DIR = "/etc/streamjob/udfs"
 CONTROL_DIR = "/etc/streamjob/control"
 JOB_KEY = "job.json"
 TOKEN_KEY = "token"  # noqa: S105 - the name of a key, not a token
+JOB_VOLUME = "job"
 CLAIM = "state"
 
 MAX_NAME = 50
 """Longest name of a job on Kubernetes: the label of its pods' revision has 63 characters, eleven of them a suffix."""
 SUFFIXES = ("-nodes", "-job", "-udfs", "-control")
-"""What the names of children end in: no job's name may, or it would be that of another job's child."""
+"""What the names of children end in, or once did: no job's name may, or it would be that of another job's child."""
+CONTENT_HASH = 10
+"""Hexadecimal digits of the hash of its content in a ConfigMap's name."""
+_CONFIG = re.compile(rf"-(job|udfs)(-[0-9a-f]{{{CONTENT_HASH}}})?")
 
 
 def labels(job: str) -> dict[str, str]:
@@ -78,14 +84,19 @@ def nodes_service(job: str) -> str:
     return f"{job}-nodes"
 
 
-def job_config(job: str) -> str:
-    """The ConfigMap of the normalised job."""
-    return f"{job}-job"
+def job_config(job: str, content: str) -> str:
+    """The ConfigMap of a normalised job; `content` is the hash of what is in it."""
+    return f"{job}-job-{content[:CONTENT_HASH]}"
 
 
-def udf_config(job: str) -> str:
-    """The ConfigMap of the UDFs' code."""
-    return f"{job}-udfs"
+def udf_config(job: str, content: str) -> str:
+    """The ConfigMap of the UDFs' code; `content` is the hash of what is in it."""
+    return f"{job}-udfs-{content[:CONTENT_HASH]}"
+
+
+def is_config(job: str, name: str) -> bool:
+    """Whether the operator calls ConfigMaps of the job so, or did before their names told their content."""
+    return name.startswith(job) and _CONFIG.fullmatch(name, len(job)) is not None
 
 
 def control_secret(job: str) -> str:

@@ -19,9 +19,9 @@ class Work:
         self._changed = asyncio.Event()
         self.started: dict[Key, float] = {}
 
-    def add(self, key: Key) -> None:
-        """Asks for a look soon."""
-        self._queue.add(key, self._clock())
+    def add(self, key: Key, *, urgent: bool = False) -> None:
+        """Asks for a look soon; an urgent one comes before others."""
+        self._queue.add(key, self._clock(), urgent=urgent)
         self._note()
 
     def add_in(self, key: Key, seconds: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from streamjob.loading import load_source
@@ -19,6 +20,8 @@ YAML_ON = "true"
 """What tools that read YAML 1.1, kubectl among them, make of the unquoted key `on`."""
 MAX_MESSAGE = 1024
 """Characters of the problems that a condition tells; the webhook and the command line tell all."""
+MAX_KEPT = 64
+"""Checked jobs that are kept: a job that changes is looked at several times within a second."""
 _METADATA = ("name", "namespace")
 
 
@@ -69,7 +72,14 @@ def check(resource: Mapping[str, Any], config_maps: ConfigMaps | None) -> ValidJ
         "metadata": metadata,
         "spec": _readable(resource.get("spec")),
     }
-    source = plain_source(data, metadata["name"])
+    return _checked(json.dumps([data, None if config_maps is None else {**config_maps}]))
+
+
+@lru_cache(maxsize=MAX_KEPT)
+def _checked(text: str) -> ValidJob | InvalidJob:
+    """`check` of a job and its ConfigMaps as JSON; what comes out is never changed by anyone."""
+    data, config_maps = json.loads(text)
+    source = plain_source(data, data["metadata"]["name"])
     reader = None if config_maps is None else _reader(config_maps)
     try:
         loaded = load_source(source, [], names.DATA_DIR, _no_file, reader)
@@ -80,8 +90,8 @@ def check(resource: Mapping[str, Any], config_maps: ConfigMaps | None) -> ValidJ
     normalised = normalise(loaded)
     udfs = {udf["name"]: udf["source"] for udf in normalised["udfs"]}
     normalised["udfs"] = [{**udf, "source": ""} for udf in normalised["udfs"]]
-    text = json.dumps(normalised, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return ValidJob(loaded.job, text, udfs)
+    config = json.dumps(normalised, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return ValidJob(loaded.job, config, udfs)
 
 
 def referenced_config_maps(resource: Mapping[str, Any]) -> frozenset[str]:

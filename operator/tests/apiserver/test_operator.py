@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +61,7 @@ def running(server: Server, namespace: str, tmp_path: Path, told: Engine) -> Ite
 def test_a_job_becomes_its_children_and_runs(running: Operator, space: Space, told: Engine) -> None:
     space.run_job()
     for plural, expected in CHILDREN.items():
-        found = {thing["metadata"]["name"]: thing for thing in space.list(plural)}
+        found = {_without_hash(thing["metadata"]["name"]): thing for thing in space.list(plural)}
         assert set(expected) <= set(found)
         for name in expected:
             metadata = found[name]["metadata"]
@@ -78,6 +81,10 @@ def test_a_job_becomes_its_children_and_runs(running: Operator, space: Space, to
     secret = space.get("secrets", "telemetry-control")
     assert secret is not None
     assert base64.b64decode(secret["data"]["token"]).decode() in told.tokens
+
+
+def _without_hash(name: str) -> str:
+    return re.sub(r"-[0-9a-f]{10}$", "", name)
 
 
 def test_the_steady_state_makes_no_calls(running: Operator, space: Space) -> None:
@@ -177,6 +184,67 @@ def test_a_changed_config_map_rolls_the_pod(running: Operator, space: Space) -> 
     space.patch("configmaps", "code", {"data": {"z.py": CODE + "# better\n"}})
     (message,) = until("Rolling", lambda: space.events("Rolling"))
     assert message.startswith("the code of the UDF z: ")
+
+
+@contextlib.contextmanager
+def _refused_updates(space: Space) -> Iterator[None]:
+    """An administrator's policy that lets no StatefulSet of the namespace change."""
+    rule = {"apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["statefulsets"], "operations": ["UPDATE"]}
+    spec = {
+        "matchConstraints": {"resourceRules": [rule]},
+        "validations": [{"expression": "false", "message": "freeze"}],
+    }
+    where = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": space.name}}}
+    binding = {"policyName": space.name, "validationActions": ["Deny"], "matchResources": where}
+    root = "/apis/admissionregistration.k8s.io/v1"
+    places = {f"{root}/validatingadmissionpolicies": spec, f"{root}/validatingadmissionpolicybindings": binding}
+    for place, body in places.items():
+        status, answer = space.server.call("POST", place, {"metadata": {"name": space.name}, "spec": body})
+        assert status == 201, answer
+    try:
+        change, probe = space.path("statefulsets", "telemetry"), {"metadata": {"annotations": {"probe": "1"}}}
+        merge = "application/merge-patch+json"
+        until("the policy", lambda: space.server.call("PATCH", change + "?dryRun=All", probe, merge)[0] == 422)
+        yield
+    finally:
+        for place in places:
+            space.server.call("DELETE", f"{place}/{space.name}")
+
+
+def _config_of(space: Space, pod: dict[str, Any]) -> dict[str, Any] | None:
+    (name,) = [one["configMap"]["name"] for one in pod["spec"]["volumes"] if one["name"] == names.JOB_VOLUME]
+    found = space.get("configmaps", name)
+    return found and json.loads(found["data"][names.JOB_KEY])
+
+
+def test_a_pod_that_starts_while_its_change_is_refused_reads_its_own_job(running: Operator, space: Space) -> None:
+    space.run_job()
+    old = space.get("pods", "telemetry-0")
+    assert old is not None
+    with _refused_updates(space):
+        space.patch("streamjobs", "telemetry", {"spec": {"windows": WINDOWS}})
+        until("told", lambda: "freeze" in space.condition("SpecValid").get("message", ""))
+        space.delete("pods", "telemetry-0?gracePeriodSeconds=0")
+        again = until(
+            "another pod", lambda: (new := space.get("pods", "telemetry-0")) and _uid(new) != _uid(old) and new
+        )
+        assert _config_of(space, again)["windows"] == _config_of(space, old)["windows"]
+        assert len([one for one in space.list("configmaps") if one.get("immutable")]) == 3
+    space.set_ready("telemetry-0")
+    newest = until("the new template's pod", lambda: space.rolled(again))
+    assert _config_of(space, newest)["windows"][0]["tumbling"]["size_us"] == 20_000_000
+    until("the old job is gone", lambda: _config_of(space, old) is None)
+    assert len([one for one in space.list("configmaps") if one.get("immutable")]) == 2
+
+
+def test_a_changed_token_is_used_at_once(running: Operator, space: Space, told: Engine) -> None:
+    space.run_job()
+    pod = space.get("pods", "telemetry-0")
+    assert pod is not None
+    token = "another-token-of-some-length"
+    space.patch("secrets", "telemetry-control", {"data": {"token": base64.b64encode(token.encode()).decode()}})
+    until("a question with it", lambda: token in told.tokens)
+    assert space.get("pods", "telemetry-0") == pod, "no roll"
 
 
 def test_an_invalid_job_stops_no_other(running: Operator, space: Space) -> None:
@@ -338,6 +406,26 @@ def test_another_takes_over_from_a_killed_leader(server: Server, namespace: str,
             until("made again", lambda: space.get("statefulsets", "one"))
 
 
+def test_an_object_is_made_only_where_there_is_none(server: Server, space: Space) -> None:
+    """What making children relies on, in one request each."""
+
+    async def course() -> None:
+        cluster = await Cluster.connect()
+        metadata = {"name": "made", "namespace": space.name}
+        manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"a": "1"}}
+        made = await cluster.apply(manifest, absent=True)
+        assert made["metadata"]["managedFields"][0]["operation"] == "Apply"
+        with pytest.raises(ClusterError) as refused:
+            await cluster.apply({**manifest, "data": {"a": "2"}}, absent=True)
+        assert refused.value.code == 409
+        await cluster.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(server.kubeconfig))
+        asyncio.run(course())
+    assert (space.get("configmaps", "made") or {})["data"] == {"a": "1"}
+
+
 def test_a_job_that_is_gone_does_not_run_again(server: Server, space: Space, tmp_path: Path) -> None:
     """A look that still sees a job which was deleted by force, as a late watch shows it."""
 
@@ -405,5 +493,8 @@ def test_the_webhook_says_what_cel_cannot(server: Server, space: Space, tmp_path
             assert status == 422
             assert "Python syntax error" in answer["message"]
             space.apply_job("right", suspend=True)
+            lines = [json.loads(line) for line in found.log.read_text().splitlines()]
+            assert "refused" in {line["message"] for line in lines}
+            assert [line for line in lines if line["level"] == "ERROR"] == [], "a refusal is an answer"
         finally:
             server.call("DELETE", f"{place}/{space.name}")

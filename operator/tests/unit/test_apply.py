@@ -39,7 +39,9 @@ class Refusing:
             raise ClusterError(code, "Forbidden", f"{verb} of {kind} is forbidden")
         self.done.append((verb, kind, body))
 
-    async def apply(self, manifest: dict[str, Any], *, subresource: str | None = None) -> dict[str, Any]:
+    async def apply(
+        self, manifest: dict[str, Any], *, subresource: str | None = None, absent: bool = False
+    ) -> dict[str, Any]:
         self.take(subresource or "apply", manifest["kind"], manifest)
         answer = copy.deepcopy(manifest)
         answer["metadata"] |= {"uid": "uid-1", "resourceVersion": "1000"}
@@ -171,3 +173,35 @@ def test_a_mistake_of_the_operator_is_told_on_that_job(monkeypatch: pytest.Monke
     assert again.done == [], "told once"
     with pytest.raises(TypeError):
         looked(world, Refusing(lambda _verb, kind: 500 if kind == "StreamJob" else 0))
+
+
+def test_nothing_that_is_done_waits_for_what_is_told_and_no_event_is_lost() -> None:
+    world = World()
+    world.settle()
+    assert world.job is not None
+    world.job["spec"]["image"] = "engine:2"
+    for refused in (0, 403):
+        cluster = Slow(lambda _verb, kind, code=refused: code if kind == "StatefulSet" else 0)  # type: ignore[misc]
+        looked(world, cluster)
+        assert [event["reason"] for event in cluster.of("create", "Event")] == ["Rolling"]
+        assert cluster.tried.index("StatefulSet") < cluster.tried.index("told")
+
+
+class Slow(Refusing):
+    """A cluster that takes an Event only when a StatefulSet has been tried."""
+
+    def __init__(self, refuses: Callable[[str, str], int]) -> None:
+        super().__init__(refuses)
+        self.tried: list[str] = []
+        self.was_tried = asyncio.Event()
+
+    async def apply(self, manifest: dict[str, Any], **more: Any) -> dict[str, Any]:
+        self.tried.append(manifest["kind"])
+        if manifest["kind"] == "StatefulSet":
+            self.was_tried.set()
+        return await super().apply(manifest, **more)
+
+    async def create(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        await asyncio.wait_for(self.was_tried.wait(), 20)
+        self.tried.append("told")
+        return await super().create(manifest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -20,7 +21,11 @@ def build(pod_monitors: bool = False, restart: str | None = None, **spec: Any) -
     assert isinstance(valid, ValidJob), valid
     size = int(valid.job.spec.storage.size)
     inputs = Inputs("telemetry", "shop", "uid-1", valid, "engine:1", size, restart, pod_monitors)
-    return {(child["kind"], child["metadata"]["name"]): child for child in children(inputs, "secret-token")}
+    return {(child["kind"], _named(child["metadata"]["name"])): child for child in children(inputs, "secret-token")}
+
+
+def _named(name: str) -> str:
+    return re.sub(r"-[0-9a-f]{10}$", "-HASH", name)
 
 
 def pod(**spec: Any) -> dict[str, Any]:
@@ -32,8 +37,8 @@ def test_one_job_gives_all_its_children() -> None:
     assert list(build(pod_monitors=True)) == [
         ("ServiceAccount", "telemetry"),
         ("Secret", "telemetry-control"),
-        ("ConfigMap", "telemetry-job"),
-        ("ConfigMap", "telemetry-udfs"),
+        ("ConfigMap", "telemetry-job-HASH"),
+        ("ConfigMap", "telemetry-udfs-HASH"),
         ("NetworkPolicy", "telemetry"),
         ("Service", "telemetry-nodes"),
         ("Service", "telemetry"),
@@ -62,10 +67,26 @@ def test_claims_have_no_owner_so_that_state_outlives_its_job() -> None:
 
 
 def test_the_job_has_no_code_and_the_code_stands_beside_it() -> None:
-    config = json.loads(build()["ConfigMap", "telemetry-job"]["data"]["job.json"])
+    config = json.loads(build()["ConfigMap", "telemetry-job-HASH"]["data"]["job.json"])
     assert [udf["source"] for udf in config["udfs"]] == [""]
     assert config["sinks"][0]["file"]["path"] == "/var/lib/streamjob/data/out"
-    assert build()["ConfigMap", "telemetry-udfs"]["data"] == {"z.py": CODE}
+    assert build()["ConfigMap", "telemetry-udfs-HASH"]["data"] == {"z.py": CODE}
+
+
+def test_what_a_pod_reads_is_named_by_its_content_and_never_changes() -> None:
+    def names_of(**spec: Any) -> list[str]:
+        found = [child for (kind, _), child in build(**spec).items() if kind == "ConfigMap"]
+        assert all(child["immutable"] for child in found)
+        mounted = [one["configMap"]["name"] for one in pod(**spec)["spec"]["volumes"] if "configMap" in one]
+        assert mounted == [child["metadata"]["name"] for child in found]
+        assert all(names.is_config("telemetry", name) for name in mounted)
+        return mounted
+
+    first, same = names_of(), names_of(deletionDeadline="9m")
+    other_job, other_code = names_of(where="v > 1"), names_of(udfs=[])
+    assert first == same
+    assert (first[0] == other_job[0], first[1] == other_job[1]) == (False, True)
+    assert first[1] != other_code[1]
 
 
 def test_pods_pass_the_restricted_pod_security_level() -> None:

@@ -64,6 +64,14 @@ def test_a_token_that_is_there_is_kept() -> None:
     assert decision.actions == ()
 
 
+def test_a_token_that_was_changed_is_taken_over_without_a_roll() -> None:
+    world = settled()
+    world.things["Secret", "telemetry-control"]["data"] = {"token": "YW5vdGhlcg=="}
+    world.settle()
+    assert world.things["Secret", "telemetry-control"]["data"] == {"token": "YW5vdGhlcg=="}
+    assert not [action for action in world.actions if isinstance(action, Emit)]
+
+
 def test_a_roll_commits_first_and_names_what_changed() -> None:
     world = settled()
     assert world.job is not None
@@ -129,7 +137,8 @@ def test_what_may_be_secret_is_named_and_never_shown() -> None:
 
 def test_drift_in_a_config_map_is_named_and_never_shown() -> None:
     world = settled()
-    world.things["ConfigMap", "telemetry-udfs"]["data"] = {"z.py": "secret"}
+    (found,) = [one for one in world.of("ConfigMap") if "-udfs-" in one["metadata"]["name"]]
+    found["data"] = {"z.py": "secret"}
     assert told(world).endswith("data.z.py (its values are not shown)")
 
 
@@ -365,6 +374,18 @@ def test_an_orphaning_deletion_leaves_all_children() -> None:
     resource["metadata"] |= {"deletionTimestamp": time_text(NOW), "finalizers": [names.FINALIZER, "orphan"]}
     (action,) = decide_deletion(changed(settled().observe(), job=resource)).actions
     assert getattr(action, "present", None) is False
+
+
+def test_pods_whose_stateful_set_is_gone_are_stopped_with_their_job() -> None:
+    world = settled(deletionPolicy="Delete")
+    assert world.job is not None
+    del world.things["StatefulSet", "telemetry"]
+    world.job["metadata"]["deletionTimestamp"] = time_text(world.now)
+    (pod,) = world.of("Pod")
+    assert look(world.observe()).actions == (Delete("Pod", "telemetry-0", pod["metadata"]["uid"]),)
+    world.settle()
+    assert world.job is None
+    assert world.of("Pod") == world.of("PersistentVolumeClaim") == []
 
 
 def test_a_deadline_of_a_deletion_has_a_bound_and_a_default() -> None:

@@ -20,7 +20,6 @@ from streamjob_operator import names
 from streamjob_operator.controller import LATE_BEAT_S, STUCK_S, Controller
 from streamjob_operator.crd.status import PHASES
 from streamjob_operator.handlers import alive, refuse_invalid, settings_of_kopf
-from streamjob_operator.index import Index
 from streamjob_operator.informer import Informer
 from streamjob_operator.kinds import SERVICE
 from streamjob_operator.metrics import Phases, registry
@@ -30,57 +29,10 @@ from streamjob_operator.settings import Settings, load
 from unit.jobs import job
 
 
-def service(name: str = "telemetry", version: int = 1, job: str = "telemetry") -> dict[str, Any]:
-    metadata = {"name": name, "namespace": "shop", "labels": {names.JOB_LABEL: job}, "resourceVersion": str(version)}
-    return {"kind": "Service", "metadata": {**metadata, "managedFields": [{"manager": "x"}]}, "spec": {"v": version}}
-
-
-def test_an_older_version_never_replaces_a_newer_one() -> None:
-    index = Index()
-    key = index.put(service(version=10))
-    index.put(service(version=9))
-    assert key is not None
-    found = index.one(key, "Service", "telemetry")
-    assert found is not None
-    assert found["spec"] == {"v": 10}
-    assert "managedFields" not in found["metadata"], "nothing is kept that no decision looks at"
-
-
 def test_a_thousand_jobs_are_heard_of_within_a_second() -> None:
     queueing = settings_of_kopf().queueing
     assert queueing.worker_limit is not None
     assert queueing.worker_limit / queueing.idle_timeout >= 1000, "a task is kept until its object has been silent"
-
-
-def test_what_is_gone_is_found_by_its_name_alone() -> None:
-    index = Index()
-    key = index.put(service())
-    assert index.remove("Service", "shop", "telemetry") == key
-    assert index.remove("Service", "shop", "telemetry") is None
-    assert index.counts()["children"] == 0
-
-
-def test_a_changed_label_moves_a_child_to_its_other_job() -> None:
-    index = Index()
-    index.put(service())
-    index.put(service(version=2, job="other"))
-    assert index.of_job(("shop", "telemetry")) == []
-    assert len(index.of_job(("shop", "other"))) == 1
-
-
-def test_a_config_map_is_of_interest_while_a_job_names_it() -> None:
-    index = Index()
-    key = index.put_job(job(), frozenset({"code"}))
-    assert index.see_config_map("shop", "code", "1") == {key}
-    assert index.see_config_map("shop", "other", "1") == set()
-    index.put_config_map(
-        {"metadata": {"namespace": "shop", "name": "code", "resourceVersion": "1"}, "data": {"a": "b"}}
-    )
-    assert index.config_map("shop", "code") == ("1", {"a": "b"})
-    index.see_config_map("shop", "code", "2")
-    assert index.config_map("shop", "code") == ("2", None), "its new content is to be read"
-    index.remove_job(key, "uid-1")
-    assert index.see_config_map("shop", "code", "3") == set()
 
 
 def test_settings_come_from_flags_then_the_environment() -> None:
@@ -130,7 +82,7 @@ def test_the_liveness_probe_says_what_is_dead() -> None:
         controller = Controller(None, Settings(dead_after_s=5))  # type: ignore[arg-type]
         now = asyncio.get_running_loop().time()
         assert alive(controller) == "ok"
-        informer = Informer(None, SERVICE, "shop", lambda *_: None)  # type: ignore[arg-type]
+        informer = Informer(None, SERVICE, "shop", lambda *_: None, list)  # type: ignore[arg-type]
         controller._informers = [informer]
         assert alive(controller) == "ok", "a watch that waits for the lists before it"
         informer.heard_at = now - 6

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from streamjob_operator import names
 from streamjob_operator.cluster import ClusterError
+from streamjob_operator.index import Index, version
 from streamjob_operator.informer import BACKOFF_INITIAL_S, BACKOFF_MAX_S, Informer
 from streamjob_operator.kinds import SERVICE
 
@@ -14,7 +16,8 @@ Step = list[Any] | ClusterError
 
 
 def item(name: str, version: int) -> dict[str, Any]:
-    return {"metadata": {"namespace": "shop", "name": name, "resourceVersion": str(version)}}
+    labels = {names.JOB_LABEL: "telemetry"}
+    return {"metadata": {"namespace": "shop", "name": name, "resourceVersion": str(version), "labels": labels}}
 
 
 def event(kind: str, name: str, version: int) -> dict[str, Any]:
@@ -55,7 +58,16 @@ def course(lists: list[Step], watches: list[Step]) -> tuple[list[tuple[str, str]
 
     async def run() -> tuple[Script, Informer]:
         script = Script(lists, watches)
-        informer = Informer(script, SERVICE, "shop", lambda kind, thing: told.append((kind, thing["metadata"]["name"])))  # type: ignore[arg-type]
+        index = Index()
+
+        def tell(kind: str, thing: dict[str, Any]) -> None:
+            told.append((kind, thing["metadata"]["name"]))
+            if kind == "DELETED":
+                index.remove("Service", "shop", thing["metadata"]["name"], version(thing))
+            else:
+                index.put(thing)
+
+        informer = Informer(script, SERVICE, "shop", tell, lambda: index.places("Service", "shop"))  # type: ignore[arg-type]
 
         async def sleep(seconds: float) -> None:
             waits.append(seconds)
@@ -78,13 +90,13 @@ CUT = ClusterError(0, "Disconnected", "cut")
 def test_what_went_while_nobody_watched_is_told_when_it_is_listed_again() -> None:
     lists: list[Step] = [[[item("a", 1), item("b", 2)]], [[item("b", 2), item("c", 3)]]]
     told, _, waits, _ = course(lists, [GONE])
-    assert told == [("ADDED", "a"), ("ADDED", "b"), ("ADDED", "b"), ("ADDED", "c"), ("DELETED", "a")]
+    assert told == [("LISTED", "a"), ("LISTED", "b"), ("LISTED", "b"), ("LISTED", "c"), ("DELETED", "a")]
     assert waits == [], "a list is asked for at once"
 
 
 def test_all_pages_count_and_the_watch_begins_at_the_lists_version() -> None:
     told, script, _, informer = course([[[item("a", 1)], [item("b", 2)]]], [])
-    assert told == [("ADDED", "a"), ("ADDED", "b")]
+    assert told == [("LISTED", "a"), ("LISTED", "b")]
     assert script.since == ["101"]
     assert informer.synced.is_set()
 
@@ -93,7 +105,7 @@ def test_a_cut_watch_goes_on_where_it_was() -> None:
     events = [event("MODIFIED", "a", 7), event("BOOKMARK", "", 9)]
     told, script, waits, _ = course([[[item("a", 1)]]], [events, CUT, [event("DELETED", "a", 12)]])
     assert script.since == ["100", "9", "9", "12"]
-    assert told == [("ADDED", "a"), ("MODIFIED", "a"), ("DELETED", "a")]
+    assert told == [("LISTED", "a"), ("MODIFIED", "a"), ("DELETED", "a")]
     assert waits == [BACKOFF_INITIAL_S]
 
 
@@ -107,7 +119,7 @@ def test_waits_grow_to_a_bound() -> None:
 def test_without_the_right_an_optional_watch_ends_and_holds_up_nobody() -> None:
     async def run() -> Informer:
         script = Script([ClusterError(403, "Forbidden", "no")], [])
-        informer = Informer(script, SERVICE, None, lambda *_: None, optional=True)  # type: ignore[arg-type]
+        informer = Informer(script, SERVICE, None, lambda *_: None, list, optional=True)  # type: ignore[arg-type]
         await informer.run()
         return informer
 
@@ -120,7 +132,7 @@ def test_a_watch_that_is_refused_says_so_at_once_and_goes_on_when_it_may() -> No
     async def run() -> None:
         denied = ClusterError(403, "Forbidden", "no")
         script = Script([denied, [[item("a", 1)]]], [])
-        informer = Informer(script, SERVICE, "shop", lambda *_: None)  # type: ignore[arg-type]
+        informer = Informer(script, SERVICE, "shop", lambda *_: None, list)  # type: ignore[arg-type]
         assert not informer.is_dead(1e9, 1), "one that waits for its turn is not dead"
         granted = asyncio.Event()
 

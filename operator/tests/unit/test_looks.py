@@ -43,8 +43,10 @@ class Server:
         thing["metadata"]["resourceVersion"] = str(self.version)
         return copy.deepcopy(thing)
 
-    async def apply(self, manifest: Object, *, subresource: str | None = None) -> Object:
+    async def apply(self, manifest: Object, *, subresource: str | None = None, absent: bool = False) -> Object:
         ref = (manifest["kind"], manifest["metadata"]["name"])
+        if absent and ref in self.things:
+            raise ClusterError(409, "Conflict", "it is there")
         self.calls.append(("apply", *ref))
         if subresource is None:
             new = copy.deepcopy(manifest)
@@ -152,6 +154,24 @@ def test_a_settled_job_is_not_looked_at_again_and_a_look_asks_nothing_of_the_ser
     with_controller(server, course)
 
 
+def test_what_was_written_is_no_news_and_what_others_wrote_before_it_is() -> None:
+    server = Server(job())
+
+    async def course(controller: Controller) -> None:
+        assert await look(controller)
+        service = copy.deepcopy(server.things["Service", "telemetry"])
+        controller._saw_child("MODIFIED", service)
+        assert not await look(controller), "the answer was known"
+        older = copy.deepcopy(service)
+        older["metadata"]["resourceVersion"] = "50"
+        controller._saw_child("MODIFIED", older)
+        assert await look(controller), "the answer holds what the look before it had not seen"
+        controller._saw_child("LISTED", service)
+        assert await look(controller), "a list tells of no change before it"
+
+    with_controller(server, course)
+
+
 def test_the_end_of_an_older_job_of_that_name_ends_no_newer_one() -> None:
     server = Server(job())
 
@@ -224,7 +244,9 @@ def test_what_belongs_to_another_is_left_and_told(metadata: Object, said: str, i
             with pytest.raises(ClusterError, match="the name is taken: Service telemetry-nodes"):
                 await look(controller)
         assert server.things["Service", "telemetry-nodes"] == taken
-        assert [call for call in server.calls if call[0] == "apply"] == [("apply", names.KIND, "telemetry")]
+        applied = {call[1] for call in server.calls if call[0] == "apply"}
+        assert "StatefulSet" not in applied, "nothing runs"
+        assert names.KIND in applied
         told = [found for found in server.job["status"]["conditions"] if found["type"] == "SpecValid"]
         assert (told[0]["status"], told[0]["reason"]) == ("False", "NameTaken")
         assert said in told[0]["message"]

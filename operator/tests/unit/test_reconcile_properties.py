@@ -52,7 +52,11 @@ def damage(world: World, how: str, which: int) -> None:
         return
     kind, name = refs[which % len(refs)]
     thing = world.things[kind, name]
-    if how == "delete" and kind in KINDS_OF_CHILDREN:
+    if how in ("change", "garbage") and kind == "ConfigMap":
+        world.tampered = True  # its content cannot change: another took its place
+        del world.things[kind, name]
+        world.things[kind, name] = {**thing, "data": {names.JOB_KEY: "{}"}, "immutable": which % 2 == 0}
+    elif how == "delete" and kind in KINDS_OF_CHILDREN:
         del world.things[kind, name]
     elif how == "terminate" and kind == "Pod":
         thing["metadata"]["deletionTimestamp"] = time_text(world.now)

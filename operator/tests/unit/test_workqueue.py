@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamjob_operator.workqueue import BACKOFF_INITIAL_S, BACKOFF_MAX_S, WorkQueue
+from streamjob_operator.workqueue import BACKOFF_INITIAL_S, BACKOFF_MAX_S, URGENT_IN_A_ROW, WorkQueue
 
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("add"), st.sampled_from("abc")),
+        st.tuples(st.just("add"), st.sampled_from("abc"), st.booleans()),
         st.tuples(st.just("later"), st.sampled_from("abc"), st.integers(0, 9)),
         st.tuples(st.just("take")),
         st.tuples(st.just("done"), st.integers(0, 2), st.booleans()),
@@ -28,7 +28,7 @@ def test_what_was_asked_for_is_looked_at_after_it_was_asked(steps: list[tuple[ob
     looked: dict[str, float] = {}
     for step in steps:
         if step[0] == "add":
-            queue.add(str(step[1]), now)
+            queue.add(str(step[1]), now, urgent=bool(step[2]))
             asked[str(step[1])] = now
         elif step[0] == "later":
             queue.add_at(str(step[1]), now + float(str(step[2])))
@@ -55,6 +55,35 @@ def test_what_was_asked_for_is_looked_at_after_it_was_asked(steps: list[tuple[ob
     for key, time in asked.items():
         assert looked.get(key, -1.0) >= time
     assert len(queue) == 0
+
+
+def test_what_is_urgent_comes_first_and_holds_up_nobody_for_ever() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for number in range(3):
+        queue.add(f"plain {number}", 0)
+    queue.add("edited", 1)
+    queue.add("edited", 2, urgent=True)  # it waits already, and need not any more
+    for number in range(8):
+        queue.add(f"urgent {number}", 3, urgent=True)
+    order = []
+    while (taken := queue.take(5)) is not None:
+        order.append(taken[0])
+        queue.done(taken[0], 5)
+    assert order[0] == "edited"
+    assert order[URGENT_IN_A_ROW] == "plain 0"
+    assert [name for name in order if name.startswith("urgent")] == [f"urgent {number}" for number in range(8)]
+    assert sorted(order) == sorted({*order})
+
+
+def test_what_gets_urgent_while_it_is_looked_at_stays_so() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a", 0)
+    assert queue.take(0) == ("a", 0)
+    queue.add("b", 0)
+    queue.add("a", 1, urgent=True)
+    queue.add("a", 1)
+    queue.done("a", 1)
+    assert queue.take(2) == ("a", 1)
 
 
 def test_a_key_waits_once() -> None:

@@ -19,6 +19,7 @@ from streamjob_operator.decide import (
     Choices,
     Decision,
     Delete,
+    Discard,
     Emit,
     ResizeClaim,
     SetFinalizer,
@@ -42,6 +43,11 @@ KINDS_OF_CHILDREN = (
 )
 
 
+def configs_of(spec: Object) -> list[str]:
+    """The ConfigMaps that a pod mounts."""
+    return [volume["configMap"]["name"] for volume in spec["volumes"] if "configMap" in volume]
+
+
 @dataclass
 class World:
     """One job and its namespace."""
@@ -55,7 +61,13 @@ class World:
     volumes_grow: bool = True
     hung: set[tuple[str, str]] = field(default_factory=set)
     config_maps: dict[str, dict[str, str]] = field(default_factory=dict)
+    refuses_sets: bool = False
+    """An admission plugin or a quota refuses every change of a StatefulSet."""
+    tampered: bool = False
+    """Somebody has put other content under the name of a ConfigMap of ours."""
     facts: EngineFacts | None = None
+    seen: Object | None = None
+    """The StatefulSet as its controller last saw it."""
     _versions: int = 100
 
     def version(self) -> str:
@@ -87,6 +99,8 @@ class World:
             return None
         decision = decide(self.observe(), CHOICES)
         for action in decision.actions:
+            if self.refuses_sets and isinstance(action, Apply) and action.manifest["kind"] == "StatefulSet":
+                return decision
             self.carry_out(action)
         if self.job is None or decision.status is None:
             return decision
@@ -100,6 +114,9 @@ class World:
             self.store(action.manifest)
         elif isinstance(action, Delete):
             self.delete(action.kind, action.name, action.uid, orphan=action.propagation == "Orphan")
+        elif isinstance(action, Discard):
+            assert action.name not in self.mentioned(), "somebody still reads it"
+            self.delete(action.kind, action.name, action.uid)
         elif isinstance(action, ResizeClaim):
             claim = self.things["PersistentVolumeClaim", action.name]
             claim["spec"]["resources"]["requests"]["storage"] = action.size
@@ -107,6 +124,11 @@ class World:
             self.finalizer(action.present)
         else:
             assert isinstance(action, (AskCheckpoint, Emit))
+
+    def mentioned(self) -> set[str]:
+        """The ConfigMaps that the StatefulSet and the pods name."""
+        templates = [one["spec"]["template"]["spec"] for one in self.of("StatefulSet")]
+        return {name for spec in (*templates, *(pod["spec"] for pod in self.of("Pod"))) for name in configs_of(spec)}
 
     def finalizer(self, present: bool) -> None:
         assert self.job is not None
@@ -130,6 +152,8 @@ class World:
             }
             new["status"] = {}
         else:
+            if old.get("immutable"):
+                assert new.get("data") == old.get("data"), "the API server refuses this"
             kept = {key: old["metadata"][key] for key in ("uid", "creationTimestamp", "generation")}
             new["metadata"] |= kept
             new["status"] = old.get("status", {})
@@ -177,7 +201,8 @@ class World:
                     del self.things[ref]
         for pod in self.of("Pod"):
             image = next(c["image"] for c in pod["spec"]["containers"] if c["name"] == "engine")
-            ready = image not in self.broken_images and not is_terminating(pod)
+            mounted = self.mount(pod)
+            ready = mounted and image not in self.broken_images and not is_terminating(pod)
             waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
             container = {"name": "engine", "image": image, "state": {} if ready else waiting}
             conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
@@ -186,17 +211,29 @@ class World:
             asked = claim["spec"]["resources"]["requests"]["storage"]
             claim["status"] = {"phase": "Bound", "capacity": {"storage": asked}}
 
+    def mount(self, pod: Object) -> bool:
+        """Whether all that a pod reads is there; it is always what its template was made for."""
+        found = [self.things.get(("ConfigMap", name)) for name in configs_of(pod["spec"])]
+        if not all(found):
+            return False
+        texts = [one["data"][names.JOB_KEY] for one in found if one is not None and names.JOB_KEY in one["data"]]
+        wanted = pod["metadata"]["annotations"][names.JOB_HASH]
+        assert self.tampered or [digest(text)[: len(wanted)] for text in texts] == [wanted], "another job than its own"
+        return True
+
     def stateful_set_controller(self) -> None:
         found = self.of("StatefulSet")
         if not found:
             return
         stateful_set = found[0]
+        self.seen = copy.deepcopy(stateful_set)
         name, template = stateful_set["metadata"]["name"], stateful_set["spec"]["template"]
         update = f"{name}-{digest(template)[:8]}"
         stateful_set["status"] = {
             "observedGeneration": stateful_set["metadata"]["generation"],
             "updateRevision": update,
         }
+        self.seen["status"] = stateful_set["status"]
         pod_name, claim_name = names.pod(name, 0), names.claim(name, 0)
         pod = self.things.get(("Pod", pod_name))
         if not stateful_set["spec"]["replicas"]:
@@ -206,6 +243,12 @@ class World:
             self.make_pod(stateful_set, update, pod_name, claim_name)
         elif pod["metadata"]["labels"].get(names.REVISION) != update and self.is_ready(pod):
             pod["metadata"].setdefault("deletionTimestamp", time_text(self.now))  # a broken one is left, as it can be
+
+    def make_pod_of_an_older_template(self) -> None:
+        """The StatefulSet's controller has not seen yet that it has changed."""
+        if self.seen is not None and self.seen["spec"]["replicas"] and ("Pod", "telemetry-0") not in self.things:
+            revision = self.seen["status"]["updateRevision"]
+            self.make_pod(self.seen, revision, "telemetry-0", names.claim("telemetry", 0))
 
     def is_ready(self, pod: Object) -> bool:
         return any(c["status"] == "True" for c in pod.get("status", {}).get("conditions", ()))

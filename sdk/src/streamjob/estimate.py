@@ -56,7 +56,7 @@ class Estimate:
 
 def estimate_disk(job: StreamJob, keys: int) -> Estimate:
     """The disk that `job` needs once its history is full, with events of each of `keys` keys in every window."""
-    numeric = sum(kind in ("float64", "int64") for kind in job.spec.schema_.fields.values())
+    numeric = sum(kind in ("float64", "int64") for kind in job.spec.schema_.types().values())
     slot = _KEY_BYTES + numeric * _STATISTICS_BYTES
     windows = []
     for window in job.spec.windows:

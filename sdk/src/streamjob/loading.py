@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 from typing import Any
 
+from streamjob.avro import Texts, resolve_schemas
 from streamjob.models import StreamJob
-from streamjob.problems import JobError, Problem
+from streamjob.problems import JobError, Path, Problem
 from streamjob.resolve import ReadConfigMap, ReadText, ResolvedUdf, read_text, resolve_udfs
 from streamjob.source import Source, parse_yaml, plain_source
 from streamjob.validation.cross import check_cross
@@ -20,12 +21,14 @@ JobLike = str | os.PathLike[str] | Mapping[str, Any] | StreamJob
 
 @dataclass(frozen=True, slots=True)
 class LoadedJob:
-    """A valid job with its UDFs' modules read; `base_dir` is what its relative paths are relative to."""
+    """A valid job with its UDFs and schemas read; `base_dir` is what its relative paths are relative to."""
 
     job: StreamJob
     base_dir: str
     udfs: tuple[ResolvedUdf, ...]
     source: Source
+    schemas: Texts = field(default_factory=dict)
+    """The texts of its Avro schemas, by their places in the job."""
 
 
 def load_job(
@@ -60,12 +63,14 @@ def load_source(
     parsed, spec_problems, view = check_spec(source)
     problems = [*problems, *spec_problems]
     udfs: list[ResolvedUdf] = []
+    schemas: dict[Path, str] = {}
     if parsed is not None:
         udfs, udf_problems = resolve_udfs(parsed, view, base_dir, read, config_maps)
-        problems += udf_problems + check_cross(parsed, view, base_dir, udfs)
+        schemas, schema_problems = resolve_schemas(parsed, view, base_dir, read)
+        problems += udf_problems + schema_problems + check_cross(parsed, view, base_dir, udfs)
     if problems or parsed is None:
         raise JobError(problems)
-    return LoadedJob(parsed, base_dir, tuple(udfs), source)
+    return LoadedJob(parsed, base_dir, tuple(udfs), source, schemas)
 
 
 def _source(job: JobLike, read: ReadText) -> tuple[Source | None, list[Problem], str]:
@@ -81,4 +86,4 @@ def _source(job: JobLike, read: ReadText) -> tuple[Source | None, list[Problem],
         text = read(path)
     except UnicodeDecodeError:
         return None, [Problem(path, 1, "", "is not UTF-8 text", fix="save the file as UTF-8")], os.curdir
-    return *parse_yaml(text, path), str(Path(path).parent)
+    return *parse_yaml(text, path), str(FilePath(path).parent)

@@ -13,8 +13,22 @@ from typing import Any
 
 from streamjob.expressions import lower_aggregate, lower_where
 from streamjob.loading import LoadedJob
-from streamjob.models import EVENTS, KafkaConnection, KafkaSink, KafkaSource, Secret, SinkSpec, SourceSpec, WindowSpec
-from streamjob.problems import Problem
+from streamjob.models import (
+    EVENTS,
+    Avro,
+    FileFormatKinds,
+    KafkaConnection,
+    KafkaSink,
+    KafkaSource,
+    MessageFormatKinds,
+    Registry,
+    Secret,
+    SinkSpec,
+    SourceSpec,
+    WindowSpec,
+)
+from streamjob.paths import parse_path
+from streamjob.problems import Path, Problem
 from streamjob.resolve import ResolvedUdf, resolve_path
 from streamjob.scope import Scope
 
@@ -35,14 +49,17 @@ def normalise(loaded: LoadedJob) -> dict[str, Any]:
             "key": {"const": schema.key.const} if schema.key.const is not None else {"field": schema.key.field},
             "time": {
                 "field": schema.time.field,
+                "path": _path(schema.time.path),
                 "unit": schema.time.unit,
                 "format": schema.time.format,
                 "timezone": schema.time.timezone,
             },
-            "fields": [{"name": name, "type": kind} for name, kind in schema.fields.items()],
+            "fields": [
+                {"name": name, "type": field.type, "path": _path(field.path)} for name, field in schema.fields.items()
+            ],
         },
         "where": None if spec.where is None else lower_where(spec.where, scope.event_fields()),
-        "sources": [_source(source, loaded) for source in spec.sources],
+        "sources": [_source(source, index, loaded) for index, source in enumerate(spec.sources)],
         "time": {
             "max_out_of_orderness_us": int(spec.time.max_out_of_orderness),
             "idle_timeout_us": int(spec.time.idle_timeout),
@@ -105,7 +122,7 @@ def _secret(value: Secret | None, base_dir: str) -> dict[str, str] | None:
     return None if value is None else secret(value, base_dir)
 
 
-def _path(path: str | None, base_dir: str) -> str | None:
+def _file(path: str | None, base_dir: str) -> str | None:
     return None if path is None else resolve_path(path, base_dir)
 
 
@@ -116,9 +133,9 @@ def _connection(kafka: KafkaConnection, base_dir: str) -> dict[str, Any]:
         "tls": None
         if tls is None
         else {
-            "ca_file": _path(tls.ca_file, base_dir),
-            "certificate_file": _path(tls.certificate_file, base_dir),
-            "key_file": _path(tls.key_file, base_dir),
+            "ca_file": _file(tls.ca_file, base_dir),
+            "certificate_file": _file(tls.certificate_file, base_dir),
+            "key_file": _file(tls.key_file, base_dir),
             "key_password": _secret(tls.key_password, base_dir),
             "verify_hostname": tls.verify_hostname,
         },
@@ -173,16 +190,63 @@ def _kafka_sink(kafka: KafkaSink, sink: SinkSpec, loaded: LoadedJob) -> dict[str
     }
 
 
-def _source(source: SourceSpec, loaded: LoadedJob) -> dict[str, Any]:
-    file, base_dir = source.file, loaded.base_dir
+def _source(source: SourceSpec, index: int, loaded: LoadedJob) -> dict[str, Any]:
+    http, file = source.http, source.file
+    path: Path = ("spec", "sources", index)
     return {
         "name": source.name,
-        "http": None if source.http is None else {},
+        "http": None
+        if http is None
+        else {"avro": None if http.avro is None else avro(http.avro, (*path, "http", "avro"), loaded)},
         "file": None
         if file is None
-        else {"path": resolve_path(file.path, base_dir), "format": file.format, "speed": float(file.speed)},
+        else {
+            "path": resolve_path(file.path, loaded.base_dir),
+            "format": _file_format(file.format, (*path, "file", "format"), loaded),
+            "speed": float(file.speed),
+        },
         "kafka": None if source.kafka is None else _kafka_source(source.kafka, source.name, loaded),
     }
+
+
+def _file_format(format_: FileFormatKinds, path: Path, loaded: LoadedJob) -> Any:
+    if format_.avro is not None:
+        return {"avro": {"schema": loaded.schemas.get((*path, "avro", "schema"))}}
+    return "arrow" if format_.arrow is not None else "ndjson"
+
+
+def message_format(format_: MessageFormatKinds, path: Path, loaded: LoadedJob) -> Any:
+    """How the messages of the source at `path` are written."""
+    return "json" if format_.avro is None else {"avro": avro(format_.avro, (*path, "avro"), loaded)}
+
+
+def avro(settings: Avro, path: Path, loaded: LoadedJob) -> dict[str, Any]:
+    """The Avro settings at `path`, with the texts of their schemas."""
+    registry = settings.registry
+    return {
+        "schema": loaded.schemas.get((*path, "schema")),
+        "writers": [loaded.schemas[(*path, "writers", index)] for index in range(len(settings.writers))],
+        "framing": settings.framing,
+        "registry": None
+        if registry is None
+        else {
+            "url": registry.url,
+            "auth": _auth(registry, loaded.base_dir),
+            "timeout_us": int(registry.timeout),
+        },
+    }
+
+
+def _auth(registry: Registry, base_dir: str) -> dict[str, Any] | None:
+    if registry.token is not None:
+        return {"bearer": secret(registry.token, base_dir)}
+    if registry.password is None:
+        return None
+    return {"basic": {"username": registry.username, "password": secret(registry.password, base_dir)}}
+
+
+def _path(path: str | None) -> list[str] | None:
+    return None if path is None else list(parse_path(path))
 
 
 def secret(value: Secret, base_dir: str) -> dict[str, str]:

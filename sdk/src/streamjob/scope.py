@@ -44,7 +44,7 @@ class Scope:
         self._raw = raw if isinstance(raw, dict) else {}
         schema = job.spec.schema_
         self.fields: dict[str, str] = dict.fromkeys(self._raw_names("schema", "fields"), ANY)
-        self.fields.update(schema.fields)
+        self.fields.update(schema.types())
         self.time_field = schema.time.field
         self.windows: dict[str, WindowSpec | None] = dict.fromkeys(self._raw_items("windows"))
         self.windows.update({window.name: window for window in job.spec.windows})

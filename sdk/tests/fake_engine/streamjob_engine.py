@@ -13,7 +13,17 @@ class EngineError(Exception):
 
 
 def run(
-    job_json, *, state_dir, listen, exit_at_end, for_us, on_ready, on_progress, progress_interval_us, control_token=None
+    job_json,
+    *,
+    state_dir,
+    listen,
+    exit_at_end,
+    for_us,
+    on_ready,
+    on_progress,
+    progress_interval_us,
+    control_token=None,
+    control_token_file=None,
 ):
     job = json.loads(job_json)
     imported = sorted({"pydantic", "sqlglot", "yaml", "rich", "asyncio"} & set(sys.modules))
@@ -55,6 +65,7 @@ def run(
             "source": job["udfs"][0]["source"],
             "asked": [job["name"], state_dir, listen, exit_at_end, for_us, progress_interval_us],
             "control_token": control_token,
+            "control_token_file": control_token_file,
             "sources": [udf["source"] for udf in job["udfs"]],
         }
     )

@@ -130,6 +130,14 @@ impl FileSplit {
         }
     }
 
+    /// Fills `buf` from `offset` (bytes) on, as far as the file reaches; returns how much of it.
+    ///
+    /// # Errors
+    /// `outside` if reading fails.
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        self.fill(offset, 0, buf)
+    }
+
     /// Reads into `buf[filled..]` until it is full or the file ends; returns how much of `buf` is filled.
     fn fill(&self, offset: u64, mut filled: usize, buf: &mut [u8]) -> Result<usize> {
         while filled < buf.len() {
@@ -170,7 +178,8 @@ impl FileSplit {
         ))
     }
 
-    fn changed(&self, how: &str) -> Error {
+    /// The file is not the one that was read before.
+    pub(crate) fn changed(&self, how: &str) -> Error {
         Error::user(format!(
             "the source file {} changed since the job read from it: {how}; put the old file back, or give the new one another \
              name, or start with a new state directory",

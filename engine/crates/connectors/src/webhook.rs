@@ -1,25 +1,22 @@
 //! One attempt to deliver a batch of rows by `POST` to a web server, and what its outcome means.
 
-use std::error::Error as StdError;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::crypto::CryptoProvider;
 use streamjob_core::config::HttpSinkConfig;
 use streamjob_core::{Error, Result};
 use tokio::time::{Instant, timeout_at};
 
 use crate::connection::Connection;
+use crate::http_client::{connector, explain_chain, parse_url, quote, read_answer};
 use crate::secret::Secret;
 
 /// The most that connecting may take of an attempt's time.
@@ -30,9 +27,6 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 
 /// Of an answer's body at most this many bytes are read; a longer one costs the connection.
 pub const MAX_ANSWER_BYTES: usize = 64 << 10;
-
-/// Of an answer's body at most this many characters are quoted in a reason.
-pub const MAX_QUOTED_CHARS: usize = 300;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -81,12 +75,12 @@ impl Webhook {
     /// # Errors
     /// `user`, naming the member that is wrong; `outside` if the URL is https and the system's trusted certificates can't be read.
     pub fn new(config: &HttpSinkConfig) -> Result<Webhook> {
-        let uri = parse_url(&config.url)?;
+        let uri = parse_url(&config.url, "http.url", "https://example.com/alerts")?;
         let timeout = u64::try_from(config.timeout_us).ok().filter(|timeout| *timeout > 0).map(Duration::from_micros);
         let timeout = timeout.ok_or_else(|| {
             Error::user(format!("http.timeout: must be longer than 0 (got {} us); set for example 10s", config.timeout_us))
         })?;
-        let connector = connector(&uri, timeout.min(CONNECT_TIMEOUT))?;
+        let connector = connector(&uri, timeout.min(CONNECT_TIMEOUT), "http.url")?;
         let client =
             Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE_TIMEOUT).build(connector);
         Ok(Webhook { client, uri, headers: headers(config)?, timeout, connection: Arc::default() })
@@ -158,7 +152,7 @@ impl Webhook {
     async fn judge(&self, response: Response<Incoming>, deadline: Instant) -> Outcome {
         let (parts, body) = response.into_parts();
         let mut answer = Vec::new();
-        let _ = timeout_at(deadline, read_answer(body, &mut answer)).await;
+        let _ = timeout_at(deadline, read_answer(body, MAX_ANSWER_BYTES, &mut answer)).await;
         let status = parts.status;
         if status.is_success() {
             return Outcome::Delivered;
@@ -171,34 +165,6 @@ impl Webhook {
         // A redirect would turn the POST into a GET, or send rows where nobody configured it.
         let hint = if status.is_redirection() { "; redirects are not followed: put the final URL into the job" } else { "" };
         Outcome::Rejected { status: status.as_u16(), reason: reason + hint }
-    }
-}
-
-fn parse_url(url: &str) -> Result<Uri> {
-    let wrong = |why: &str| Error::user(format!("http.url: {why}; write for example https://example.com/alerts"));
-    let uri: Uri = url.parse().map_err(|error| wrong(&format!("{error} (got {url})")))?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err(wrong(&format!("must begin with http:// or https:// (got {url})")));
-    }
-    match uri.authority() {
-        None => Err(wrong(&format!("has no host (got {url})"))),
-        Some(authority) if authority.host().is_empty() => Err(wrong(&format!("has no host (got {url})"))),
-        Some(authority) if authority.as_str().contains('@') => {
-            Err(wrong("must hold no user and password; put an Authorization header into http.headers"))
-        }
-        // The client takes a port that is no number for none, and would connect elsewhere.
-        Some(authority) if !is_host_and_port(authority) => {
-            Err(wrong(&format!("must be a host, and perhaps a port from 1 to 65535 (got {url})")))
-        }
-        Some(_) => Ok(uri),
-    }
-}
-
-fn is_host_and_port(authority: &Authority) -> bool {
-    match authority.as_str().strip_prefix(authority.host()) {
-        Some("") => true,
-        Some(port) => port.starts_with(':') && authority.port_u16().is_some_and(|port| port > 0),
-        None => false,
     }
 }
 
@@ -229,45 +195,6 @@ fn headers(config: &HttpSinkConfig) -> Result<HeaderMap> {
     Ok(headers)
 }
 
-fn connector(uri: &Uri, connect_timeout: Duration) -> Result<HttpsConnector<HttpConnector>> {
-    let mut tcp = HttpConnector::new();
-    // A batch is one small write: Nagle's algorithm would hold it back.
-    tcp.set_nodelay(true);
-    tcp.enforce_http(false);
-    tcp.set_connect_timeout(Some(connect_timeout));
-    // Named, as with several linked in the process-wide default of rustls panics.
-    let provider: Arc<CryptoProvider> = rustls::crypto::ring::default_provider().into();
-    let builder = HttpsConnectorBuilder::new();
-    let builder = if uri.scheme_str() == Some("https") {
-        builder.with_provider_and_native_roots(provider).map_err(|error| {
-            Error::outside(format!(
-                "http.url is https, but this system has no trusted certificates ({error}); install the package ca-certificates or \
-                 set SSL_CERT_FILE"
-            ))
-        })?
-    } else {
-        // Never used for a connection: reading the system's certificates would cost each start for nothing.
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring offers the default protocol versions")
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-        builder.with_tls_config(config)
-    };
-    Ok(builder.https_or_http().enable_http1().wrap_connector(tcp))
-}
-
-/// Reads to the end or to the bound; what has come stays in `answer` also when this is cancelled.
-async fn read_answer(mut body: Incoming, answer: &mut Vec<u8>) {
-    while let Some(Ok(frame)) = body.frame().await {
-        let Some(data) = frame.data_ref() else { continue };
-        if answer.len() + data.len() > MAX_ANSWER_BYTES {
-            return;
-        }
-        answer.extend_from_slice(data);
-    }
-}
-
 /// Seconds or a date, as the time from `now`; a past date is no wait.
 fn retry_after(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
     let value = value.to_str().ok()?.trim();
@@ -276,24 +203,6 @@ fn retry_after(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
     }
     let date = httpdate::parse_http_date(value).ok()?;
     Some(date.duration_since(now).unwrap_or_default())
-}
-
-fn quote(answer: &[u8]) -> String {
-    let text = String::from_utf8_lossy(answer);
-    let text = text.trim();
-    if text.is_empty() { String::new() } else { format!(": {}", text.chars().take(MAX_QUOTED_CHARS).collect::<String>()) }
-}
-
-/// The whole chain of causes: hyper's own message alone does not say that the connection was refused.
-fn explain_chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use serde_json::json;
 use streamjob_core::batch::RowBatch;
-use streamjob_core::config::JobConfig;
-use streamjob_core::decode::{Decoder, Positions};
+use streamjob_core::config::{AvroConfig, Framing, JobConfig};
+use streamjob_core::decode::{Decoder, Payload, Positions};
 use streamjob_core::journal::{RecordEncoder, decode_record, seal_frame};
 use streamjob_core::outbox::Batch;
 use streamjob_core::plan::Plan;
@@ -36,8 +36,10 @@ const START_MS: usize = 1_700_000_000_000;
 
 fn main() {
     type Step = (&'static str, fn() -> usize);
-    let steps: [Step; 7] = [
+    let steps: [Step; 9] = [
         ("decode", decode),
+        ("nested", nested),
+        ("avro", avro),
         ("route", route),
         ("aggregate", aggregate),
         ("windows", windows),
@@ -127,6 +129,74 @@ fn decode() -> usize {
 #[inline(never)]
 fn counted_decode(decoder: &mut Decoder, body: &[u8]) -> RowBatch {
     decoder.decode_ndjson(black_box(body), NOW_US, Positions::Ordinal)
+}
+
+/// The same rows with the measurements one object further in.
+fn nested() -> usize {
+    let mut schema = job(SHARDS).schema;
+    for field in &mut schema.fields[1..] {
+        field.path = Some(vec!["measured".to_owned(), field.name.clone()]);
+    }
+    let nest = |text: String| text.replace(",\"temperature\"", ",\"measured\":{\"temperature\"").replace("}\n", "}}\n");
+    let bodies: Vec<String> = (0..2 * ROUNDS).map(|round| nest(body(round * ROWS, ROWS, KEYS))).collect();
+    let mut decoder = Decoder::new(&schema, SHARDS, 86_400_000_000).expect("a decodable schema");
+    for body in &bodies[..ROUNDS] {
+        black_box(decoder.decode_ndjson(body.as_bytes(), NOW_US, Positions::Ordinal));
+    }
+    for body in &bodies[ROUNDS..] {
+        assert_eq!(counted_nested(&mut decoder, body.as_bytes()).rows(), ROWS);
+    }
+    ROUNDS * ROWS
+}
+
+#[inline(never)]
+fn counted_nested(decoder: &mut Decoder, body: &[u8]) -> RowBatch {
+    decoder.decode_ndjson(black_box(body), NOW_US, Positions::Ordinal)
+}
+
+/// The same rows as Avro messages.
+fn avro() -> usize {
+    let schema = json!({"type": "record", "name": "R", "fields": [
+        {"name": "device_id", "type": "string"}, {"name": "timestamp", "type": "long"},
+        {"name": "temperature", "type": "double"}, {"name": "humidity", "type": ["null", "double"]}]});
+    let config = AvroConfig { schema: Some(schema.to_string()), writers: Vec::new(), framing: Framing::Plain, registry: None };
+    let mut decoder = decoder().with_avro(&config).expect("a schema with all fields");
+    let messages: Vec<Vec<u8>> = (0..2 * ROUNDS * ROWS).map(message).collect();
+    let payloads: Vec<Payload> = messages
+        .iter()
+        .enumerate()
+        .map(|(i, bytes)| Payload { bytes: Some(bytes), relative_offset: (i % ROWS) as u32, clock_us: NOW_US })
+        .collect();
+    let (first, then) = payloads.split_at(ROUNDS * ROWS);
+    for payloads in first.chunks(ROWS) {
+        black_box(decoder.decode_messages(payloads, ROWS as u64).expect("no registry"));
+    }
+    for payloads in then.chunks(ROWS) {
+        assert_eq!(counted_avro(&mut decoder, payloads).rows(), ROWS);
+    }
+    ROUNDS * ROWS
+}
+
+#[inline(never)]
+fn counted_avro(decoder: &mut Decoder, payloads: &[Payload]) -> RowBatch {
+    decoder.decode_messages(black_box(payloads), ROWS as u64).expect("no registry")
+}
+
+fn message(i: usize) -> Vec<u8> {
+    let random = i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+    let device = format!("device-{:06}", i * 7919 % KEYS);
+    let mut bytes = vec![2 * device.len() as u8];
+    bytes.extend_from_slice(device.as_bytes());
+    let mut zigzag = 2 * (START_MS + i / 4);
+    while zigzag >= 0x80 {
+        bytes.push(zigzag as u8 | 0x80);
+        zigzag >>= 7;
+    }
+    bytes.push(zigzag as u8);
+    bytes.extend_from_slice(&((random % 4000) as f64 / 100.0).to_le_bytes());
+    bytes.push(2);
+    bytes.extend_from_slice(&((random / 4000 % 1000) as f64 / 10.0).to_le_bytes());
+    bytes
 }
 
 fn route() -> usize {

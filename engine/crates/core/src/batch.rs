@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, StringArray};
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, StringArray, UInt32Array};
+use arrow_select::take::take;
 
 /// Rows of one split, in the order of the split.
 #[derive(Debug, Clone)]
@@ -80,6 +82,36 @@ impl RowBatch {
         match &self.relative_offset {
             None => row as u64,
             Some(offsets) => u64::from(offsets[row]),
+        }
+    }
+
+    /// The part of the batch in the offsets `[from, to)` behind its first one, with memory of its own: a short part of a long
+    /// batch does not keep it.
+    pub fn cut(&self, from: u64, to: u64) -> RowBatch {
+        let place = |offset: u64| match &self.relative_offset {
+            None => usize::try_from(offset).unwrap_or(usize::MAX).min(self.rows()),
+            Some(offsets) => offsets.partition_point(|place| u64::from(*place) < offset),
+        };
+        let rows = place(from)..place(to);
+        let numbers = UInt32Array::from_iter_values(rows.start as u32..rows.end as u32);
+        let part = |array: &dyn Array| take(array, &numbers, None).expect("the rows are there");
+        let keys = match &self.keys {
+            Keys::Text(texts) => Keys::Text(Arc::new(part(&**texts).as_string::<i32>().clone())),
+            keys => keys.clone(),
+        };
+        let within = |reject: &&Reject| (from..to).contains(&u64::from(reject.relative_offset));
+        let move_up = |reject: &Reject| Reject { relative_offset: reject.relative_offset - from as u32, ..reject.clone() };
+        RowBatch {
+            time_us: self.time_us[rows.clone()].to_vec(),
+            key_hash: self.key_hash[rows.clone()].to_vec(),
+            relative_offset: self
+                .relative_offset
+                .as_ref()
+                .map(|offsets| offsets[rows].iter().map(|offset| offset - from as u32).collect()),
+            span: to.min(self.span).saturating_sub(from),
+            keys,
+            columns: self.columns.iter().map(|column| part(column)).collect(),
+            rejects: self.rejects.iter().filter(within).map(move_up).collect(),
         }
     }
 

@@ -3,11 +3,15 @@
 //! Unknown and missing members are errors, so that any drift between the two languages fails at once. Durations are
 //! microseconds, sizes are bytes; the unit is part of the member's name.
 
+mod format;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::expr::Expr;
+
+pub use format::{AvroConfig, AvroFileConfig, FileSourceFormat, Framing, MessageFormat, RegistryAuth, RegistryConfig};
 
 /// One validated StreamJob with every default filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,7 +55,32 @@ impl JobConfig {
 pub struct SchemaConfig {
     pub key: KeyConfig,
     pub time: TimeFieldConfig,
-    pub fields: Vec<FieldConfig>,
+    pub fields: Vec<SchemaFieldConfig>,
+}
+
+/// A field of the events: a column, and where its value stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SchemaFieldConfig {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub data_type: FieldType,
+    /// Names of the members that lead to the value, outermost first. `None`: the member of the field's own name.
+    pub path: Option<Vec<String>>,
+}
+
+impl SchemaFieldConfig {
+    /// Name and type alone: what the rest of the engine knows of the field.
+    pub fn column(&self) -> FieldConfig {
+        FieldConfig { name: self.name.clone(), data_type: self.data_type }
+    }
+}
+
+impl SchemaConfig {
+    /// The fields as columns, in order.
+    pub fn columns(&self) -> Vec<FieldConfig> {
+        self.fields.iter().map(SchemaFieldConfig::column).collect()
+    }
 }
 
 /// Where a row's key comes from: a field, or one constant for the whole job.
@@ -66,6 +95,8 @@ pub enum KeyConfig {
 #[serde(deny_unknown_fields)]
 pub struct TimeFieldConfig {
     pub field: String,
+    /// As [`SchemaFieldConfig::path`].
+    pub path: Option<Vec<String>>,
     pub unit: Option<TimeUnit>,
     pub format: Option<String>,
     pub timezone: String,
@@ -114,13 +145,16 @@ pub struct SourceConfig {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct HttpSourceConfig {}
+pub struct HttpSourceConfig {
+    /// What a body of Avro messages is. JSON, Arrow and Avro container files need no telling.
+    pub avro: Option<AvroConfig>,
+}
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileSourceConfig {
     pub path: String,
-    pub format: FileFormat,
+    pub format: FileSourceFormat,
     /// Event time over wall time; 0 replays as fast as it goes.
     pub speed: f64,
 }
@@ -198,14 +232,6 @@ pub struct KafkaSourceConfig {
     pub tombstones: Tombstones,
     /// How often new partitions and a topic made anew are looked for.
     pub refresh_us: i64,
-}
-
-/// What a message's value holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MessageFormat {
-    /// One JSON object.
-    Json,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

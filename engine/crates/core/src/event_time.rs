@@ -290,7 +290,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn parser(unit: Option<TimeUnit>, format: Option<&str>, timezone: &str) -> Result<TimeParser> {
-        TimeParser::new(&TimeFieldConfig { field: "t".into(), unit, format: format.map(Into::into), timezone: timezone.into() })
+        TimeParser::new(&TimeFieldConfig {
+            field: "t".into(),
+            path: None,
+            unit,
+            format: format.map(Into::into),
+            timezone: timezone.into(),
+        })
     }
 
     fn strftime(format: &str, zone: &str, text: &str) -> Option<String> {

@@ -195,7 +195,7 @@ impl Plan {
 
     /// As [`Plan::compile`] with other bounds.
     pub fn compile_with(config: JobConfig, limits: Limits) -> Result<Arc<Plan>> {
-        let mut event_columns = config.schema.fields.clone();
+        let mut event_columns = config.schema.columns();
         let time_column = event_columns.len();
         event_columns.push(FieldConfig { name: config.schema.time.field.clone(), data_type: FieldType::Int64 });
         let numeric = (0..time_column).filter(|column| event_columns[*column].data_type.is_numeric()).collect::<Vec<_>>();

@@ -14,6 +14,7 @@ fn main() {
         state_dir: args[2].clone().into(),
         listen: flag("--listen").map(|at| args[at + 1].clone()),
         control_token: None,
+        control_token_file: None,
         exit_at_end: flag("--exit-at-end").is_some(),
         run_for: None,
         udfs: Arc::new(NoUdfFactory),

@@ -15,7 +15,7 @@ use streamjob_core::{Error, Result, crash};
 use crate::inbox::Message;
 use crate::port::Stdout;
 use crate::sequencer::Sequencer;
-use crate::shared::Shared;
+use crate::shared::{Gate, Shared};
 
 /// A store whose disk is full is tried again after this long.
 const ROOM_LOOK: Duration = Duration::from_millis(250);
@@ -96,6 +96,9 @@ fn write(shared: &Shared, sequencer: Option<&Sequencer>, commit: Commit) -> Resu
 /// The one atomic write. While its disk is full it waits: nothing was written, and the same write is whole later.
 fn write_store(shared: &Shared, frozen: &Frozen) -> Result<()> {
     let store = &shared.stores[usize::from(frozen.shard)];
+    if *shared.gate.borrow() != Gate::Starting {
+        shared.rocks[usize::from(frozen.shard)].allow_compaction()?;
+    }
     let mut waits = false;
     let outcome = loop {
         let writes = frozen.write_set(&**store)?;

@@ -18,8 +18,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::control_token::ControlToken;
 use crate::inbox::Message;
-use crate::rest::{Problem, is_authorised, problem};
+use crate::rest::{Problem, problem};
 use crate::shared::{Gate, Shared, now_us};
 
 /// A checkpoint that takes longer than this is answered with 504; it goes on all the same.
@@ -31,8 +32,7 @@ const VERSION_DIGITS: usize = 12;
 #[derive(Clone)]
 pub struct Control {
     pub shared: Arc<Shared>,
-    /// What `Authorization: Bearer` must say.
-    pub token: Arc<str>,
+    pub token: Arc<ControlToken>,
 }
 
 /// The engine as its operator sees it.
@@ -101,7 +101,8 @@ pub fn router(control: Control) -> OpenApiRouter {
 }
 
 async fn guard(State(control): State<Control>, request: Request, next: Next) -> Response {
-    if is_authorised(Some(&control.token), request.headers().get(header::AUTHORIZATION)) {
+    let given = request.headers().get(header::AUTHORIZATION).cloned();
+    if control.token.allows(given.as_ref()).await {
         return next.run(request).await;
     }
     problem(StatusCode::UNAUTHORIZED, "send the header Authorization: Bearer TOKEN with the control token")

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use streamjob_connectors::file_source::FileSplit;
 use streamjob_core::Result;
-use streamjob_core::decode::{Decoder, Positions};
 use streamjob_core::processor::Delivery;
 use streamjob_core::progress::{SplitIndex, SplitStatus};
 use streamjob_core::route::select;
 
+use crate::file_rows::FileRows;
 use crate::inbox::{Message, Parcel};
 use crate::shared::Shared;
 
-/// Bytes of a chunk: small enough for the cache, large enough that its cost spreads.
+/// Bytes of a chunk, or one block of a file that has larger ones: small enough for the cache, large enough that its cost
+/// spreads.
 const CHUNK_BYTES: usize = 1 << 20;
 /// Chunks under way for each worker; also what bounds the reordering.
 pub const CHUNKS_A_WORKER: usize = 3;
@@ -23,10 +23,9 @@ pub const CHUNKS_A_WORKER: usize = 3;
 /// One file that is replayed as fast as it goes.
 pub struct Feed {
     split: SplitIndex,
-    file: Arc<FileSplit>,
+    rows: Arc<FileRows>,
     state: Mutex<FeedState>,
     under_way: Arc<AtomicUsize>,
-    opened_at_us: i64,
 }
 
 struct FeedState {
@@ -44,37 +43,36 @@ impl Drop for UnderWay {
 }
 
 impl Feed {
-    pub fn new(split: SplitIndex, file: Arc<FileSplit>, offset: u64, opened_at_us: i64) -> Feed {
+    pub fn new(split: SplitIndex, rows: Arc<FileRows>, offset: u64) -> Feed {
         let state = Mutex::new(FeedState { offset, ended: false });
-        Feed { split, file, state, under_way: Arc::new(AtomicUsize::new(0)), opened_at_us }
+        Feed { split, rows, state, under_way: Arc::new(AtomicUsize::new(0)) }
     }
 
     /// Takes one chunk, if there is one and not too many are under way. Rows of worker `mine` come back, those of others go
     /// to their inboxes. `None`: nothing to do at the moment.
-    pub fn take(&self, shared: &Shared, mine: usize, decoder: &mut Decoder, buffer: &mut Vec<u8>) -> Result<Option<Parcel>> {
-        let offset = {
+    pub fn take(&self, shared: &Shared, mine: usize, buffer: &mut Vec<u8>) -> Result<Option<Parcel>> {
+        let chunk = {
             let mut state = self.state.lock();
             if state.ended || self.under_way.load(Ordering::Acquire) >= CHUNKS_A_WORKER * shared.inboxes.len() {
                 return Ok(None);
             }
-            let read = self.file.read_chunk(state.offset, CHUNK_BYTES, buffer)?;
-            if read == 0 {
+            let Some(chunk) = self.rows.file.read_chunk(state.offset, CHUNK_BYTES, buffer)? else {
                 state.ended = true;
                 for inbox in &shared.inboxes {
                     inbox.put(Message::Status { split: self.split, at: state.offset, status: SplitStatus::Finished });
                 }
                 return Ok(None);
-            }
+            };
             self.under_way.fetch_add(1, Ordering::AcqRel);
-            let offset = state.offset;
-            state.offset += read as u64;
-            offset
+            state.offset += chunk.span;
+            chunk
         };
+        let offset = chunk.from;
         let under_way = Arc::new(UnderWay(self.under_way.clone()));
         let ingest = shared.traces.begin(None);
         let trace = ingest.as_ref().map(|ingest| ingest.trace().clone());
         let parsing = trace.as_ref().map(|trace| trace.span("parse"));
-        let batch = Arc::new(decoder.decode_ndjson(buffer, self.opened_at_us, Positions::Bytes));
+        let batch = Arc::new(self.rows.decode(&chunk, buffer)?);
         drop(parsing);
         let _routing = trace.as_ref().map(|trace| trace.span("route"));
         shared.count_received(self.split, offset, &batch);

@@ -18,6 +18,7 @@ use streamjob_core::shard::{RequestCommit, request_key};
 use streamjob_core::{Error, Result};
 
 use crate::body::{Broken, collect, inflate};
+use crate::formats::{Format, Formats, Undecoded};
 use crate::idempotency::{Begin, Ticket};
 use crate::inbox::BodyShare;
 use crate::sequencer::{Keyed, Sequencer};
@@ -38,6 +39,7 @@ pub struct Ingest {
     pub sequencer: Arc<Sequencer>,
     /// Single rows that come at the same time.
     pub together: Together,
+    formats: Formats,
     codecs: [CodecPool; CODEC_POOLS],
 }
 
@@ -54,13 +56,6 @@ struct CodecPool {
 struct Codec {
     decoder: Decoder,
     encoder: RecordEncoder,
-}
-
-/// How a body is to be read.
-#[derive(Clone, Copy)]
-pub enum Format {
-    Json,
-    Ndjson,
 }
 
 #[derive(Clone, Copy)]
@@ -128,8 +123,8 @@ impl Answer {
 }
 
 impl Ingest {
-    pub fn new(shared: Arc<Shared>, sequencer: Arc<Sequencer>) -> Ingest {
-        Ingest { shared, sequencer, together: Together::default(), codecs: Default::default() }
+    pub fn new(shared: Arc<Shared>, sequencer: Arc<Sequencer>, formats: Formats) -> Ingest {
+        Ingest { shared, sequencer, together: Together::default(), formats, codecs: Default::default() }
     }
 
     /// Answers one request.
@@ -147,15 +142,15 @@ impl Ingest {
     async fn take(self: &Arc<Self>, request: Request<Incoming>) -> std::result::Result<Answer, Answer> {
         self.wait_for_gate().await?;
         let headers = request.headers();
-        let (format, encoding) = (format_of(headers)?, encoding_of(headers)?);
+        let (format, encoding) = (Format::of(headers)?, encoding_of(headers)?);
         let key = key_of(headers)?;
         let traceparent = headers.get("traceparent").map(http::HeaderValue::as_bytes);
         let mut ingest = self.shared.traces.begin(traceparent);
-        let (mut body, mut _share) = self.read(request.into_body(), encoding).await?;
+        let (mut body, mut _share) = self.read(request.into_body(), format, encoding).await?;
         if let Some(ingest) = &mut ingest {
             ingest.note("streamjob.body_bytes", body.len() as i64);
         }
-        if ingest.is_none() && key.is_none() {
+        if ingest.is_none() && key.is_none() && format.is_text() {
             match Together::run(self, format, body, _share).await {
                 Ok(answer) => return Ok(answer),
                 Err(alone) => (body, _share) = alone,
@@ -211,7 +206,7 @@ impl Ingest {
         }
     }
 
-    async fn read(&self, body: Incoming, encoding: Encoding) -> std::result::Result<(Bytes, BodyShare), Answer> {
+    async fn read(&self, body: Incoming, format: Format, encoding: Encoding) -> std::result::Result<(Bytes, BodyShare), Answer> {
         let limit = self.shared.plan.config.ingest.max_body_bytes as usize;
         let too_large = || {
             Answer::problem(
@@ -247,9 +242,13 @@ impl Ingest {
         if compressed && !self.shared.bodies.grow(&mut share, raw.len()) {
             return Err(Answer::wait("too many bodies are being read; send it again later"));
         }
-        match raw.iter().any(|byte| !byte.is_ascii_whitespace()) {
-            true => Ok((raw, share)),
-            false => {
+        let is_empty = match format.is_text() {
+            true => raw.iter().all(u8::is_ascii_whitespace),
+            false => raw.is_empty(),
+        };
+        match is_empty {
+            false => Ok((raw, share)),
+            true => {
                 Err(Answer::problem(StatusCode::BAD_REQUEST, "the body is empty; send a JSON object, an array or lines of JSON"))
             }
         }
@@ -302,11 +301,19 @@ impl Ingest {
             None => (new_record(String::new(), 0, now_us()), None),
         };
         let parsing = trace.map(|trace| trace.span("parse"));
-        let decoded = if body.len() > LONG_BODY_BYTES {
-            tokio::task::block_in_place(|| self.decode(format, &body, request))
-        } else {
-            self.decode(format, &body, request)
-        }?;
+        let decoded = loop {
+            let decoded = if body.len() > LONG_BODY_BYTES {
+                tokio::task::block_in_place(|| self.decode(format, &body, &request))
+            } else {
+                self.decode(format, &body, &request)
+            };
+            match decoded {
+                Ok(decoded) => break decoded,
+                Err(Undecoded::Refused(answer)) => return Err(answer),
+                // each turn knows one schema more, of which a body has a bounded number
+                Err(Undecoded::Wanted(schema)) => self.fetch(schema).await?,
+            }
+        };
         drop(parsing);
         drop(body);
         let request = decoded.request;
@@ -365,16 +372,32 @@ impl Ingest {
         }
     }
 
-    fn decode(&self, format: Format, body: &[u8], mut request: RequestRecord) -> std::result::Result<Decoded, Answer> {
-        let mut codec = self.codec().map_err(|error| Answer::problem(StatusCode::INTERNAL_SERVER_ERROR, error.message()))?;
-        let mut batch = match format {
-            Format::Ndjson => codec.decoder.decode_ndjson(body, request.received_us, Positions::Ordinal),
-            Format::Json => codec.decoder.decode_json(body, request.received_us).map_err(|error| {
-                Answer::problem(
-                    StatusCode::BAD_REQUEST,
-                    &format!("the body is not JSON: {error}; lines of JSON need Content-Type: application/x-ndjson"),
+    /// Waits for a schema of the registry, as long as a request may wait.
+    async fn fetch(&self, schema: u32) -> std::result::Result<(), Answer> {
+        match self.bounded(self.formats.fetch(schema)).await {
+            Ok(fetched) => fetched,
+            Err(answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => Err(Answer {
+                retry_after_s: Some(RETRY_AFTER_S),
+                ..Answer::problem(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the schema registry cannot be reached within ingest.maxWait; send it again later",
                 )
-            })?,
+            }),
+            Err(answer) => Err(answer),
+        }
+    }
+
+    fn decode(&self, format: Format, body: &[u8], request: &RequestRecord) -> std::result::Result<Decoded, Undecoded> {
+        let mut request = request.clone();
+        let mut codec = self.codec().map_err(|error| Answer::problem(StatusCode::INTERNAL_SERVER_ERROR, error.message()))?;
+        let limit = self.shared.plan.config.ingest.max_body_bytes as usize;
+        let decoded = self.formats.decode(format, &mut codec.decoder, body, limit, request.received_us);
+        let mut batch = match decoded {
+            Ok(batch) => batch,
+            Err(undecoded) => {
+                self.give_back(codec);
+                return Err(undecoded);
+            }
         };
         request.accepted = batch.rows() as u32;
         request.rejected = batch.rejects.len() as u32;
@@ -405,9 +428,7 @@ impl Ingest {
         if let Some(codec) = self.codecs[thread_number() % CODEC_POOLS].codecs.lock().pop() {
             return Ok(codec);
         }
-        let config = &self.shared.plan.config;
-        let decoder = Decoder::new(&config.schema, config.shards, config.time.max_ahead_us)?;
-        Ok(Codec { decoder, encoder: RecordEncoder::new() })
+        Ok(Codec { decoder: self.formats.decoder(&self.shared.plan)?, encoder: RecordEncoder::new() })
     }
 
     fn give_back(&self, codec: Codec) {
@@ -417,19 +438,6 @@ impl Ingest {
 
 fn new_record(id: String, body_hash: u64, received_us: i64) -> RequestRecord {
     RequestRecord { id, body_hash, received_us, accepted: 0, rejected: 0, errors: Vec::new() }
-}
-
-fn format_of(headers: &HeaderMap) -> std::result::Result<Format, Answer> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Format::Json) };
-    let text = value.to_str().unwrap_or_default();
-    match text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
-        "application/json" => Ok(Format::Json),
-        "application/x-ndjson" => Ok(Format::Ndjson),
-        _ => Err(Answer::problem(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            &format!("Content-Type {text} is not read; send application/json or application/x-ndjson"),
-        )),
-    }
 }
 
 fn encoding_of(headers: &HeaderMap) -> std::result::Result<Encoding, Answer> {

@@ -5,7 +5,10 @@
 mod body;
 mod committer;
 mod control;
+mod control_token;
 mod feed;
+mod file_rows;
+mod formats;
 mod idempotency;
 mod inbox;
 mod ingest;

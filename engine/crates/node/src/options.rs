@@ -49,6 +49,8 @@ pub struct Options {
     pub listen: Option<String>,
     /// What `/v1/control` asks for as a bearer token; `None` for no control.
     pub control_token: Option<Arc<str>>,
+    /// The file that the token comes from: it is read again where a request brings another one.
+    pub control_token_file: Option<PathBuf>,
     /// End when all replayable sources have ended: watermarks go to infinity and everything is flushed.
     pub exit_at_end: bool,
     pub run_for: Option<Duration>,

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use streamjob_connectors::file_source::FileSplit;
 use streamjob_core::Result;
 use streamjob_core::batch::RowBatch;
-use streamjob_core::decode::{Decoder, Positions};
 use streamjob_core::processor::Delivery;
 use streamjob_core::progress::{SplitIndex, SplitStatus};
 use streamjob_core::route::select;
 
+use crate::file_rows::FileRows;
 use crate::inbox::{Hold, Message, Parcel};
 use crate::shared::Shared;
 
@@ -25,44 +24,41 @@ const LOOK: Duration = Duration::from_millis(50);
 pub struct Paced {
     pub shared: Arc<Shared>,
     pub split: SplitIndex,
-    pub file: Arc<FileSplit>,
+    pub rows: Arc<FileRows>,
     pub offset: u64,
     pub speed: f64,
-    pub opened_at_us: i64,
 }
 
 impl Paced {
     /// Replays to the end of the file, or until the process stops.
     pub fn run(mut self) {
         if let Err(error) = self.replay() {
-            self.shared.fail(error.context(format!("replaying {}", self.file.path().display())));
+            self.shared.fail(error.context(format!("replaying {}", self.rows.file.path().display())));
         }
     }
 
     fn replay(&mut self) -> Result<()> {
-        let config = &self.shared.plan.config;
-        let mut decoder = Decoder::new(&config.schema, config.shards, config.time.max_ahead_us)?;
         let mut buffer = Vec::new();
         let mut start: Option<(Instant, i64)> = None;
-        while self.file.read_chunk(self.offset, CHUNK_BYTES, &mut buffer)? > 0 {
-            let times = decoder.decode_ndjson(&buffer, self.opened_at_us, Positions::Bytes);
+        while let Some(chunk) = self.rows.file.read_chunk(self.offset, CHUNK_BYTES, &mut buffer)? {
+            let rows = self.rows.decode(&chunk, &buffer)?;
             let mut row = 0;
-            let mut from = 0usize;
-            while from < buffer.len() {
-                if row < times.rows() {
-                    let (began, first_us) = *start.get_or_insert((Instant::now(), times.time_us[row]));
-                    if !self.wait_until(began + self.wall(times.time_us[row].saturating_sub(first_us))) {
+            let mut from = 0;
+            while from < chunk.span {
+                if row < rows.rows() {
+                    let (began, first_us) = *start.get_or_insert((Instant::now(), rows.time_us[row]));
+                    if !self.wait_until(began + self.wall(rows.time_us[row].saturating_sub(first_us))) {
                         return Ok(());
                     }
-                    row = self.due(&times, row, began, first_us);
+                    row = self.due(&rows, row, began, first_us);
                 }
-                let to = if row < times.rows() { times.relative_offset(row) as usize } else { buffer.len() };
-                if !self.send(self.offset + from as u64, &buffer[from..to], &mut decoder) {
+                let to = if row < rows.rows() { rows.relative_offset(row) } else { chunk.span };
+                if !self.send(self.offset + from, rows.cut(from, to)) {
                     return Ok(());
                 }
                 from = to;
             }
-            self.offset += buffer.len() as u64;
+            self.offset += chunk.span;
         }
         for inbox in &self.shared.inboxes {
             inbox.put(Message::Status { split: self.split, at: self.offset, status: SplitStatus::Finished });
@@ -96,12 +92,10 @@ impl Paced {
     }
 
     /// False if the process stops first.
-    fn send(&self, offset: u64, bytes: &[u8], decoder: &mut Decoder) -> bool {
+    fn send(&self, offset: u64, rows: RowBatch) -> bool {
         let ingest = self.shared.traces.begin(None);
         let trace = ingest.as_ref().map(|ingest| ingest.trace().clone());
-        let parsing = trace.as_ref().map(|trace| trace.span("parse"));
-        let batch = Arc::new(decoder.decode_ndjson(bytes, self.opened_at_us, Positions::Bytes));
-        drop(parsing);
+        let batch = Arc::new(rows);
         let _routing = trace.as_ref().map(|trace| trace.span("route"));
         let stop = || self.shared.is_stopping();
         while self.shared.is_disk_full() && !stop() {

@@ -5,8 +5,6 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use streamjob_connectors::file_source::FileSplit;
-use streamjob_core::decode::{Decoder, Positions};
 use streamjob_core::idempotency::answer_of;
 use streamjob_core::journal::{JournalReader, JournalRecord, RecoveredLog};
 use streamjob_core::processor::Delivery;
@@ -15,6 +13,7 @@ use streamjob_core::route::select_for;
 use streamjob_core::{Error, Result};
 use streamjob_state::FileLogStorage;
 
+use crate::file_rows::FileRows;
 use crate::sequencer::Sequencer;
 use crate::shared::Shared;
 use crate::start::{Log, SourceFile};
@@ -34,10 +33,7 @@ enum Origin {
     Live(Arc<Sequencer>),
     /// The journal of an earlier start. It is not deleted before every shard has committed all of it.
     Log(Arc<RecoveredLog<FileLogStorage>>),
-    File {
-        file: Arc<FileSplit>,
-        opened_at_us: i64,
-    },
+    File(Arc<FileRows>),
     /// A partition of a topic.
     Partition {
         source: Arc<TopicSource>,
@@ -50,8 +46,7 @@ impl Origins {
     pub fn find(logs: &[Log], sequencer: Option<&Arc<Sequencer>>, files: &[SourceFile], topics: &[Arc<TopicSource>]) -> Origins {
         let logs = logs.iter().map(|(split, log)| (*split, Origin::Log(log.clone())));
         let live = sequencer.map(|sequencer| (sequencer.split(), Origin::Live(sequencer.clone())));
-        let origin = |source: &SourceFile| Origin::File { file: source.file.clone(), opened_at_us: source.opened_at_us };
-        let files = files.iter().map(|source| (source.split, origin(source)));
+        let files = files.iter().map(|source| (source.split, Origin::File(source.rows.clone())));
         let partitions = topics.iter().flat_map(|source| {
             let origin = |number| Origin::Partition { source: source.clone(), number };
             source.partitions.iter().map(move |partition| (partition.split, origin(partition.number)))
@@ -83,29 +78,26 @@ impl Rereader {
 
     /// The next rows in `[from, to)` of a split, with those of the worker selected; `None` if the log is not readable so far
     /// yet.
-    pub fn read(
-        &mut self,
-        (split, from, to): (SplitIndex, u64, u64),
-        decoder: &mut Decoder,
-        buffer: &mut Vec<u8>,
-    ) -> Result<Option<Delivery>> {
+    pub fn read(&mut self, (split, from, to): (SplitIndex, u64, u64), buffer: &mut Vec<u8>) -> Result<Option<Delivery>> {
         let origins = self.origins.clone();
         let origin = origins.origins.get(&split).ok_or_else(|| Error::engine("a split has no origin"))?;
         let delivery = match origin {
-            Origin::File { file, opened_at_us } => {
+            Origin::File(file) => {
+                // where an offset is a byte, no more than is wanted; a block is read as a whole, and cut
                 let bytes = usize::try_from(to - from).unwrap_or(usize::MAX).min(CHUNK_BYTES);
-                let read = file.read_chunk(from, bytes, buffer)?;
-                let batch = Arc::new(decoder.decode_ndjson(buffer, *opened_at_us, Positions::Bytes));
+                let Some(chunk) = file.file.read_chunk(from, bytes, buffer)? else { return Ok(None) };
+                let rows = file.decode(&chunk, buffer)?;
+                let batch = Arc::new(if chunk.span > to - from { rows.cut(0, to - from) } else { rows });
                 let rows = select_for(&batch, &self.shared.worker_of, self.worker);
-                (read > 0).then(|| Delivery::new(split, from, batch, rows))
+                Some(Delivery::new(split, from, batch, rows))
             }
             Origin::Partition { source, number } => {
                 let clock_us = self.shared.state.created_us();
                 let topic = match self.topics.entry(source.name.clone()) {
                     Entry::Occupied(entry) => entry.into_mut(),
-                    Entry::Vacant(entry) => entry.insert(TopicAgain::new(source.clone(), clock_us)?),
+                    Entry::Vacant(entry) => entry.insert(TopicAgain::new(source.clone(), &self.shared.plan, clock_us)?),
                 };
-                topic.read(*number, from, to, decoder)?.map(|(first, batch)| {
+                topic.read(*number, from, to)?.map(|(first, batch)| {
                     let rows = select_for(&batch, &self.shared.worker_of, self.worker);
                     Delivery::new(split, first, batch, rows)
                 })
@@ -128,7 +120,7 @@ impl Rereader {
         let mut reader = match origin {
             Origin::Live(sequencer) => sequencer.read(from),
             Origin::Log(log) => log.read(from)?,
-            Origin::File { .. } | Origin::Partition { .. } => return Err(Error::engine("only journals have records")),
+            Origin::File(_) | Origin::Partition { .. } => return Err(Error::engine("only journals have records")),
         };
         let record = reader.next_record()?;
         self.reader = Some((split, reader));

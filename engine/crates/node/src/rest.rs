@@ -22,6 +22,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::control::Control;
+use crate::control_token::ControlToken;
 use crate::inbox::Message;
 use crate::shared::{Gate, Shared};
 
@@ -93,7 +94,7 @@ type WindowQueryResult = std::result::Result<Query<WindowQuery>, QueryRejection>
 struct Document;
 
 /// All routes but `/ingest`, and the document of all of them. Without a token there is no control.
-pub fn router(rest: Rest, control_token: Option<Arc<str>>) -> axum::Router {
+pub fn router(rest: Rest, control_token: Option<ControlToken>) -> axum::Router {
     let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(key_stats))
         .routes(routes!(key_windows))
@@ -102,7 +103,7 @@ pub fn router(rest: Rest, control_token: Option<Arc<str>>) -> axum::Router {
     let queries = router.layer(middleware::from_fn_with_state(rest.clone(), guard));
     let mut document = document;
     document.merge(IngestDocument::openapi());
-    let control = control_token.map(|token| Control { shared: rest.shared.clone(), token });
+    let control = control_token.map(|token| Control { shared: rest.shared.clone(), token: Arc::new(token) });
     let control = control.map(|control| crate::control::router(control).split_for_parts());
     let control = control.map(|(router, described)| {
         document.merge(described);
@@ -131,7 +132,7 @@ struct IngestDocument;
     post,
     path = "/ingest",
     params(("Idempotency-Key" = Option<String>, Header, description = "The same key and body get the first answer, also after a restart.")),
-    request_body(content = String, content_type = "application/json", description = "Also application/x-ndjson; Content-Encoding gzip or zstd."),
+    request_body(content = String, content_type = "application/json", description = "Also application/x-ndjson, application/vnd.apache.arrow.stream, application/avro; Content-Encoding gzip or zstd."),
     responses(
         (status = 202, description = "At least one row was accepted, or the array was empty."),
         (status = 400, description = "No row was accepted, or the body is empty or no JSON."),

@@ -22,6 +22,8 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::control_token::ControlToken;
+use crate::formats::Formats;
 use crate::inbox::Message;
 use crate::ingest::Ingest;
 use crate::options::{OnReady, Options, StopHandle, Totals};
@@ -116,6 +118,7 @@ async fn run_once(
     deadline: Option<Instant>,
 ) -> Result<(End, Totals)> {
     let traces = Traces::from_env(&plan.config.name)?;
+    let formats = Formats::new(&plan)?;
     let tasks = Tasks {
         listener: CancellationToken::new(),
         connections: TaskTracker::new(),
@@ -130,8 +133,9 @@ async fn run_once(
     })?;
     let mut ready = None;
     if let Some((listener, address)) = listener {
-        let ingest = running.sequencer.clone().map(|sequencer| Arc::new(Ingest::new(running.shared.clone(), sequencer)));
-        let router = crate::rest::router(Rest { shared: running.shared.clone() }, options.control_token.clone());
+        let ingest = running.sequencer.clone().map(|sequencer| Arc::new(Ingest::new(running.shared.clone(), sequencer, formats)));
+        let token = options.control_token.clone().map(|token| ControlToken::new(token, options.control_token_file.clone()));
+        let router = crate::rest::router(Rest { shared: running.shared.clone() }, token);
         tokio::spawn(server::serve(listener, ingest, router, tasks.listener.clone(), tasks.connections.clone()));
         ready = options.on_ready.take().map(|on_ready| (on_ready, format!("http://{address}")));
     }

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use streamjob_connectors::file_sink::SegmentDirectory;
-use streamjob_connectors::file_source::FileSplit;
 use streamjob_core::journal::{Journal, JournalOptions, RecoveredLog, recover, split_id};
 use streamjob_core::ledger::Ledger;
 use streamjob_core::plan::{Plan, SinkFrom, SinkMode};
@@ -24,6 +23,7 @@ use streamjob_state::{FileLogStorage, JobIdentity, RocksShardStore, SharedResour
 
 use crate::committer;
 use crate::feed::Feed;
+use crate::file_rows::FileRows;
 use crate::inbox::{Inbox, Message};
 use crate::metrics::Metrics;
 use crate::options::UdfFactory;
@@ -89,11 +89,9 @@ pub type Log = (SplitIndex, Arc<RecoveredLog<FileLogStorage>>);
 /// A file that is replayed.
 pub struct SourceFile {
     pub split: SplitIndex,
-    pub file: Arc<FileSplit>,
+    pub rows: Arc<FileRows>,
     /// Event time over wall time; 0 for as fast as it goes.
     pub speed: f64,
-    /// The clock for "too far ahead". A row's fate must not depend on when it is read again, so it is not the wall's.
-    pub opened_at_us: i64,
 }
 
 /// Threads and what they share.
@@ -170,12 +168,11 @@ impl Opened {
     fn open_files(&mut self) -> Result<()> {
         for source in &self.plan.config.sources {
             let Some(file) = &source.file else { continue };
-            let opened = FileSplit::open(&source.name, Path::new(&file.path))?;
+            let rows = FileRows::open(&self.plan, &source.name, file, self.state.created_us())?;
             let split = self.splits.len() as SplitIndex;
-            let (id, source) = (opened.id().into(), source.name.as_str().into());
+            let (id, source) = (rows.file.id().into(), source.name.as_str().into());
             self.splits.push(SplitInfo { id, source, chained: false });
-            let opened_at_us = self.state.created_us().max(opened.modified_us());
-            self.files.push(SourceFile { split, file: Arc::new(opened), speed: file.speed, opened_at_us });
+            self.files.push(SourceFile { split, rows: Arc::new(rows), speed: file.speed });
         }
         Ok(())
     }
@@ -206,8 +203,8 @@ impl Opened {
         let reports = workers.spawn(receivers, &commits, udfs)?;
         drop(commits);
         let starts = take_reports(&shared, &reports)?;
-        for SourceFile { split, file, .. } in &files {
-            file.check_resume(file.id(), starts[usize::from(*split)])?;
+        for SourceFile { split, rows, .. } in &files {
+            rows.file.check_resume(rows.file.id(), starts[usize::from(*split)])?;
         }
         let sources: Vec<Arc<TopicSource>> = topics.into_iter().map(Arc::new).collect();
         let outputs = sinks(&shared)?;
@@ -307,12 +304,12 @@ fn open_replays(logs: &[Log], starts: &[u64]) -> Result<Vec<Replay>> {
 
 fn open_feeds(shared: &Arc<Shared>, files: Vec<SourceFile>, starts: &[u64]) -> (Vec<Arc<Feed>>, Vec<Paced>) {
     let (mut feeds, mut paced) = (Vec::new(), Vec::new());
-    for SourceFile { split, file, speed, opened_at_us } in files {
+    for SourceFile { split, rows, speed } in files {
         let offset = starts[usize::from(split)];
         if speed > 0.0 {
-            paced.push(Paced { shared: shared.clone(), split, file, offset, speed, opened_at_us });
+            paced.push(Paced { shared: shared.clone(), split, rows, offset, speed });
         } else {
-            feeds.push(Arc::new(Feed::new(split, file, offset, opened_at_us)));
+            feeds.push(Arc::new(Feed::new(split, rows, offset)));
         }
     }
     (feeds, paced)

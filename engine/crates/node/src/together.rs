@@ -21,8 +21,9 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use crate::formats::Format;
 use crate::inbox::BodyShare;
-use crate::ingest::{Answer, Format, Ingest};
+use crate::ingest::{Answer, Ingest};
 
 /// Requests that wait on one thread; one more runs alone.
 const MAX_TOGETHER: usize = 512;

@@ -22,7 +22,6 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use streamjob_connectors::deliveries::DeliveryReport;
 use streamjob_core::catch_up::{CatchUp, takes_rows};
 use streamjob_core::checkpoint::{CheckpointRequests, CheckpointScheduler, ShardWish, Unqueued};
-use streamjob_core::decode::Decoder;
 use streamjob_core::processor::{Delivery, Processor, Refusal};
 use streamjob_core::progress::END_OF_TIME;
 use streamjob_core::reorder::Reorder;
@@ -65,7 +64,6 @@ pub struct Worker {
     processor: Processor,
     port: Port,
     feeds: Vec<Arc<Feed>>,
-    decoder: Decoder,
     buffer: Vec<u8>,
     reorder: Reorder<Parcel>,
     ready: Vec<Parcel>,
@@ -108,7 +106,6 @@ impl Worker {
         starts: &[u64],
     ) -> Result<Worker> {
         let config = &shared.plan.config;
-        let decoder = Decoder::new(&config.schema, config.shards, config.time.max_ahead_us)?;
         let incarnation = shared.state.output_incarnation();
         processor.shards_mut().iter_mut().for_each(|shard| shard.begin_outputs(incarnation));
         let shards: Vec<u16> = processor.shards().iter().map(|shard| shard.id).collect();
@@ -122,7 +119,6 @@ impl Worker {
             scheduler,
             checkpoints: CheckpointRequests::default(),
             commits_looked_at: None,
-            decoder,
             buffer: Vec::new(),
             ready: Vec::new(),
             close_slice: CLOSE_SLICE,
@@ -388,7 +384,7 @@ impl Worker {
             return Ok(false);
         }
         for number in 0..self.feeds.len() {
-            let taken = self.feeds[number].take(&self.shared, self.number, &mut self.decoder, &mut self.buffer)?;
+            let taken = self.feeds[number].take(&self.shared, self.number, &mut self.buffer)?;
             if let Some(parcel) = taken {
                 self.put(parcel)?;
                 return Ok(true);

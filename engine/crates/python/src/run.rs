@@ -21,7 +21,8 @@ use crate::udf_host::LateUdfs;
 /// `progress_interval_us`, on threads of the engine; what they raise is logged and changes nothing. Raises EngineError.
 #[pyfunction]
 #[pyo3(signature = (
-    job_json, *, state_dir, listen, exit_at_end, for_us, on_ready, on_progress, progress_interval_us, control_token=None
+    job_json, *, state_dir, listen, exit_at_end, for_us, on_ready, on_progress, progress_interval_us, control_token=None,
+    control_token_file=None
 ))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python function")]
 pub fn run(
@@ -35,6 +36,7 @@ pub fn run(
     on_progress: Option<Py<PyAny>>,
     progress_interval_us: u64,
     control_token: Option<String>,
+    control_token_file: Option<PathBuf>,
 ) -> PyResult<String> {
     crate::memory::tune();
     let config = JobConfig::from_json(job_json).map_err(|error| raised(py, &error))?;
@@ -51,6 +53,7 @@ pub fn run(
         state_dir,
         listen,
         control_token: control_token.map(Into::into),
+        control_token_file,
         exit_at_end,
         run_for: for_us.map(Duration::from_micros),
         udfs: udfs.clone(),

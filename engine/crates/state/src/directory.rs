@@ -43,7 +43,7 @@ impl JobIdentity {
             KeyConfig::Field(name) => format!("field {name}"),
             KeyConfig::Const(text) => format!("constant {text}"),
         };
-        let fields = serde_json::to_string(&job.schema.fields).expect("names and types of fields are JSON");
+        let fields = serde_json::to_string(&job.schema.columns()).expect("names and types of fields are JSON");
         let schema_fingerprint = xxh3_64(fields.as_bytes());
         JobIdentity { job: job.name.clone(), shards: job.shards, key, schema_fingerprint }
     }

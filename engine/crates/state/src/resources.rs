@@ -19,8 +19,9 @@ const MEMTABLE_BYTES: usize = 2 << 20;
 /// A memtable grows in steps of this size: with 32 shards the default of 256 KiB and more would be megabytes of nothing.
 const MEMTABLE_STEP_BYTES: usize = 64 << 10;
 
-/// Compaction merges this many files at once: each commit of a busy shard adds one.
-const COMPACTION_FILES: u16 = 8;
+/// Compaction merges this many files at once: each commit of a busy shard adds one. A start reads through all that are left,
+/// also what they have of the same keys.
+const COMPACTION_FILES: u16 = 4;
 /// Small commits are slowed, then stopped, where compaction is this far behind.
 const L0_SLOWDOWN_FILES: i32 = 48;
 const L0_STOP_FILES: i32 = 96;
@@ -141,6 +142,8 @@ impl SharedResources {
 }
 
 fn set_compaction(options: &mut Options, store: &StoreOptions) {
+    // Until `RocksShardStore::allow_compaction`.
+    options.set_disable_auto_compactions(true);
     options.set_level_zero_file_num_compaction_trigger(i32::from(store.compaction_files));
     options.set_level_zero_slowdown_writes_trigger(L0_SLOWDOWN_FILES);
     options.set_level_zero_stop_writes_trigger(L0_STOP_FILES);

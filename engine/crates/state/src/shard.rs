@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -42,6 +42,7 @@ pub struct RocksShardStore {
     counters: Counters,
     /// Failures in the background before the last commit that went through.
     known_errors: AtomicU64,
+    compacts: AtomicBool,
     shared: Arc<SharedResources>,
 }
 
@@ -104,8 +105,19 @@ impl RocksShardStore {
             committing: Mutex::new(()),
             counters: Counters::default(),
             known_errors: AtomicU64::new(0),
+            compacts: AtomicBool::new(false),
             shared: shared.clone(),
         })
+    }
+
+    /// Lets compaction begin. A store that was just opened compacts nothing: the cores are for reading its keys and for the rows
+    /// that wait.
+    pub fn allow_compaction(&self) -> Result<()> {
+        if self.compacts.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let allowed = self.db.set_options(&[("disable_auto_compactions", "false")]);
+        allowed.map_err(self.fail("cannot let the shard's store compact"))
     }
 
     /// Writes a copy of the store to `to`, which must not exist: hard links to its files, so that it costs no space while

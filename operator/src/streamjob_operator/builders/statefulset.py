@@ -8,14 +8,16 @@ from streamjob.units import format_size
 
 from streamjob_operator import names
 from streamjob_operator.builders.base import Inputs, Manifest, child
+from streamjob_operator.builders.config import job_config, udf_config
 from streamjob_operator.diff import digest
 from streamjob_operator.merge import merge
 from streamjob_operator.placement import wanted_pods
 
 GRACE_SECONDS = 60
 """What a pod gets to commit and stop."""
-STARTUP_PERIOD_SECONDS = 5
-STARTUP_CHECKS = 360
+STARTUP_PERIOD_SECONDS = 1
+"""A pod serves so much later, at most, than it could; clients wait for it meanwhile."""
+STARTUP_CHECKS = 1800
 """Half an hour in which a pod may recover its state."""
 _OVERHEAD_BYTES = 256 * 2**20
 _HASH = 32
@@ -27,7 +29,8 @@ def stateful_set(inputs: Inputs) -> Manifest:
         "serviceName": names.nodes_service(inputs.name),
         "replicas": wanted_pods(inputs.spec),
         "podManagementPolicy": "Parallel",
-        "updateStrategy": {"type": "RollingUpdate"},
+        # Said, though it is the default: what an older template names may go because no pod is made of one.
+        "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
         "revisionHistoryLimit": 3,
         "selector": {"matchLabels": names.selector(inputs.name)},
         "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
@@ -96,8 +99,8 @@ def _pod(inputs: Inputs) -> Manifest:
         ],
         "containers": [_container(inputs)],
         "volumes": [
-            {"name": "job", "configMap": {"name": names.job_config(inputs.name)}},
-            {"name": "udfs", "configMap": {"name": names.udf_config(inputs.name)}},
+            {"name": names.JOB_VOLUME, "configMap": {"name": job_config(inputs)["metadata"]["name"]}},
+            {"name": "udfs", "configMap": {"name": udf_config(inputs)["metadata"]["name"]}},
             {"name": "control", "secret": {"secretName": names.control_secret(inputs.name)}},
             {"name": "tmp", "emptyDir": {}},
         ],
@@ -108,7 +111,7 @@ def _container(inputs: Inputs) -> Manifest:
     command = ["streamjob", "engine", "--job", f"{names.JOB_DIR}/{names.JOB_KEY}", "--udfs", names.UDF_DIR]
     command += ["--state-dir", names.STATE_DIR, "--listen", f"0.0.0.0:{names.PORT}"]
     mounts = ((names.CLAIM, names.STATE_MOUNT), ("tmp", "/tmp"))  # noqa: S108 - the pod's own
-    secured = (("job", names.JOB_DIR), ("udfs", names.UDF_DIR), ("control", names.CONTROL_DIR))
+    secured = ((names.JOB_VOLUME, names.JOB_DIR), ("udfs", names.UDF_DIR), ("control", names.CONTROL_DIR))
     container = {
         "name": names.CONTAINER,
         "image": inputs.image,

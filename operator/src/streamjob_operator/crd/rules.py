@@ -1,5 +1,8 @@
 """What a StreamJob must meet beyond types, as CEL rules that the API server evaluates, each with a message.
 
+What has several forms (`spec.schema.fields`, formats) has no type here, and so no rules: the webhook and the operator
+look at it.
+
 `RULES` maps the path of a schema node (`[]` an item of a list) to its rules. CEL knows durations up to hours; where a
 text has days or weeks a comparison passes here, and the webhook and the operator look at it.
 """
@@ -52,6 +55,11 @@ _TRUTHS = rule(
     "true or false as a name is what kubectl reads in an unquoted y, n, yes, no, on or off: put the name in quotes",
 )
 
+_SCHEMA = [
+    _one_of(("inline", "file"), "a schema"),
+    rule("!has(self.file)", "a schema's file exists only beside the job on one machine: use inline: ..."),
+]
+
 RULES: dict[str, list[Rule]] = {
     "": [
         rule(
@@ -85,11 +93,6 @@ RULES: dict[str, list[Rule]] = {
         rule("self <= 1", "one pod runs all shards of a job in this version: write replicas: 1"),
         rule("self >= 1", "a job needs a pod: write replicas: 1, or suspend: true to stop it"),
     ],
-    "spec.schema": [
-        rule("!(self.time.field in self.fields)", "the time field is not listed among the fields: remove it there"),
-        rule("!('_id' in self.fields)", "_id is a column that results have anyway: rename the field"),
-    ],
-    "spec.schema.fields": [_TRUTHS],
     "spec.schema.time": [_one_of(("unit", "format"), "time")],
     "spec.sources": [
         rule(
@@ -101,6 +104,10 @@ RULES: dict[str, list[Rule]] = {
     "spec.sources[].kafka": [_at_least("refresh", "1s", "refresh")],
     "spec.sources[].kafka.sasl.password.secretRef": [_one_of(("env", "file"), "a secretRef")],
     "spec.sources[].kafka.tls.keyPassword.secretRef": [_one_of(("env", "file"), "a secretRef")],
+    "spec.sources[].http.avro.schema": _SCHEMA,
+    "spec.sources[].http.avro.writers[]": _SCHEMA,
+    "spec.sources[].http.avro.registry.password.secretRef": [_one_of(("env", "file"), "a secret")],
+    "spec.sources[].http.avro.registry.token.secretRef": [_one_of(("env", "file"), "a secret")],
     "spec.time": [
         rule(
             "self.allowedLateness.matches('^(0+(\\\\.0+)?[a-z]+)+$')",

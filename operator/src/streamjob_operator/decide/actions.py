@@ -27,6 +27,15 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
+class Discard:
+    """Deletes an object that nothing uses any more; where that is refused it is left, and nothing waits for it."""
+
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class ResizeClaim:
     """Asks for a larger volume."""
 
@@ -57,7 +66,7 @@ class Emit:
     warning: bool = False
 
 
-Action: TypeAlias = Apply | Delete | ResizeClaim | SetFinalizer | AskCheckpoint | Emit
+Action: TypeAlias = Apply | Delete | Discard | ResizeClaim | SetFinalizer | AskCheckpoint | Emit
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ def find_changes(observed: Observed, wanted: Iterable[Object]) -> Changes:
         elif found is None or _differs(observed, manifest, found):
             if found is not None and is_terminating(found):
                 continue  # what is on its way out is made anew when it is gone
-            changes.supporting += [*_drift(manifest, found), Apply(manifest)]
+            changes.supporting += [*_drift(manifest, found), *_out_of_the_way(manifest, found), Apply(manifest)]
     return changes
 
 
@@ -59,6 +59,13 @@ def _drift(wanted: Object, found: Object | None) -> list[Action]:
         difference = None  # its content is nobody's to read
     what = f": {difference.told}" if difference else ""
     return [Emit("DriftCorrected", f"{wanted['kind']} {wanted['metadata']['name']} was changed by another{what}")]
+
+
+def _out_of_the_way(wanted: Object, found: Object | None) -> list[Action]:
+    """What cannot be changed and has another content than its name says goes first."""
+    if found is None or not found.get("immutable") or found.get("data", {}) == wanted.get("data", {}):
+        return []
+    return [Delete(wanted["kind"], wanted["metadata"]["name"], found["metadata"]["uid"])]
 
 
 def _stateful_set(observed: Observed, wanted: Object, found: Object | None, config: str, changes: Changes) -> None:
@@ -136,8 +143,11 @@ def _mapping(text: object) -> dict[str, str]:
 
 
 def _job_reason(observed: Observed, config: str) -> str | None:
-    """The first member of the normalised job that differs from the one in the ConfigMap."""
-    found = observed.children.get(("ConfigMap", names.job_config(observed.name)), {})
+    """The first member of the normalised job that differs from the one that the StatefulSet's template names."""
+    template = (observed.stateful_set or {}).get("spec", {}).get("template", {})
+    volumes = [one for one in template.get("spec", {}).get("volumes") or () if one.get("name") == names.JOB_VOLUME]
+    name = (volumes[0].get("configMap") or {}).get("name", "") if volumes else ""
+    found = observed.children.get(("ConfigMap", name), {})
     try:
         old, new = json.loads(found.get("data", {}).get(names.JOB_KEY, "")), json.loads(config)
     except ValueError:

@@ -11,6 +11,7 @@ from streamjob_operator.builders import Inputs, children
 from streamjob_operator.conditions import parse_time
 from streamjob_operator.decide.actions import Action, AskCheckpoint, Decision, Delete, Emit, SetFinalizer
 from streamjob_operator.decide.changes import Changes, find_changes
+from streamjob_operator.decide.configs import unused_configs
 from streamjob_operator.decide.deletion import decide_deletion
 from streamjob_operator.decide.health import is_rolling, ready_pods, stuck_pods, trouble
 from streamjob_operator.decide.operations import Operation, running
@@ -81,6 +82,8 @@ def _valid(observed: Observed, valid: ValidJob, choices: Choices, hold: tuple[Ac
         *hold,
         *storage.actions,
         *changes.supporting,
+        # Before the StatefulSet: where its change is refused, those of each try would be left.
+        *unused_configs(observed, wanted),
         *_before_roll(observed, changes),
         *changes.stateful_set,
         *stuck,

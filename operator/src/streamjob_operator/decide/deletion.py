@@ -50,7 +50,10 @@ def own_claims(observed: Observed) -> list[Object]:
 
 def _stop(observed: Observed) -> list[Action]:
     found = observed.stateful_set
-    if found is None or is_terminating(found):
+    if found is None:
+        # Where somebody has deleted it and left its pods, nobody else would ever stop them.
+        return [_delete("Pod", pod) for pod in observed.pods if not is_terminating(pod)]
+    if is_terminating(found):
         return []
     # Its pods go with it, in the background, each after its preStop has committed.
     return [_delete("StatefulSet", found)]

@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+from streamjob.cli.environment import set_environment
 from streamjob.cli.logs import Log
 from streamjob.native import EngineMissingError, engine_module
 
@@ -22,8 +23,7 @@ class SetupError(ValueError):
 
 def engine(arguments: argparse.Namespace) -> int:
     """Runs a normalised job until it is stopped. Gives the exit code."""
-    os.environ.setdefault("STREAMJOB_LOG_FORMAT", arguments.log_format)
-    os.environ.setdefault("STREAMJOB_LOG", "info")
+    set_environment(log_format=arguments.log_format, log_level="info")
     log = Log(arguments.log_format)
     try:
         job_json = job_text(Path(arguments.job), Path(arguments.udfs) if arguments.udfs else None)
@@ -47,6 +47,7 @@ def engine(arguments: argparse.Namespace) -> int:
             on_progress=None,
             progress_interval_us=_PROGRESS_INTERVAL_US,
             control_token=token,
+            control_token_file=os.environ.get(CONTROL_VARIABLE) or None,
         )
     except native.EngineError as error:
         log.job_failed(error)

@@ -11,6 +11,7 @@ import sys
 from types import ModuleType
 
 from streamjob.cli.display import Display, SilentDisplay, choose_display, is_silent
+from streamjob.cli.environment import set_environment
 from streamjob.cli.logs import Log
 from streamjob.cli.prepared import PreparedJob, prepare, recall, remember
 from streamjob.native import EngineMissingError, engine_module
@@ -31,8 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         loaded, job = made
         display = choose_display(loaded, live=arguments.live)
     # The engine logs for itself, in the same style; beside a live view only what needs attention.
-    os.environ.setdefault("STREAMJOB_LOG_FORMAT", arguments.log_format)
-    os.environ.setdefault("STREAMJOB_LOG", "warn" if display.visible else "info")
+    set_environment(log_format=arguments.log_format, log_level="warn" if display.visible else "info")
     try:
         engine = engine_module()
     except EngineMissingError as error:

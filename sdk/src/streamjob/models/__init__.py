@@ -1,11 +1,12 @@
 """The StreamJob API as pydantic models: the single source of the YAML's shape, its defaults and its descriptions."""
 
 from streamjob.models.base import ColumnType, Duration, Size
+from streamjob.models.formats import Avro, AvroFile, FileFormatKinds, MessageFormatKinds, Registry, SchemaText
 from streamjob.models.job import API_VERSION, KIND, JobSpec, Metadata, StreamJob
 from streamjob.models.kafka import KafkaConnection, KafkaSink, KafkaSource
 from streamjob.models.kubernetes import PodMetadata, PodTemplate, StorageSpec
 from streamjob.models.processing import CodeSpec, ConfigMapCode, UdfSpec, WindowSpec
-from streamjob.models.schema import EventTime, KeySpec, SchemaSpec
+from streamjob.models.schema import EventTime, FieldSpec, KeySpec, SchemaSpec
 from streamjob.models.secrets import Secret, SecretRef
 from streamjob.models.settings import (
     CheckpointSpec,
@@ -24,6 +25,8 @@ __all__ = [
     "API_VERSION",
     "EVENTS",
     "KIND",
+    "Avro",
+    "AvroFile",
     "Backoff",
     "CheckpointSpec",
     "CodeSpec",
@@ -33,6 +36,8 @@ __all__ = [
     "Duration",
     "EngineSpec",
     "EventTime",
+    "FieldSpec",
+    "FileFormatKinds",
     "FileSink",
     "FileSource",
     "HistorySpec",
@@ -45,11 +50,14 @@ __all__ = [
     "KafkaSink",
     "KafkaSource",
     "KeySpec",
+    "MessageFormatKinds",
     "Metadata",
     "PodMetadata",
     "PodTemplate",
+    "Registry",
     "RestSpec",
     "SchemaSpec",
+    "SchemaText",
     "Secret",
     "SecretRef",
     "SinkSpec",

@@ -10,13 +10,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     PlainSerializer,
     WithJsonSchema,
 )
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
 
 from streamjob.units import (
     DURATION_PATTERN,
@@ -52,7 +53,7 @@ class Model(BaseModel):
         for name, field in cls.model_fields.items():
             written = next((part.func for part in field.metadata if isinstance(part, PlainSerializer)), None)
             if written is not None and not field.is_required():
-                as_text = cast("Callable[[int], str]", written)
+                as_text = cast("Callable[[Any], str]", written)
                 properties[field.alias or name]["default"] = as_text(field.default)
         return schema
 
@@ -60,6 +61,39 @@ class Model(BaseModel):
 def problem(message: str, fix: str) -> PydanticCustomError:
     """An error for a validator to raise: what is wrong and what to do. Neither may hold braces of a template."""
     return PydanticCustomError("streamjob", "{message}", {"message": message, "fix": fix})
+
+
+class ShortText:
+    """An annotation of a model that may be written as a text.
+
+    `read` makes its members of one of `texts`; `write` gives the text back where nothing else is set, or the members.
+    """
+
+    def __init__(self, texts: tuple[str, ...], read: Callable[[str], dict[str, Any]]) -> None:
+        self.texts = texts
+        self._read = read
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._validate, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "string", "enum": list(self.texts)}, handler(schema)]}
+
+    def _validate(self, value: Any) -> Any:
+        if isinstance(value, str) and value in self.texts:
+            return self._read(value)
+        if isinstance(value, (dict, BaseModel)):
+            return value
+        raise PydanticKnownError("literal_error", {"expected": ", ".join(f"'{text}'" for text in self.texts)})
+
+    def write(self, value: BaseModel) -> Any:
+        """The value as a user writes it."""
+        members = value.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return next((text for text in self.texts if self._read(text) == members), members)
+
+    def serializer(self) -> PlainSerializer:
+        """What makes a model dump as users write it."""
+        return PlainSerializer(self.write)
 
 
 class _Quantity(int):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from streamjob.models.base import ColumnName, ColumnType, Model
+from streamjob.models.base import ColumnName, ColumnType, Model, ShortText, problem
+from streamjob.paths import parse_path
 
 MAX_FIELDS = 4096
 """The engine's readers number fields up to this."""
@@ -45,11 +46,27 @@ Key = Annotated[
 ]
 
 
+def _path(text: str) -> str:
+    try:
+        parse_path(text)
+    except ValueError as error:
+        fix = 'write names with dots between them, names that have dots in double quotes: sensor."a.b".value'
+        raise problem(str(error), fix) from None
+    return text
+
+
+MemberPath = Annotated[str, AfterValidator(_path)]
+"""Where a value stands in an event: names of members with dots between them; names with dots in double quotes."""
+
+
 class EventTime(Model):
     """Where the event time stands and how it is written; exactly one of `unit` and `format`."""
 
     field: ColumnName
     """The field that holds the event time. It is not listed among the fields."""
+
+    path: MemberPath | None = None
+    """Where it stands, for example `meta.time`. Default: the member of the field's name."""
 
     unit: Literal["s", "ms", "us", "ns"] | None = None
     """The unit of a number (integer or float) since 1970-01-01 UTC."""
@@ -61,6 +78,27 @@ class EventTime(Model):
     """The IANA time zone of texts that name none, for example `Europe/Berlin`."""
 
 
+TYPES: tuple[str, ...] = get_args(ColumnType)
+
+
+class FieldSpec(Model):
+    """A field that is read from an event; with its type alone, `NAME: TYPE` says the same."""
+
+    type: ColumnType
+    """The type of its values."""
+
+    path: MemberPath | None = None
+    """Where its value stands, for example `sensor.temperature`. Default: the member of the field's name."""
+
+
+_FIELD = ShortText(TYPES, lambda text: {"type": text})
+
+Fields = Annotated[
+    dict[ColumnName, Annotated[FieldSpec, _FIELD, _FIELD.serializer()]],
+    Field(min_length=1, max_length=MAX_FIELDS),
+]
+
+
 class SchemaSpec(Model):
     """What an event looks like."""
 
@@ -70,5 +108,9 @@ class SchemaSpec(Model):
     time: EventTime
     """The event time."""
 
-    fields: Annotated[dict[ColumnName, ColumnType], Field(min_length=1, max_length=MAX_FIELDS)]
+    fields: Fields
     """The fields that are read from an event, by name, with their types. Others are skipped."""
+
+    def types(self) -> dict[str, str]:
+        """The type of each field."""
+        return {name: field.type for name, field in self.fields.items()}

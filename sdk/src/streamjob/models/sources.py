@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from streamjob.models.base import Model, Name
+from streamjob.models.formats import NDJSON, Avro, FileFormat
 from streamjob.models.kafka import KafkaSource
 
 
 class HttpSource(Model):
     """Events posted to `/ingest`. How long a request may wait and how large it may be is set by `spec.ingest`."""
+
+    avro: Avro | None = None
+    """What a body of Avro messages is. JSON, Arrow IPC and Avro container files are read without it."""
 
 
 class FileSource(Model):
@@ -20,8 +24,8 @@ class FileSource(Model):
     path: Annotated[str, Field(min_length=1)]
     """The file, relative to the job's file."""
 
-    format: Literal["ndjson"] = "ndjson"
-    """How the file is written: one JSON object a line."""
+    format: FileFormat = NDJSON
+    """How the file is written: `ndjson`, `arrow` (IPC), `avro` (object container), or a mapping with one of them."""
 
     speed: Annotated[float, Field(ge=0)] = 0.0
     """Event time against real time: 1 as it happened, 100 a hundred times faster, 0 as fast as it goes."""

@@ -8,10 +8,12 @@ from collections.abc import Callable
 
 from streamjob.expressions import lower_where
 from streamjob.models import SourceSpec
+from streamjob.paths import parse_path
 from streamjob.problems import Path, suggest
 from streamjob.sql import ExpressionError
 from streamjob.units import format_duration, format_size
 from streamjob.validation.common import Examination
+from streamjob.validation.formats import check_avro, check_file_format
 from streamjob.validation.kafka import check_kafka_source
 
 _DIRECTIVES = set("YCymdbBhaAjHkIlMSfpPzZTFDRsenGgUWuwVx%L") | {"3f", "6f", "9f", ".f", ".3f", ".6f", ".9f", ":z", "+"}
@@ -54,7 +56,28 @@ def check_schema(examination: Examination) -> None:
             examination.report(
                 (*path, "fields", name), "is the time field, which is not listed here", got=name, fix="remove it here"
             )
+    _paths(examination)
     _time(examination)
+
+
+def _paths(examination: Examination) -> None:
+    """Each member of an event is read by one field, as a whole or in its parts."""
+    schema = examination.job.spec.schema_
+    path: Path = ("spec", "schema")
+    fields = [(name, field.path, (*path, "fields", name)) for name, field in schema.fields.items()]
+    taken: dict[tuple[str, ...], str] = {}
+    for name, written, place in [*fields, (schema.time.field, schema.time.path, (*path, "time"))]:
+        way = (name,) if written is None else parse_path(written)
+        other = next((known for known in taken if known[: len(way)] == way or way[: len(known)] == known), None)
+        if other is None:
+            taken[way] = name
+        elif taken[other] != name:
+            examination.report(
+                (*place, "path") if written is not None else place,
+                f"reads the same member as the field {taken[other]}, or a part of it",
+                got=".".join(way),
+                fix="let each member be read by one field",
+            )
 
 
 def _time(examination: Examination) -> None:
@@ -101,7 +124,11 @@ def check_sources(examination: Examination) -> None:
     http = None
     for index, source in enumerate(sources):
         examination.exactly_one((*path, index), source, SourceSpec.KINDS, "source")
+        if source.file is not None:
+            check_file_format(examination, (*path, index, "file", "format"), source.file.format)
         if source.http is not None:
+            if source.http.avro is not None:
+                check_avro(examination, (*path, index, "http", "avro"), source.http.avro)
             if http is not None:
                 examination.report(
                     (*path, index, "http"),

@@ -3,5 +3,7 @@
 mod deliveries;
 mod file_sink;
 mod file_source;
+mod registry;
+mod replay_file;
 mod webhook;
 mod webhook_server;

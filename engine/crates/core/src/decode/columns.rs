@@ -81,7 +81,7 @@ fn shrunk<T>(mut values: Vec<T>) -> Vec<T> {
 }
 
 impl Column {
-    fn with_capacity(data_type: FieldType, rows: usize, string_bytes: usize) -> Column {
+    pub fn with_capacity(data_type: FieldType, rows: usize, string_bytes: usize) -> Column {
         let values = match data_type {
             FieldType::Float64 => Values::Float64(Vec::with_capacity(rows)),
             FieldType::Int64 => Values::Int64(Vec::with_capacity(rows)),
@@ -124,7 +124,7 @@ impl Column {
         }
     }
 
-    fn finish(self) -> ArrayRef {
+    pub fn finish(self) -> ArrayRef {
         let nulls = null_buffer(&self.nulls, self.len());
         match self.values {
             Values::Float64(values) => Arc::new(Float64Array::new(ScalarBuffer::from(shrunk(values)), nulls)),

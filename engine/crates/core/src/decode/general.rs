@@ -11,7 +11,7 @@ use crate::config::FieldType;
 use crate::event_time::write_rfc3339;
 
 use super::columns::{Column, Rows, Values};
-use super::layout::{Layout, Slot, UNKNOWN};
+use super::layout::{Layout, Node, ROOT, Slot, Target, UNKNOWN};
 use super::number::{self, Number};
 use super::template::Context;
 
@@ -45,14 +45,24 @@ pub(super) fn read_row(context: &Context, rows: &mut Rows, row: &[u8]) -> Result
         serde_json::from_str::<IgnoredAny>(row).map_err(malformed)?;
         return Err(Rejection::row(format!("expected an object, got {}", described(row.trim()))));
     }
-    let mut values = vec![None; context.layout.slots()];
-    let mut deserializer = serde_json::Deserializer::from_str(row);
-    Members { layout: context.layout, values: &mut values }.deserialize(&mut deserializer).map_err(malformed)?;
-    deserializer.end().map_err(malformed)?;
+    let layout = context.layout;
+    let mut found = Found { values: vec![None; layout.slots()], objects: vec![None; layout.nodes()] };
+    read_members(layout, ROOT, row, &mut found).map_err(malformed)?;
     if nesting(row) > MAX_NESTING {
         return Err(Rejection::row(format!("nested deeper than {MAX_NESTING} levels")));
     }
-    for (slot, value) in values.iter().enumerate() {
+    // an object comes before those inside of it
+    for node in ROOT + 1..layout.nodes() {
+        match found.objects[node].map(RawValue::get) {
+            None | Some("null") => {}
+            Some(object) if object.starts_with('{') => read_members(layout, node, object, &mut found).map_err(malformed)?,
+            Some(other) => {
+                let reason = format!("expected an object, got {}", described(other));
+                return Err(Rejection { field: layout.text(node).to_string(), reason });
+            }
+        }
+    }
+    for (slot, value) in found.values.iter().enumerate() {
         let value = value.map(RawValue::get);
         push_value(context, rows, slot, value)
             .map_err(|reason| Rejection { field: context.layout.names[slot].clone(), reason })?;
@@ -76,10 +86,25 @@ fn cut(text: &str, max_bytes: usize) -> &str {
     &text[..end]
 }
 
-/// Collects the raw values of the members that the schema names; of duplicates the last.
+/// Raw values of the members that the schema names; of duplicates the last.
+struct Found<'de> {
+    /// By slot.
+    values: Vec<Option<&'de RawValue>>,
+    /// By object of which members are read.
+    objects: Vec<Option<&'de RawValue>>,
+}
+
+/// Collects the members of one object.
+fn read_members<'de>(layout: &Layout, node: Node, json: &'de str, found: &mut Found<'de>) -> serde_json::Result<()> {
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    Members { layout, node, found }.deserialize(&mut deserializer)?;
+    deserializer.end()
+}
+
 struct Members<'a, 'de> {
     layout: &'a Layout,
-    values: &'a mut [Option<&'de RawValue>],
+    node: Node,
+    found: &'a mut Found<'de>,
 }
 
 impl<'de> DeserializeSeed<'de> for Members<'_, 'de> {
@@ -98,36 +123,37 @@ impl<'de> Visitor<'de> for Members<'_, 'de> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(slot) = map.next_key_seed(Name(self.layout))? {
-            match slot {
-                UNKNOWN => drop(map.next_value::<IgnoredAny>()?),
-                slot => self.values[slot] = Some(map.next_value()?),
+        while let Some(target) = map.next_key_seed(Name(self.layout, self.node))? {
+            match target {
+                Target::Value(UNKNOWN) => drop(map.next_value::<IgnoredAny>()?),
+                Target::Value(slot) => self.found.values[slot] = Some(map.next_value()?),
+                Target::Object(node) => self.found.objects[node] = Some(map.next_value()?),
             }
         }
         Ok(())
     }
 }
 
-/// Reads a member's name as its slot.
-struct Name<'a>(&'a Layout);
+/// Reads a member's name as what it is to the schema.
+struct Name<'a>(&'a Layout, Node);
 
 impl<'de> DeserializeSeed<'de> for Name<'_> {
-    type Value = Slot;
+    type Value = Target;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Slot, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Target, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
 impl Visitor<'_> for Name<'_> {
-    type Value = Slot;
+    type Value = Target;
 
     fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         formatter.write_str("a name")
     }
 
-    fn visit_str<E>(self, name: &str) -> Result<Slot, E> {
-        Ok(self.0.slot_of(name.as_bytes()))
+    fn visit_str<E>(self, name: &str) -> Result<Target, E> {
+        Ok(self.0.target(self.1, name.as_bytes()))
     }
 }
 
@@ -211,11 +237,16 @@ fn time_us(context: &Context, value: Option<&str>) -> Result<i64, String> {
         _ => return Err(wrong()),
     };
     if time_us > context.latest_us {
-        let mut bound = Vec::new();
-        write_rfc3339(context.latest_us, &mut bound);
-        return Err(format!("too far in the future: {}, later than {}", quoted(value), String::from_utf8_lossy(&bound)));
+        return Err(too_far(context.latest_us, &quoted(value)));
     }
     Ok(time_us)
+}
+
+/// Why an event time is refused that is later than allowed.
+pub(super) fn too_far(latest_us: i64, got: &str) -> String {
+    let mut bound = Vec::new();
+    write_rfc3339(latest_us, &mut bound);
+    format!("too far in the future: {got}, later than {}", String::from_utf8_lossy(&bound))
 }
 
 /// A value by its JSON type.
@@ -245,7 +276,7 @@ fn scalar(value: &str) -> Scalar<'_> {
     }
 }
 
-fn type_name(data_type: FieldType) -> &'static str {
+pub(super) fn type_name(data_type: FieldType) -> &'static str {
     match data_type {
         FieldType::String => "string",
         FieldType::Float64 => "float64",
@@ -266,7 +297,7 @@ fn described(value: &str) -> String {
     }
 }
 
-fn quoted(value: &str) -> Cow<'_, str> {
+pub(super) fn quoted(value: &str) -> Cow<'_, str> {
     if value.len() <= MAX_QUOTED_BYTES {
         Cow::Borrowed(value)
     } else {

@@ -1,6 +1,6 @@
-//! What the decoder knows of a job's schema: where each JSON member goes.
+//! What the decoders know of a job's schema: where each member goes, also through members of members.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::config::{FieldType, KeyConfig, SchemaConfig};
@@ -9,6 +9,33 @@ use crate::{Error, Result};
 
 /// Most fields of a schema.
 pub const MAX_FIELDS: usize = 4096;
+
+/// Most members that a field's path leads through, its own included.
+pub const MAX_PATH_MEMBERS: usize = 16;
+
+/// A member whose members are read: its number in [`Layout`], outermost first.
+pub(super) type Node = usize;
+
+/// The row itself.
+pub(super) const ROOT: Node = 0;
+
+/// What a member is to the schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// A value that is read, or [`UNKNOWN`].
+    Value(Slot),
+    /// An object of which members are read.
+    Object(Node),
+}
+
+/// The members that are read of one object.
+#[derive(Debug, Default)]
+struct Members {
+    targets: HashMap<Box<[u8]>, Target>,
+    parent: Node,
+    /// The way to it, for a reason.
+    text: String,
+}
 
 /// Where a member's value goes: column numbers first, then the time field, else [`UNKNOWN`].
 pub(super) type Slot = usize;
@@ -36,7 +63,9 @@ pub(super) struct Layout {
     pub types: Vec<FieldType>,
     pub key: KeyRule,
     pub time: TimeParser,
-    slots: HashMap<Box<[u8]>, Slot>,
+    /// By slot: names of the members that lead to the value.
+    pub paths: Vec<Vec<String>>,
+    nodes: Vec<Members>,
 }
 
 impl Layout {
@@ -46,15 +75,20 @@ impl Layout {
         }
         let mut names: Vec<String> = schema.fields.iter().map(|field| field.name.clone()).collect();
         names.push(schema.time.field.clone());
-        let mut slots = HashMap::with_capacity(names.len());
-        for (slot, name) in names.iter().enumerate() {
-            if slots.insert(Box::from(name.as_bytes()), slot).is_some() {
-                return Err(Error::user(format!("spec.schema: the field \"{name}\" is there twice")));
-            }
+        let mut known = HashSet::with_capacity(names.len());
+        if let Some(name) = names.iter().find(|name| !known.insert(name.as_str())) {
+            return Err(Error::user(format!("spec.schema: the field \"{name}\" is there twice")));
+        }
+        let paths = schema.fields.iter().map(|field| &field.path).chain([&schema.time.path]);
+        let paths: Vec<Vec<String>> =
+            std::iter::zip(paths, &names).map(|(path, name)| path.clone().unwrap_or_else(|| vec![name.clone()])).collect();
+        let mut nodes = vec![Members::default()];
+        for (slot, path) in paths.iter().enumerate() {
+            add_path(&mut nodes, path, slot).map_err(|error| error.context(format!("spec.schema: {}", names[slot])))?;
         }
         let types: Vec<FieldType> = schema.fields.iter().map(|field| field.data_type).collect();
         let key = key_rule(&schema.key, &names[..types.len()], &types)?;
-        Ok(Layout { names, types, key, time: TimeParser::new(&schema.time)?, slots })
+        Ok(Layout { names, types, key, time: TimeParser::new(&schema.time)?, paths, nodes })
     }
 
     /// The slot of the time field.
@@ -78,9 +112,64 @@ impl Layout {
         self.names.len()
     }
 
-    /// The slot of a member's name, its escapes resolved.
+    /// How many objects there are of which members are read, the row included.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The object that an object is a member of; the row is its own.
+    pub fn parent(&self, node: Node) -> Node {
+        self.nodes[node].parent
+    }
+
+    /// The way to an object: `sensor.position`.
+    pub fn text(&self, node: Node) -> &str {
+        &self.nodes[node].text
+    }
+
+    /// What a member of an object is, its name's escapes resolved.
+    pub fn target(&self, node: Node, name: &[u8]) -> Target {
+        self.nodes[node].targets.get(name).copied().unwrap_or(Target::Value(UNKNOWN))
+    }
+
+    /// The members of an object that are read.
+    pub fn members(&self, node: Node) -> impl Iterator<Item = (&[u8], Target)> {
+        self.nodes[node].targets.iter().map(|(name, target)| (&**name, *target))
+    }
+
+    /// The slot of a member of a flat row, its name's escapes resolved.
     pub fn slot_of(&self, name: &[u8]) -> Slot {
-        self.slots.get(name).copied().unwrap_or(UNKNOWN)
+        match self.nodes[ROOT].targets.get(name) {
+            Some(Target::Value(slot)) => *slot,
+            _ => UNKNOWN,
+        }
+    }
+}
+
+/// Notes where the value of `slot` is.
+fn add_path(nodes: &mut Vec<Members>, path: &[String], slot: Slot) -> Result<()> {
+    let Some((last, through)) = path.split_last() else { return Err(Error::user("a path names at least one member")) };
+    if path.len() > MAX_PATH_MEMBERS {
+        return Err(Error::user(format!("a path names at most {MAX_PATH_MEMBERS} members (got {})", path.len())));
+    }
+    let taken = |name: &str| Error::user(format!("another field reads the member \"{name}\" or a part of it"));
+    let mut node = ROOT;
+    for name in through {
+        let next = nodes.len();
+        node = match nodes[node].targets.get(name.as_bytes()) {
+            Some(Target::Object(inner)) => *inner,
+            Some(Target::Value(_)) => return Err(taken(name)),
+            None => {
+                let text = if node == ROOT { name.clone() } else { format!("{}.{name}", nodes[node].text) };
+                nodes[node].targets.insert(Box::from(name.as_bytes()), Target::Object(next));
+                nodes.push(Members { targets: HashMap::new(), parent: node, text });
+                next
+            }
+        };
+    }
+    match nodes[node].targets.insert(Box::from(last.as_bytes()), Target::Value(slot)) {
+        None => Ok(()),
+        Some(_) => Err(taken(last)),
     }
 }
 
@@ -121,5 +210,16 @@ mod tests {
         assert!(
             error(&format!(r#"{{"key":{{"field":"k"}},{time},"fields":[{{"name":"k","type":"bool"}}]}}"#)).contains("must be")
         );
+        let with_paths = |a: &str, b: &str| {
+            let fields = format!(r#"{{"name":"a","type":"string","path":{a}}},{{"name":"b","type":"string","path":{b}}}"#);
+            error(&format!(r#"{{"key":{{"const":"k"}},{time},"fields":[{fields}]}}"#))
+        };
+        assert!(with_paths(r#"["x"]"#, r#"["x"]"#).contains("b: another field reads the member \"x\""));
+        assert!(with_paths(r#"["x"]"#, r#"["x","y"]"#).contains("b: another field"));
+        assert!(with_paths(r#"["x","y"]"#, r#"["x"]"#).contains("b: another field"));
+        assert!(with_paths(r#"["x"]"#, r#"["t"]"#).contains("t: another field"));
+        assert!(with_paths("[]", "null").contains("a: a path names at least one"));
+        let long = serde_json::to_string(&vec!["x"; MAX_PATH_MEMBERS + 1]).unwrap();
+        assert!(with_paths(&long, "null").contains("at most 16 members"));
     }
 }

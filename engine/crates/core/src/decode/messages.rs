@@ -1,132 +1,140 @@
-//! From messages of a broker to columns: each holds one row, and has an offset of its own.
-//!
-//! The one way into the decoders for every source of messages: a slice of payloads with their places goes in, a batch whose
-//! rows say where they are comes out.
+//! Messages: one row each, with a place of its own.
 
-use crate::batch::RowBatch;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::Result;
+use crate::batch::{MAX_REJECTED_TEXT_BYTES, RowBatch};
+use crate::config::{MessageFormat, SchemaConfig};
 
 use super::columns::{Expected, Rows};
+use super::general::{self, rejected_text};
 use super::template::Context;
 use super::text::{self, Breaks};
-use super::{Decoder, MAX_BODY_BYTES, Shape, read_generally};
+use super::{Decoder, MAX_BODY_BYTES, MAX_MESSAGES, Wanted};
 
-/// One message.
-#[derive(Debug, Clone, Copy)]
+/// What the text of a rejected row begins with where the row is no text.
+pub const BASE64_MARK: &str = "base64:";
+
+/// The most bytes of a rejected row that are kept where it is no text: a multiple of 3, so that the cut is a whole text.
+const MAX_REJECTED_BYTES: usize = (MAX_REJECTED_TEXT_BYTES - BASE64_MARK.len()) / 4 * 3;
+
+/// One message of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Payload<'a> {
-    /// Its place behind the batch's first offset.
+    /// Its place behind the batch's first offset. Those of a batch ascend; there may be holes between them.
     pub relative_offset: u32,
     /// Its value; `None` for a message without one.
     pub bytes: Option<&'a [u8]>,
-    /// The clock for "too far ahead", microseconds: when the message was written, since a row's fate must not depend on when it
-    /// is read.
+    /// The clock for "too far ahead", microseconds: when the message was written, where that is known, since a row's fate must
+    /// not depend on when it is read.
     pub clock_us: i64,
 }
 
 /// Why a message without a value is rejected.
 pub const NO_VALUE: &str = "the message has no value (a tombstone)";
 
+/// The most bytes of messages that are decoded in one step: text columns are addressed by `i32`, and values may be longer than
+/// the bytes that stand for them.
+pub const MAX_MESSAGES_BYTES: usize = MAX_BODY_BYTES / 2;
+
 impl Decoder {
-    /// Decodes messages that hold one JSON object each, in the order of their offsets. The batch reaches over `span` offsets,
-    /// also where there are holes between the messages, before the first and behind the last. What is no valid row becomes a
-    /// reject.
+    /// A decoder of messages of one source.
     ///
-    /// # Panics
-    /// If the messages are larger than [`MAX_BODY_BYTES`] together.
-    pub fn decode_messages(&mut self, messages: &[Payload], span: u64) -> RowBatch {
-        let bytes: usize = messages.iter().filter_map(|message| message.bytes).map(<[u8]>::len).sum();
-        assert!(bytes <= MAX_BODY_BYTES, "messages must be split before they are decoded");
-        self.template.begin(Breaks::Whitespace);
-        let string_bytes = self.shape.string_bytes_per_row.saturating_mul(messages.len());
-        let mut rows = Rows::new(&self.layout, Expected { rows: messages.len(), string_bytes }, true);
-        for message in messages {
-            let offset = message.relative_offset as usize;
-            match message.bytes {
-                None => rows.reject(offset, "", NO_VALUE.to_owned(), String::new()),
-                Some(payload) => self.read_message(&mut rows, offset, payload, message.clock_us),
-            }
+    /// # Errors
+    /// As [`Decoder::new`] and [`Decoder::with_avro`].
+    pub fn for_messages(schema: &SchemaConfig, shards: u16, max_ahead_us: i64, format: &MessageFormat) -> Result<Decoder> {
+        let decoder = Decoder::new(schema, shards, max_ahead_us)?;
+        match format {
+            MessageFormat::Json => Ok(decoder),
+            MessageFormat::Avro(avro) => decoder.with_avro(avro),
         }
-        self.shape = Shape::of(&rows, bytes);
-        rows.finish(&self.layout, span)
     }
 
-    #[inline(always)]
-    fn read_message(&mut self, rows: &mut Rows, offset: usize, payload: &[u8], clock_us: i64) {
-        let latest_us = clock_us.saturating_add(self.max_ahead_us);
-        let context = Context { layout: &self.layout, latest_us, breaks: Breaks::Whitespace };
-        let start = text::skip_whitespace(payload, 0, Breaks::Whitespace);
-        let fast = if self.use_template { self.template.read_object(&context, rows, payload, start) } else { None };
-        match fast {
-            Some(end) if text::skip_whitespace(payload, end, Breaks::Whitespace) == payload.len() => {
-                rows.commit(context.layout, offset);
-            }
-            _ => read_generally(&context, rows, offset, payload),
+    /// Decodes messages, one row each: the seam for all sources that have messages. One that cannot be read becomes a reject
+    /// at its place, and the others are kept.
+    ///
+    /// `payloads`: at most [`MAX_MESSAGES`](super::MAX_MESSAGES) of [`MAX_MESSAGES_BYTES`] together, with ascending places below
+    /// `span`. `span`: how far the batch reaches, holes at its end included.
+    ///
+    /// # Errors
+    /// [`Wanted`] where messages name schemas of a registry that are not known yet: nothing is decoded then.
+    ///
+    /// # Panics
+    /// If there are too many messages, or too long ones.
+    pub fn decode_messages(&mut self, payloads: &[Payload], span: u64) -> Result<RowBatch, Wanted> {
+        let bytes: usize = payloads.iter().filter_map(|payload| payload.bytes).map(<[u8]>::len).sum();
+        let fits = payloads.len() <= MAX_MESSAGES && bytes <= MAX_MESSAGES_BYTES;
+        assert!(fits, "messages must be split before they are decoded");
+        debug_assert!(payloads.is_sorted_by(|a, b| a.relative_offset < b.relative_offset));
+        debug_assert!(payloads.last().is_none_or(|last| u64::from(last.relative_offset) < span));
+        match self.avro.framing() {
+            Some(framing) => self.decode_avro_messages(framing, payloads, span),
+            None => Ok(self.decode_json_messages(payloads, span)),
         }
+    }
+
+    /// Decodes JSON messages, one object each, of which none, one or many may be wrong: each of these becomes a reject.
+    fn decode_json_messages(&mut self, payloads: &[Payload], span: u64) -> RowBatch {
+        self.fast.begin(Breaks::Whitespace);
+        let mut rows = self.begin_messages(payloads);
+        for Payload { bytes, relative_offset, clock_us } in payloads {
+            let offset = *relative_offset as usize;
+            let Some(bytes) = bytes else {
+                rows.reject(offset, "", NO_VALUE.to_string(), String::new());
+                continue;
+            };
+            let latest_us = clock_us.saturating_add(self.max_ahead_us);
+            let context = Context { layout: &self.layout, latest_us, breaks: Breaks::Whitespace };
+            let start = text::skip_whitespace(bytes, 0, Breaks::Whitespace);
+            let end = self.fast.read_object(&context, &mut rows, bytes, start);
+            match end.filter(|end| text::skip_whitespace(bytes, *end, Breaks::Whitespace) == bytes.len()) {
+                Some(_) => rows.commit(context.layout, offset),
+                None if start == bytes.len() => reject_message(&mut rows, offset, "", "the message is empty".to_string(), bytes),
+                None => read_message(&context, &mut rows, offset, bytes),
+            }
+        }
+        self.end_messages(rows, payloads, span)
+    }
+
+    /// Room for the rows of a batch of messages.
+    pub(super) fn begin_messages(&self, payloads: &[Payload]) -> Rows {
+        let expected = Expected { rows: payloads.len(), string_bytes: payloads.len() * self.shape.string_bytes_per_row };
+        let are_dense = payloads.iter().enumerate().all(|(row, payload)| payload.relative_offset as usize == row);
+        Rows::new(&self.layout, expected, !are_dense)
+    }
+
+    pub(super) fn end_messages(&mut self, rows: Rows, payloads: &[Payload], span: u64) -> RowBatch {
+        let bytes = payloads.iter().filter_map(|payload| payload.bytes).map(<[u8]>::len).sum();
+        self.end(rows, bytes, span)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::config::{FieldConfig, FieldType, KeyConfig, SchemaConfig, TimeFieldConfig, TimeUnit};
-    use crate::decode::Positions;
-
-    const DAY_US: i64 = 86_400_000_000;
-    const GOOD: &str = r#"{"device_id":"a","timestamp":1}"#;
-
-    fn decoder() -> Decoder {
-        let time = TimeFieldConfig { field: "timestamp".into(), unit: Some(TimeUnit::Ms), format: None, timezone: "UTC".into() };
-        let fields = vec![FieldConfig { name: "device_id".into(), data_type: FieldType::String }];
-        let schema = SchemaConfig { key: KeyConfig::Field("device_id".into()), time, fields };
-        Decoder::new(&schema, 4, DAY_US).expect("a valid schema")
+/// Reads one JSON message with the general parser and commits or rejects it.
+fn read_message(context: &Context, rows: &mut Rows, offset: usize, message: &[u8]) {
+    rows.roll_back();
+    match general::read_row(context, rows, message) {
+        Ok(()) => rows.commit(context.layout, offset),
+        Err(rejection) => reject_message(rows, offset, &rejection.field, rejection.reason, message),
     }
+}
 
-    fn payload(relative_offset: u32, text: &str) -> Payload<'_> {
-        Payload { relative_offset, bytes: Some(text.as_bytes()), clock_us: 0 }
-    }
+/// Notes a message as rejected.
+pub(super) fn reject_message(rows: &mut Rows, offset: usize, field: &str, reason: String, message: &[u8]) {
+    rows.reject(offset, field, reason, text_or_base64(message));
+}
 
-    #[test]
-    fn rows_and_rejects_are_at_the_offsets_of_their_messages() {
-        let mut decoder = decoder();
-        let messages = [
-            payload(2, GOOD),
-            Payload { bytes: None, ..payload(3, "") },
-            payload(7, "nonsense"),
-            payload(9, " \n"),
-            payload(11, GOOD),
-        ];
-        let batch = decoder.decode_messages(&messages, 20);
-        assert_eq!(batch.span, 20);
-        assert_eq!((0..batch.rows()).map(|row| batch.relative_offset(row)).collect::<Vec<_>>(), [2, 11]);
-        assert_eq!(batch.rejects.iter().map(|reject| reject.relative_offset).collect::<Vec<_>>(), [3, 7, 9]);
-        assert_eq!(batch.rejects[0].reason, NO_VALUE);
+/// A rejected row that may be a text, as far as it is kept.
+pub(super) fn text_or_base64(row: &[u8]) -> String {
+    match std::str::from_utf8(row) {
+        Ok(_) => rejected_text(row),
+        Err(_) => as_base64(row),
     }
+}
 
-    #[test]
-    fn too_far_ahead_counts_from_the_message_itself() {
-        let mut decoder = decoder();
-        let text = r#"{"device_id":"a","timestamp":1700000000000}"#;
-        let old = decoder.decode_messages(&[payload(0, text)], 1);
-        assert!(old.rejects[0].reason.contains("too far in the future"), "{:?}", old.rejects);
-        let new = decoder.decode_messages(&[Payload { clock_us: 1_700_000_000_000_000, ..payload(0, text) }], 1);
-        assert_eq!(new.rows(), 1);
-    }
-
-    proptest! {
-        /// A message is what a line of a file is.
-        #[test]
-        fn messages_are_read_as_lines_are(lines in prop::collection::vec("[ -~]{0,40}|\\{\"device_id\":\"[a-c]\",\"timestamp\":[0-9]{1,6}\\}", 1..20)) {
-            let lines: Vec<&String> = lines.iter().filter(|line| !line.trim().is_empty()).collect();
-            let messages: Vec<Payload> = std::iter::zip(0.., &lines).map(|(at, line)| payload(at, line)).collect();
-            let one = decoder().decode_messages(&messages, messages.len() as u64);
-            let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
-            let other = decoder().decode_ndjson(text.as_bytes(), 0, Positions::Ordinal);
-            prop_assert_eq!(&one.time_us, &other.time_us);
-            prop_assert_eq!(&one.key_hash, &other.key_hash);
-            let places = |batch: &RowBatch| batch.rejects.iter().map(|reject| reject.relative_offset).collect::<Vec<_>>();
-            prop_assert_eq!(places(&one), places(&other));
-            prop_assert_eq!(one.columns, other.columns);
-        }
-    }
+/// A rejected row that is no text, as far as it is kept: [`BASE64_MARK`] and base64.
+pub(super) fn as_base64(row: &[u8]) -> String {
+    let mut text = BASE64_MARK.to_string();
+    STANDARD.encode_string(&row[..row.len().min(MAX_REJECTED_BYTES)], &mut text);
+    text
 }

@@ -1,13 +1,23 @@
-//! From JSON to Arrow columns, directed by the job's schema.
+//! From what sources bring to Arrow columns, directed by the job's schema: one set of decoders for all of them.
 //!
-//! Two readers give the same rows: `template` is fast and understands usual rows, `general` understands all and
-//! decides what is rejected. A row is read by the second only where the first declines.
+//! A source brings either a *body* (a request, a piece of a file), whose rows stand one after the other, or *messages*, each
+//! of which is one row with a place of its own ([`Decoder::decode_messages`]). In all formats a row that cannot be read
+//! becomes a reject and the rows beside it are kept.
+//!
+//! Of JSON two readers give the same rows: `template` (or `nested`) is fast and understands usual rows, `general` understands
+//! all and decides what is rejected. A row is read by the second only where the first declines.
 
+mod arrow;
+mod avro;
+mod blocks;
 mod columns;
+mod fast;
 mod general;
 mod layout;
 mod messages;
+mod nested;
 mod number;
+mod scalar;
 mod template;
 mod text;
 
@@ -20,17 +30,29 @@ use crate::Result;
 use crate::batch::RowBatch;
 use crate::config::SchemaConfig;
 
+use avro::Avro;
 use columns::{Expected, Rows};
+use fast::FastReader;
 use layout::Layout;
-use template::{Context, Template};
+use template::Context;
 use text::Breaks;
 
+pub use arrow::{MAX_ARROW_BATCHES, MAX_ARROW_MESSAGE_BYTES};
+pub use avro::{
+    AvroBodyError, MAX_BLOCK_BYTES, MAX_BLOCK_ROWS, MAX_BODY_SCHEMAS, MAX_HEADER_BYTES, MAX_KNOWN_SCHEMAS, MAX_MESSAGES,
+    MAX_SCHEMA_BYTES, MAX_SCHEMA_TYPES, MAX_SYMBOL_BYTES, Wanted,
+};
+pub use blocks::{ARROW_HEAD_BYTES, AVRO_HEAD_BYTES, BlockFormat, MAX_UNPACKED_BYTES, SCAN_BYTES, Unit};
 pub use general::MAX_NESTING;
-pub use layout::MAX_FIELDS;
-pub use messages::{NO_VALUE, Payload};
+pub use layout::{MAX_FIELDS, MAX_PATH_MEMBERS};
+pub use messages::{BASE64_MARK, MAX_MESSAGES_BYTES, NO_VALUE, Payload};
 
 /// Largest body that one call takes: text columns are addressed by `i32`.
 pub const MAX_BODY_BYTES: usize = i32::MAX as usize;
+/// Values (rows times fields) of a body in a binary format, whose rows may take next to no bytes.
+pub const MAX_BODY_VALUES: usize = 1 << 26;
+/// Bytes of text in one field of a body in a binary format, where few bytes may stand for a long text.
+pub const MAX_BODY_TEXT_BYTES: usize = 1 << 30;
 /// Bytes of a row before any was seen.
 const FIRST_ROW_BYTES: usize = 64;
 
@@ -56,11 +78,10 @@ pub struct BodyError {
 #[derive(Debug)]
 pub struct Decoder {
     layout: Layout,
-    template: Template,
+    fast: FastReader,
+    avro: Avro,
     max_ahead_us: i64,
     shape: Shape,
-    /// Tests turn the fast path off to compare.
-    use_template: bool,
 }
 
 /// How large rows were, to make room for the next.
@@ -78,13 +99,14 @@ impl Decoder {
     /// A user error for a schema that cannot be decoded: unknown or float key field, doubled names, wrong time format.
     pub fn new(schema: &SchemaConfig, _shards: u16, max_ahead_us: i64) -> Result<Decoder> {
         let shape = Shape { row_bytes: FIRST_ROW_BYTES, string_bytes_per_row: 0 };
-        Ok(Decoder { layout: Layout::new(schema)?, template: Template::default(), max_ahead_us, shape, use_template: true })
+        let layout = Layout::new(schema)?;
+        Ok(Decoder { fast: FastReader::new(&layout), layout, avro: Avro::default(), max_ahead_us, shape })
     }
 
     /// From now on every row is read by the general parser: to compare it with the fast path.
     #[cfg(any(test, feature = "testing"))]
     pub fn use_general_parser_only(&mut self) {
-        self.use_template = false;
+        self.fast = FastReader::Off;
     }
 
     /// Decodes one JSON object a line; lines of whitespace are no rows. A line that is no valid row becomes a reject.
@@ -105,8 +127,7 @@ impl Decoder {
                 continue;
             }
             let offset = if positions == Positions::Bytes { line_start } else { rows.seen() };
-            let fast = if self.use_template { self.template.read_object(&context, &mut rows, body, at) } else { None };
-            match fast.and_then(|end| end_of_line(body, end)) {
+            match self.fast.read_object(&context, &mut rows, body, at).and_then(|end| end_of_line(body, end)) {
                 Some(end) => {
                     rows.commit(context.layout, offset);
                     at = end;
@@ -120,8 +141,7 @@ impl Decoder {
             line_start = at;
         }
         let span = if positions == Positions::Bytes { body.len() } else { rows.seen() };
-        self.shape = Shape::of(&rows, body.len());
-        rows.finish(&self.layout, span as u64)
+        self.end(rows, body.len(), span as u64)
     }
 
     /// Decodes an object or an array of objects; offsets are numbers of rows as with [`Positions::Ordinal`]. An element
@@ -149,8 +169,7 @@ impl Decoder {
             return Err(body_error("unexpected text after the JSON value", rest));
         }
         let span = rows.seen() as u64;
-        self.shape = Shape::of(&rows, body.len());
-        Ok(rows.finish(&self.layout, span))
+        Ok(self.end(rows, body.len(), span))
     }
 
     /// Reads the elements of an array and gives the position after it.
@@ -176,8 +195,7 @@ impl Decoder {
         let context =
             Context { layout: &self.layout, latest_us: now_us.saturating_add(self.max_ahead_us), breaks: Breaks::Whitespace };
         let offset = rows.seen();
-        let fast = if self.use_template { self.template.read_object(&context, rows, body, at) } else { None };
-        if let Some(end) = fast {
+        if let Some(end) = self.fast.read_object(&context, rows, body, at) {
             rows.commit(context.layout, offset);
             return Ok(end);
         }
@@ -188,8 +206,13 @@ impl Decoder {
 
     fn begin(&mut self, body: &[u8], breaks: Breaks, explicit_offsets: bool) -> Rows {
         assert!(body.len() <= MAX_BODY_BYTES, "a body must be split before it is decoded");
-        self.template.begin(breaks);
-        Rows::new(&self.layout, self.shape.expect(body), explicit_offsets)
+        self.fast.begin(breaks);
+        Rows::new(&self.layout, self.shape.expect(body.len()), explicit_offsets)
+    }
+
+    fn end(&mut self, rows: Rows, bytes: usize, span: u64) -> RowBatch {
+        self.shape = Shape::of(&rows, bytes);
+        rows.finish(&self.layout, span)
     }
 }
 
@@ -202,8 +225,8 @@ impl Shape {
     }
 
     /// A sixteenth more than the average suggests: growing a column copies it.
-    fn expect(self, body: &[u8]) -> Expected {
-        let rows = body.len() / self.row_bytes;
+    fn expect(self, bytes: usize) -> Expected {
+        let rows = bytes / self.row_bytes;
         let rows = rows + rows / 16 + 1;
         Expected { rows, string_bytes: rows * self.string_bytes_per_row }
     }

@@ -10,14 +10,14 @@ use super::number;
 use super::text::{self, Breaks};
 
 /// Members of one object that are guessed; those behind are looked up.
-const MAX_MEMBERS: usize = 256;
+pub(super) const MAX_MEMBERS: usize = 256;
 /// A longer member name (with the punctuation around it) is not guessed.
-const MAX_PATTERN_BYTES: usize = 256;
+pub(super) const MAX_PATTERN_BYTES: usize = 256;
 /// Bytes compared at once.
 const CHUNK: usize = 16;
 
 /// Guesses kept for one place: producers of a few shapes may be mixed.
-const MAX_GUESSES: usize = 4;
+pub(super) const MAX_GUESSES: usize = 4;
 
 /// The expected order of members.
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ struct Guesses {
 
 /// Everything between two values: `,"temperature": `.
 #[derive(Debug)]
-struct Member {
+pub(super) struct Member {
     text: Box<[u8]>,
     first: u128,
     first_mask: u128,
@@ -47,7 +47,7 @@ struct Member {
 }
 
 impl Member {
-    fn new(text: &[u8], slot: Slot) -> Member {
+    pub fn new(text: &[u8], slot: Slot) -> Member {
         let chunk = |from: usize| {
             let (mut bytes, mut mask) = ([0; CHUNK], [0; CHUNK]);
             for (i, byte) in text.iter().skip(from).take(CHUNK).enumerate() {
@@ -60,7 +60,7 @@ impl Member {
     }
 
     #[inline(always)]
-    fn matches(&self, bytes: &[u8], at: usize) -> bool {
+    pub fn matches(&self, bytes: &[u8], at: usize) -> bool {
         let Some(rest) = bytes.get(at..) else { return false };
         let Some(chunk) = rest.first_chunk::<CHUNK>() else {
             return rest.starts_with(&self.text);
@@ -126,7 +126,7 @@ impl Template {
                 },
             };
             let known;
-            (at, known) = read_value(context, rows, slot, bytes, at)?;
+            (at, known) = read_value(context, rows, slot, bytes, at, 1)?;
             found += usize::from(known);
             index += 1;
             if bytes.get(at) == Some(&b'}') {
@@ -189,9 +189,17 @@ impl Template {
     }
 }
 
-/// Reads the value at `at` for `slot`; gives the position after it and whether the schema knows the member.
+/// Reads the value at `at` for `slot`; gives the position after it and whether the schema knows the member. `outer`: the
+/// objects that are open.
 #[inline(always)]
-fn read_value(context: &Context, rows: &mut Rows, slot: Slot, bytes: &[u8], at: usize) -> Option<(usize, bool)> {
+pub(super) fn read_value(
+    context: &Context,
+    rows: &mut Rows,
+    slot: Slot,
+    bytes: &[u8],
+    at: usize,
+    outer: usize,
+) -> Option<(usize, bool)> {
     let layout = context.layout;
     let row = rows.len();
     if let Some(column) = rows.columns.get_mut(slot) {
@@ -218,7 +226,7 @@ fn read_value(context: &Context, rows: &mut Rows, slot: Slot, bytes: &[u8], at: 
         return Some((end, true));
     }
     let end = match bytes.get(at)? {
-        b'{' | b'[' => text::skip_nested(bytes, at, context.breaks),
+        b'{' | b'[' => text::skip_nested(bytes, at, context.breaks, outer),
         _ => text::skip_scalar(bytes, at),
     };
     end.map(|end| (end, false))
@@ -296,7 +304,7 @@ fn read_time(layout: &Layout, bytes: &[u8], at: usize) -> Option<(i64, usize)> {
 /// Puts nulls where the object had no member. `None` if key or time are missing.
 #[cold]
 #[inline(never)]
-fn fill_missing(layout: &Layout, rows: &mut Rows) -> Option<()> {
+pub(super) fn fill_missing(layout: &Layout, rows: &mut Rows) -> Option<()> {
     let row = rows.len();
     if rows.time_us.len() == row {
         return None;

@@ -1,3 +1,9 @@
+mod arrow;
+mod avro;
+mod formats;
+mod messages;
+mod nested;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type};
 use arrow_array::{Array, ArrayRef};
@@ -18,7 +24,9 @@ fn schema(key: &str, time: &str) -> SchemaConfig {
 
 fn decoder_for(key: &str, time: &str, use_template: bool) -> Decoder {
     let mut decoder = Decoder::new(&schema(key, time), 32, DAY_US).unwrap();
-    decoder.use_template = use_template;
+    if !use_template {
+        decoder.use_general_parser_only();
+    }
     decoder
 }
 

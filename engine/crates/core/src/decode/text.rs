@@ -77,13 +77,13 @@ pub(super) fn skip_scalar(bytes: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// The position after the object or array at `at`, which is inside of a row. `None` if it is invalid, has escapes or
-/// is nested too deep for a row. A whole container is checked, as the general parser does.
+/// The position after the object or array at `at`, which is inside of `outer` objects of a row, itself counted. `None` if
+/// it is invalid, has escapes or is nested too deep for a row. A whole container is checked, as the general parser does.
 #[inline(never)]
-pub(super) fn skip_nested(bytes: &[u8], mut at: usize, breaks: Breaks) -> Option<usize> {
+pub(super) fn skip_nested(bytes: &[u8], mut at: usize, breaks: Breaks, outer: usize) -> Option<usize> {
     // a bit for each open container, the innermost lowest: whether it is an object
     let mut objects = 0u64;
-    let mut depth = 1;
+    let mut depth = outer;
     loop {
         if let opening @ (b'{' | b'[') = *bytes.get(at)? {
             let is_object = opening == b'{';
@@ -105,7 +105,7 @@ pub(super) fn skip_nested(bytes: &[u8], mut at: usize, breaks: Breaks) -> Option
             depth -= 1;
             objects >>= 1;
             at += 1;
-            if depth == 1 {
+            if depth == outer {
                 return Some(at);
             }
             is_object = objects & 1 == 1;
@@ -189,13 +189,14 @@ mod tests {
             ["[]", "{}", "[1, 2 ,\"x\"]", "{\"a\":1,\"b\" : [{}, {\"c\":null}] }", "[[],[[]]]", "{\"a\":{}}", "[ ]", "{ }"];
         for text in good.map(String::from).into_iter().chain([nested(MAX_NESTING - 1)]) {
             assert!(serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok());
-            assert_eq!(skip_nested(format!("{text},").as_bytes(), 0, Breaks::EndRow), Some(text.len()), "{text}");
+            assert_eq!(skip_nested(format!("{text},").as_bytes(), 0, Breaks::EndRow, 1), Some(text.len()), "{text}");
         }
         let wrong =
             ["[", "{", "[1,]", "[,1]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{1:1}", "[1}", "{]", "[1 2]", "[\"\\n\"]", "[\n]"];
         for text in wrong.map(String::from).into_iter().chain([nested(MAX_NESTING)]) {
-            assert_eq!(skip_nested(text.as_bytes(), 0, Breaks::EndRow), None, "{text}");
+            assert_eq!(skip_nested(text.as_bytes(), 0, Breaks::EndRow, 1), None, "{text}");
         }
-        assert_eq!(skip_nested(b"[\n]", 0, Breaks::Whitespace), Some(3));
+        assert_eq!(skip_nested(b"[\n]", 0, Breaks::Whitespace, 1), Some(3));
+        assert_eq!(skip_nested(nested(MAX_NESTING - 2).as_bytes(), 0, Breaks::EndRow, 3), None);
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use streamjob_connectors::kafka::{Messages, PartitionQueue, REREAD_PREFETCH_KB, TopicReader};
 use streamjob_core::batch::RowBatch;
 use streamjob_core::decode::Decoder;
+use streamjob_core::plan::Plan;
 use streamjob_core::{Error, Result};
 
 use super::TopicSource;
@@ -16,6 +17,7 @@ use super::rows::{self, Rules};
 pub struct TopicAgain {
     source: Arc<TopicSource>,
     clock_us: i64,
+    decoder: Decoder,
     reader: TopicReader,
     lanes: HashMap<i32, Lane>,
     messages: Messages,
@@ -34,16 +36,18 @@ struct Lane {
 }
 
 impl TopicAgain {
-    pub fn new(source: Arc<TopicSource>, clock_us: i64) -> Result<TopicAgain> {
+    pub fn new(source: Arc<TopicSource>, plan: &Plan, clock_us: i64) -> Result<TopicAgain> {
+        let job = &plan.config;
+        let decoder = Decoder::for_messages(&job.schema, job.shards, job.time.max_ahead_us, &source.config.format)?;
         let (config, connection) = (&source.config, source.connection.clone());
         let (place, group) = (source.place(), &config.group_id);
         let kb = REREAD_PREFETCH_KB;
         let reader = TopicReader::new(&place, &config.connection, &config.topic, group, config.isolation, kb, connection)?;
-        Ok(TopicAgain { source, clock_us, reader, lanes: HashMap::new(), messages: Messages::default() })
+        Ok(TopicAgain { source, clock_us, decoder, reader, lanes: HashMap::new(), messages: Messages::default() })
     }
 
     /// The next batch of a partition from `from` on, below `to`; `None` if it is not there yet.
-    pub fn read(&mut self, number: i32, from: u64, to: u64, decoder: &mut Decoder) -> Result<Option<(u64, Arc<RowBatch>)>> {
+    pub fn read(&mut self, number: i32, from: u64, to: u64) -> Result<Option<(u64, Arc<RowBatch>)>> {
         let base = self.source.partitions.iter().find(|it| it.number == number).map_or(0, |it| it.base);
         if from < base {
             // No row of the job is before it: see where live reading begins.
@@ -61,21 +65,21 @@ impl TopicAgain {
         if self.reader.serve()?.recreated {
             return Ok(None);
         }
-        self.take(number, to, decoder)?;
+        self.take(number, to)?;
         let Some(lane) = self.lanes.get_mut(&number) else { return Ok(None) };
         let Some((first, batch)) = lane.batches.pop_front() else { return Ok(None) };
         lane.at = first + batch.span;
         Ok(Some((first, batch)))
     }
 
-    fn take(&mut self, number: i32, to: u64, decoder: &mut Decoder) -> Result<()> {
+    fn take(&mut self, number: i32, to: u64) -> Result<()> {
         let Some(lane) = self.lanes.get_mut(&number) else { return Ok(()) };
         if !lane.batches.is_empty() || !lane.queue.has_some() {
             return Ok(());
         }
         lane.queue.take(&mut self.messages);
         let rules = Rules { tombstones: self.source.config.tombstones, clock_us: self.clock_us };
-        let taken = rows::take(self.messages.iter(), lane.next, Some(to), rules, decoder);
+        let taken = rows::take(self.messages.iter(), lane.next, Some(to), rules, &mut self.decoder);
         self.messages.clear();
         lane.next = taken.next;
         lane.batches.extend(taken.batches);

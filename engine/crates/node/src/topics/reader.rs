@@ -65,7 +65,8 @@ impl TopicRun {
 
     fn read(&self) -> Result<()> {
         let config = &self.shared.plan.config;
-        let mut decoder = Decoder::new(&config.schema, config.shards, config.time.max_ahead_us)?;
+        let format = &self.source.config.format;
+        let mut decoder = Decoder::for_messages(&config.schema, config.shards, config.time.max_ahead_us, format)?;
         let Some(ends) = self.ends()? else { return Ok(()) };
         let reader = self.open()?;
         let mut lanes = self.assign(&reader, &ends)?;

@@ -56,7 +56,7 @@ impl Worker {
                 None => return Ok(None),
                 Some(Wanted::Kept(parcels)) => parcels,
                 Some(Wanted::Read { split, from, to }) => {
-                    let read = self.rereader.read((split, from, to), &mut self.decoder, &mut self.buffer);
+                    let read = self.rereader.read((split, from, to), &mut self.buffer);
                     match read.map_err(|error| error.context("reading rows again that a shard had left"))? {
                         Some(delivery) => vec![Parcel { delivery, trace: None, _hold: None }],
                         None => {

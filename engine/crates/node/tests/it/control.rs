@@ -37,6 +37,27 @@ fn control_needs_its_token_and_is_not_there_without_one() {
 }
 
 #[test]
+fn a_token_that_changes_in_its_file_is_taken_over() {
+    let job = Job::new().http_source();
+    let file = job.state().with_file_name("token");
+    std::fs::write(&file, TOKEN).unwrap();
+    let running = job.start_with(|options| {
+        options.control_token = Some(Arc::from(TOKEN));
+        options.control_token_file = Some(file.clone());
+    });
+    let with = |token: &str| {
+        let bearer = format!("Bearer {token}");
+        send("GET", &format!("{}/v1/control/status", running.url), &[("authorization", &bearer)], b"").status
+    };
+    assert_eq!(with(TOKEN), 200);
+    std::fs::write(&file, "another-token\n").unwrap();
+    assert_eq!(with("another-token"), 200, "the file is read again");
+    assert_eq!(with(TOKEN), 401, "the old one is of no use any more");
+    assert_eq!(with("another-token"), 200);
+    running.finish().unwrap();
+}
+
+#[test]
 fn the_status_says_how_the_run_is() {
     let job = Job::new().http_source();
     let running = start(&job);

@@ -143,6 +143,7 @@ impl Job {
             state_dir: self.state(),
             listen: None,
             control_token: None,
+            control_token_file: None,
             exit_at_end: false,
             run_for: None,
             udfs: Arc::new(NoUdfFactory),

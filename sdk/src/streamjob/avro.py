@@ -1,0 +1,153 @@
+"""The Avro schemas of a job: their texts, and what is wrong with them as far as it can be told without an engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from streamjob.models import Avro, AvroFile, SchemaText, StreamJob
+from streamjob.paths import parse_path
+from streamjob.problems import Path, Problem
+from streamjob.resolve import ReadText, resolve_path
+from streamjob.source import Source
+
+Texts = Mapping[Path, str]
+"""The text of each schema of a job, by its place in the job."""
+
+_MAX_TEXT = 2**20
+
+
+def schema_places(job: StreamJob) -> Iterator[tuple[Path, SchemaText, bool]]:
+    """Each schema that a job names: its place, and whether it must have the job's fields."""
+    for index, source in enumerate(job.spec.sources):
+        path: Path = ("spec", "sources", index)
+        if source.http is not None and source.http.avro is not None:
+            yield from _of((*path, "http", "avro"), source.http.avro)
+        if source.file is not None and source.file.format.avro is not None:
+            yield from _of((*path, "file", "format", "avro"), source.file.format.avro)
+
+
+def _of(path: Path, avro: Avro | AvroFile) -> Iterator[tuple[Path, SchemaText, bool]]:
+    if avro.schema_ is not None:
+        yield (*path, "schema"), avro.schema_, True
+    for index, writer in enumerate(avro.writers if isinstance(avro, Avro) else ()):
+        yield (*path, "writers", index), writer, False
+
+
+def resolve_schemas(
+    job: StreamJob, source: Source, base_dir: str, read: ReadText
+) -> tuple[dict[Path, str], list[Problem]]:
+    """The texts of a job's schemas, and what is wrong with them."""
+    texts: dict[Path, str] = {}
+    problems: list[Problem] = []
+    for path, schema, has_fields in schema_places(job):
+        text = _text(path, schema, source, base_dir, read, problems)
+        if text is None:
+            continue
+        texts[path] = text
+        member = "inline" if schema.inline is not None else "file"
+        wrong = _wrong(text, job if has_fields else None)
+        if wrong:
+            problems.append(source.problem((*path, member), wrong[0], fix=wrong[1]))
+    return texts, problems
+
+
+def _text(
+    path: Path, schema: SchemaText, source: Source, base_dir: str, read: ReadText, problems: list[Problem]
+) -> str | None:
+    if schema.inline is not None or schema.file is None:
+        return schema.inline
+    try:
+        return read(resolve_path(schema.file, base_dir))
+    except FileNotFoundError:
+        message, fix = "file does not exist", "the path is relative to the job's file"
+    except UnicodeDecodeError:
+        message, fix = "file is not UTF-8 text", "give an Avro schema as JSON"
+    except OSError as error:
+        message, fix = f"file cannot be read: {error.strerror or error}", "check the path and its permissions"
+    problems.append(source.problem((*path, "file"), message, got=schema.file, fix=fix))
+    return None
+
+
+def _wrong(text: str, job: StreamJob | None) -> tuple[str, str] | None:
+    """What is wrong with a schema and what to do, if anything is. The engine looks more closely when it starts."""
+    if len(text.encode()) > _MAX_TEXT:
+        return "the Avro schema is longer than 1 MiB", "leave documentation out"
+    try:
+        schema = json.loads(text)
+    except ValueError as error:
+        return f"the Avro schema is no valid JSON: {error}", "correct the JSON"
+    if not isinstance(schema, dict) or schema.get("type") not in ("record", "error"):
+        return "the outermost type of the Avro schema must be a record", 'write {"type": "record", "name": …}'
+    if job is None:
+        return None
+    names = _Names()
+    names.note(schema, "")
+    for name, path in _wanted(job).items():
+        if not names.has(schema, path, ""):
+            told = ".".join(path)
+            return (
+                f"the Avro schema has no member {told}, which the field {name} reads",
+                "add it there, or correct the field's path",
+            )
+    return None
+
+
+def _wanted(job: StreamJob) -> dict[str, tuple[str, ...]]:
+    schema = job.spec.schema_
+    paths = {name: field.path for name, field in schema.fields.items()} | {schema.time.field: schema.time.path}
+    return {name: (name,) if path is None else parse_path(path) for name, path in paths.items()}
+
+
+class _Names:
+    """The declared types of a schema, by their full names."""
+
+    def __init__(self) -> None:
+        self._types: dict[str, dict[str, Any]] = {}
+
+    def note(self, schema: Any, space: str) -> None:
+        """Notes all types that are declared in a schema; names without a dot are in `space`."""
+        if isinstance(schema, list):
+            for branch in schema:
+                self.note(branch, space)
+        if not isinstance(schema, dict):
+            return
+        if isinstance(schema.get("name"), str) and schema.get("type") in ("record", "error", "enum", "fixed"):
+            name, space = _full(schema, space)
+            self._types.setdefault(name, schema)
+        for member in ("type", "items", "values"):
+            self.note(schema.get(member), space)
+        for field in schema.get("fields", ()) if isinstance(schema.get("fields"), list) else ():
+            self.note(field.get("type") if isinstance(field, dict) else None, space)
+
+    def has(self, schema: Any, path: tuple[str, ...], space: str) -> bool:
+        """Whether a path leads to something; where the schema is wrong otherwise, the engine says so."""
+        if not path:
+            return True
+        if isinstance(schema, list):
+            return any(self.has(branch, path, space) for branch in schema)
+        if isinstance(schema, str):
+            declared = self._types.get(schema if "." in schema or not space else f"{space}.{schema}")
+            declared = declared or self._types.get(schema)
+            return declared is not None and self.has(declared, path, space)
+        if not isinstance(schema, dict):
+            return False
+        kind = schema.get("type")
+        if kind in ("record", "error"):
+            space = _full(schema, space)[1]
+            fields = [field for field in schema.get("fields") or () if isinstance(field, dict)]
+            return any(
+                field.get("name") == path[0] and self.has(field.get("type"), path[1:], space) for field in fields
+            )
+        if kind == "map":
+            return self.has(schema.get("values"), path[1:], space)
+        return not isinstance(kind, str) and self.has(kind, path, space)
+
+
+def _full(schema: dict[str, Any], space: str) -> tuple[str, str]:
+    """The full name of a declared type, and the namespace of what it contains."""
+    name = str(schema.get("name", ""))
+    space = str(schema.get("namespace", space))
+    full = name if "." in name or not space else f"{space}.{name}"
+    return full, full.rpartition(".")[0]
