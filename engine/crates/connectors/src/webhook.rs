@@ -1,5 +1,6 @@
 //! One attempt to deliver a batch of rows by `POST` to a web server, and what its outcome means.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;

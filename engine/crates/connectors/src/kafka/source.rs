@@ -24,7 +24,7 @@ use super::topic::{create, isolation_level};
 use crate::connection::Connection;
 
 /// Messages that one call takes from a queue.
-pub const MAX_MESSAGES: usize = 8192;
+pub const MAX_MESSAGES: usize = 4096;
 /// What one reader fetches ahead, kilobytes, over all its partitions: each has its part.
 pub const PREFETCH_KB: usize = 32 << 10;
 /// The part of a partition is at least this.
