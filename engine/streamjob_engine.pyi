@@ -34,6 +34,10 @@ def run(
     `control_token` nobody controls the run; its file is read again where a request brings another. Raises EngineError.
     """
 
+def try_connections(job_json: str) -> str:
+    """Tries the connections of a normalised job, with its secrets, and writes nothing. Gives a JSON array: `place`,
+    `said`, `works`, `actor`, `retryable` of each. Raises EngineError."""
+
 @final
 class Session:
     """A normalised job on an in-memory state and a clock that only `set_now` moves. One call at a time."""

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import harness
+import kafka_broker
 import kills
 import pytest
 from harness import Job
+from kafka_broker import Broker
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -89,3 +91,31 @@ def test_data() -> Path:
     if not text:
         skip_or_fail("STREAMJOB_TEST_DATA names no folder with machine_temperature_system_failure.csv")
     return Path(text)
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A Kafka broker that many tests share: each has topics of its own."""
+    reason = kafka_broker.missing()
+    if reason:
+        skip_or_fail(reason)
+    broker = Broker(tmp_path_factory.mktemp("kafka")).start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def make_broker(folder: Path) -> Iterator[Callable[..., Broker]]:
+    """Makes brokers for a test that does something to them; none is started yet."""
+    reason = kafka_broker.missing()
+    if reason:
+        skip_or_fail(reason)
+    made: list[Broker] = []
+
+    def make(**options: object) -> Broker:
+        made.append(Broker(folder / f"kafka-{len(made)}", **options))
+        return made[-1]
+
+    yield make
+    for broker in made:
+        broker.stop()

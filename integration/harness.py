@@ -268,7 +268,12 @@ class Running:
         seen: list[Metrics] = []
 
         def look() -> bool:
-            seen[:] = [self.metrics()]
+            try:
+                seen[:] = [self.metrics()]
+            except httpx.TransportError:
+                # The state is opened anew: the next look finds it.
+                assert self.process.poll() is None, f"the engine has ended\n{self.stderr[-3000:]}"
+                return False
             return seen[0].sum(name, **labels) >= at_least
 
         wait_until(f"{name}{labels or ''} >= {at_least}", look, within_s)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from cases.alerts import alert, alert_eo
 from cases.file import baseline, file, file_500k
 from cases.http import http, http_500k, http_single, udf
+from cases.kafka import kafka
 from cases.recovery import recovery
 from driver.bench import Bench, Outcome
 
@@ -21,6 +22,7 @@ CASES: dict[str, Callable[[Bench], Outcome]] = {
     "alert": alert,
     "alert-eo": alert_eo,
     "recovery": recovery,
+    "kafka": kafka,
 }
 
 NEEDS_UDF = {"udf", "alert", "alert-eo", "recovery"}

@@ -19,6 +19,7 @@ TARGETS: dict[str, dict[str, Bound]] = {
     "alert": {"p99_us": {"max": 2_000}},
     "alert-eo": {"p99_us": {"max": 500_000}},
     "recovery": {"recovery_us": {"max": 1_000_000}},
+    "kafka": {"events_per_s": {"min": 1_000_000}},
 }
 
 

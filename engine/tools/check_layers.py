@@ -26,6 +26,7 @@ ONLY_IN = {
     "tonic": {"streamjob-node"},
     "rustix": {"streamjob-state", "streamjob-connectors", "streamjob-node"},
     "tokio": {"streamjob-connectors", "streamjob-node"},
+    "rdkafka": {"streamjob-connectors"},
     "hyper": {"streamjob-connectors", "streamjob-node"},
     "rand": {"streamjob-simulation"},
 }

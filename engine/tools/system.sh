@@ -15,6 +15,9 @@ find_libclang() {
 if [ "${1:-}" = --has-libclang ]; then find_libclang; exit; fi
 command -v c++ >/dev/null || missing+=(g++)
 find_libclang || missing+=(libclang-dev)
+# OpenSSL and librdkafka are built from source: the one by Perl with its usual modules, both by make.
+perl -MFindBin -MIPC::Cmd -MData::Dumper -e 1 2>/dev/null || missing+=(perl)
+command -v make >/dev/null || missing+=(make)
 [ "${1:-}" = --lint ] && ! command -v valgrind >/dev/null && missing+=(valgrind)
 
 if [ ${#missing[@]} -gt 0 ]; then

@@ -81,7 +81,7 @@ fn run(plan: Arc<Plan>) {
     let body: String = (0..4).map(|row| format!("{}\n", line(&plan.config, row))).collect();
     let batch = decoder.decode_ndjson(body.as_bytes(), NOW_US, Positions::Ordinal);
     assert_sound(&batch);
-    let splits = vec![SplitInfo { id: "in@1".into(), source: "in".into() }];
+    let splits = vec![SplitInfo { id: "in@1".into(), source: "in".into(), chained: true }];
     let shards = (0..plan.config.shards)
         .map(|id| Shard::open(id, plan.clone(), Arc::new(MemoryStore::new()), &splits).expect("an empty store opens"))
         .collect();

@@ -120,7 +120,7 @@ struct Run {
 }
 
 fn open(plan: &Arc<Plan>, stores: &[Arc<dyn ShardStore>]) -> Processor {
-    let splits = vec![SplitInfo { id: "in@1".into(), source: "in".into() }];
+    let splits = vec![SplitInfo { id: "in@1".into(), source: "in".into(), chained: true }];
     let shard = |(id, store): (usize, &Arc<dyn ShardStore>)| {
         Shard::open(id as u16, plan.clone(), store.clone(), &splits).expect("the store opens")
     };

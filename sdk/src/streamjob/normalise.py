@@ -8,6 +8,7 @@ two sides shows at once. `engine/testdata/normalised` holds examples that tests 
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from streamjob.expressions import lower_aggregate, lower_where
@@ -16,6 +17,9 @@ from streamjob.models import (
     EVENTS,
     Avro,
     FileFormatKinds,
+    KafkaConnection,
+    KafkaSink,
+    KafkaSource,
     MessageFormatKinds,
     Registry,
     Secret,
@@ -65,7 +69,7 @@ def normalise(loaded: LoadedJob) -> dict[str, Any]:
         },
         "windows": [_window(window, scope) for window in spec.windows],
         "udfs": [_udf(udf) for udf in loaded.udfs],
-        "sinks": [_sink(sink, loaded.base_dir, scope) for sink in spec.sinks],
+        "sinks": [_sink(sink, loaded, scope) for sink in spec.sinks],
         "dead_letters": None
         if spec.dead_letters is None
         else {"file": {"path": resolve_path(spec.dead_letters.file.path, loaded.base_dir)}},
@@ -114,6 +118,78 @@ def _settings(loaded: LoadedJob) -> dict[str, Any]:
     }
 
 
+def _secret(value: Secret | None, base_dir: str) -> dict[str, str] | None:
+    return None if value is None else secret(value, base_dir)
+
+
+def _file(path: str | None, base_dir: str) -> str | None:
+    return None if path is None else resolve_path(path, base_dir)
+
+
+def _connection(kafka: KafkaConnection, base_dir: str) -> dict[str, Any]:
+    tls, sasl = kafka.tls, kafka.sasl
+    return {
+        "bootstrap_servers": kafka.bootstrap_servers,
+        "tls": None
+        if tls is None
+        else {
+            "ca_file": _file(tls.ca_file, base_dir),
+            "certificate_file": _file(tls.certificate_file, base_dir),
+            "key_file": _file(tls.key_file, base_dir),
+            "key_password": _secret(tls.key_password, base_dir),
+            "verify_hostname": tls.verify_hostname,
+        },
+        "sasl": None
+        if sasl is None
+        else {
+            "mechanism": sasl.mechanism,
+            "username": sasl.username,
+            "password": _secret(sasl.password, base_dir),
+        },
+        "properties": dict(kafka.properties),
+    }
+
+
+def _start_from(kafka: KafkaSource) -> Any:
+    if isinstance(kafka.start_from, str):
+        return kafka.start_from
+    time = datetime.fromisoformat(kafka.start_from.timestamp)
+    return {"timestamp_us": (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)}
+
+
+def _kafka_source(kafka: KafkaSource, name: str, loaded: LoadedJob) -> dict[str, Any]:
+    return {
+        "connection": _connection(kafka, loaded.base_dir),
+        "topic": kafka.topic,
+        "format": kafka.format,
+        "start_from": _start_from(kafka),
+        "group_id": kafka.group_id or f"streamjob-{loaded.job.metadata.name}-{name}",
+        "isolation": kafka.isolation,
+        "on_data_loss": kafka.on_data_loss,
+        "tombstones": kafka.tombstones,
+        "refresh_us": int(kafka.refresh),
+    }
+
+
+def _kafka_sink(kafka: KafkaSink, sink: SinkSpec, loaded: LoadedJob) -> dict[str, Any]:
+    schema_key = loaded.job.spec.schema_.key.field
+    # A window's row has its key in a column of its own; an event has it in the field, where it is one.
+    default = schema_key if sink.from_ == EVENTS else "key"
+    return {
+        "connection": _connection(kafka, loaded.base_dir),
+        "topic": kafka.topic,
+        "format": kafka.format,
+        "key": None if kafka.keyless else kafka.key or default,
+        "partition": kafka.partition,
+        "headers": dict(kafka.headers),
+        "progress_topic": kafka.progress_topic or f"streamjob-progress-{loaded.job.metadata.name}-{sink.name}",
+        "transaction_timeout_us": int(kafka.transaction_timeout),
+        "max_batch_rows": kafka.max_batch_rows,
+        "backoff_initial_us": int(kafka.backoff.initial),
+        "backoff_max_us": int(kafka.backoff.max),
+    }
+
+
 def _source(source: SourceSpec, index: int, loaded: LoadedJob) -> dict[str, Any]:
     http, file = source.http, source.file
     path: Path = ("spec", "sources", index)
@@ -129,6 +205,7 @@ def _source(source: SourceSpec, index: int, loaded: LoadedJob) -> dict[str, Any]
             "format": _file_format(file.format, (*path, "file", "format"), loaded),
             "speed": float(file.speed),
         },
+        "kafka": None if source.kafka is None else _kafka_source(source.kafka, source.name, loaded),
     }
 
 
@@ -202,14 +279,14 @@ def _udf(udf: ResolvedUdf) -> dict[str, Any]:
     }
 
 
-def _sink(sink: SinkSpec, base_dir: str, scope: Scope) -> dict[str, Any]:
+def _sink(sink: SinkSpec, loaded: LoadedJob, scope: Scope) -> dict[str, Any]:
     where = None
     if sink.where is not None:
         columns = scope.event_columns() if sink.from_ == EVENTS else scope.window_columns(sink.from_)
         where = lower_where(sink.where, columns)
     # Standard output keeps no position to go on from; the others can do better unless asked not to.
     default = "at-least-once" if sink.stdout is not None else "exactly-once"
-    file, http = sink.file, sink.http
+    file, http, base_dir = sink.file, sink.http, loaded.base_dir
     return {
         "name": sink.name,
         "from": sink.from_,
@@ -221,10 +298,12 @@ def _sink(sink: SinkSpec, base_dir: str, scope: Scope) -> dict[str, Any]:
         else {
             "url": http.url,
             "headers": dict(http.headers),
+            "bearer_token": _secret(http.bearer_token, base_dir),
             "max_batch_rows": http.max_batch_rows,
             "timeout_us": int(http.timeout),
             "backoff_initial_us": int(http.backoff.initial),
             "backoff_max_us": int(http.backoff.max),
         },
+        "kafka": None if sink.kafka is None else _kafka_sink(sink.kafka, sink, loaded),
         "stdout": None if sink.stdout is None else {},
     }

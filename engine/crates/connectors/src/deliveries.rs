@@ -155,7 +155,7 @@ async fn deliver_until_answered(webhook: Arc<Webhook>, backoff: Backoff, seed: u
 }
 
 /// Uniform in 0 to 1, different for each batch, attempt and seed.
-fn random(seed: u64, shard: u16, last_seq: u64, attempt: u32) -> f64 {
+pub(crate) fn random(seed: u64, shard: u16, last_seq: u64, attempt: u32) -> f64 {
     let place = [u64::from(shard), last_seq, u64::from(attempt)].map(u64::to_le_bytes).concat();
     const BITS: u32 = 53;
     (xxh3_64_with_seed(&place, seed) >> (u64::BITS - BITS)) as f64 / (1u64 << BITS) as f64

@@ -2,10 +2,12 @@
 
 pub mod backoff;
 mod block_file;
+pub mod connection;
 pub mod deliveries;
 pub mod file_sink;
 pub mod file_source;
 mod http_client;
+pub mod kafka;
 mod os;
 pub mod registry;
 pub mod replay_file;

@@ -1,5 +1,6 @@
 //! One attempt to deliver a batch of rows by `POST` to a web server, and what its outcome means.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -15,7 +16,9 @@ use streamjob_core::config::HttpSinkConfig;
 use streamjob_core::{Error, Result};
 use tokio::time::{Instant, timeout_at};
 
+use crate::connection::Connection;
 use crate::http_client::{connector, explain_chain, parse_url, quote, read_answer};
+use crate::secret::Secret;
 
 /// The most that connecting may take of an attempt's time.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,6 +67,7 @@ pub struct Webhook {
     uri: Uri,
     headers: HeaderMap,
     timeout: Duration,
+    connection: Arc<Connection>,
 }
 
 impl Webhook {
@@ -80,7 +84,7 @@ impl Webhook {
         let connector = connector(&uri, timeout.min(CONNECT_TIMEOUT), "http.url")?;
         let client =
             Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE_TIMEOUT).build(connector);
-        Ok(Webhook { client, uri, headers: headers(config)?, timeout })
+        Ok(Webhook { client, uri, headers: headers(config)?, timeout, connection: Arc::default() })
     }
 
     /// The server, for messages: without the path and query, which may hold secrets.
@@ -88,13 +92,40 @@ impl Webhook {
         format!("{}://{}", self.uri.scheme_str().unwrap_or_default(), self.uri.authority().map_or("", |host| host.as_str()))
     }
 
+    /// Whether the server answers.
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
     /// Sends the batch once.
     pub async fn deliver(&self, batch: &WebhookBatch) -> Outcome {
         let deadline = Instant::now() + self.timeout;
-        match timeout_at(deadline, self.client.request(self.request(batch))).await {
+        let outcome = match timeout_at(deadline, self.client.request(self.request(batch))).await {
             Err(_) => self.retry(format!("no answer within {:?}", self.timeout)),
             Ok(Err(error)) => self.retry(explain_chain(&error)),
             Ok(Ok(response)) => self.judge(response, deadline).await,
+        };
+        match &outcome {
+            Outcome::Retry { reason, .. } => drop(self.connection.failed(reason)),
+            Outcome::Delivered | Outcome::Rejected { .. } => drop(self.connection.answered()),
+        }
+        outcome
+    }
+
+    /// Asks the server what it takes, which changes nothing there. Whatever it answers, it can be reached.
+    ///
+    /// # Errors
+    /// `outside` if it can't be reached.
+    pub async fn ask(&self) -> Result<String> {
+        let mut request = Request::new(Full::new(Bytes::new()));
+        *request.method_mut() = Method::OPTIONS;
+        *request.uri_mut() = self.uri.clone();
+        request.headers_mut().clone_from(&self.headers);
+        let deadline = Instant::now() + self.timeout;
+        match timeout_at(deadline, self.client.request(request)).await {
+            Err(_) => Err(Error::outside(format!("{}: no answer within {:?}", self.server(), self.timeout))),
+            Ok(Err(error)) => Err(Error::outside(format!("{}: {}", self.server(), explain_chain(&error)))),
+            Ok(Ok(response)) => Ok(format!("{} answers ({} to OPTIONS)", self.server(), response.status().as_u16())),
         }
     }
 
@@ -154,6 +185,13 @@ fn headers(config: &HttpSinkConfig) -> Result<HeaderMap> {
             Error::user(format!("http.headers.{name}: its value has characters other than visible ASCII; encode them"))
         })?;
         headers.insert(parsed, value);
+    }
+    if let Some(reference) = &config.bearer_token {
+        let token = Secret::read(reference, "http.bearerToken")?;
+        let value = HeaderValue::from_str(&format!("Bearer {}", token.expose()));
+        let mut value = value.map_err(|_| Error::user("http.bearerToken: the token has characters other than visible ASCII"))?;
+        value.set_sensitive(true);
+        headers.insert(header::AUTHORIZATION, value);
     }
     Ok(headers)
 }

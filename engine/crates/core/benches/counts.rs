@@ -236,7 +236,7 @@ impl SinkPort for Nowhere {
 
 fn processor(shards: u16) -> Processor {
     let plan = Plan::compile(job(shards)).expect("the job compiles");
-    let splits = vec![SplitInfo { id: "in@1".into(), source: "in".into() }];
+    let splits = vec![SplitInfo { id: "in@1".into(), source: "in".into(), chained: true }];
     let shards = (0..shards)
         .map(|id| Shard::open(id, plan.clone(), Arc::new(MemoryStore::new()), &splits).expect("an empty store opens"))
         .collect();

@@ -30,6 +30,7 @@ pub mod shard;
 pub mod stats_json;
 pub mod store;
 pub mod table;
+pub mod transactions;
 pub mod trim;
 pub mod udf;
 mod window_row;

@@ -32,6 +32,11 @@ pub fn first_number(incarnation: u32) -> u64 {
     u64::from(incarnation) << NUMBER_BITS
 }
 
+/// The output incarnation that a number belongs to.
+pub fn incarnation_of(number: u64) -> u32 {
+    (number >> NUMBER_BITS) as u32
+}
+
 /// An incarnation has so many numbers, as a power of two.
 const NUMBER_BITS: u32 = 40;
 

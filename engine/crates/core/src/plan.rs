@@ -449,14 +449,15 @@ fn compile_sinks(config: &JobConfig, event_columns: &[FieldConfig], windows: &mu
 }
 
 fn sink_mode(sink: &SinkConfig) -> Result<(SinkMode, u32)> {
-    match (&sink.file, &sink.http, &sink.stdout) {
-        (Some(_), None, None) => Ok((SinkMode::Segments, u32::MAX)),
-        (None, Some(http), None) => Ok((SinkMode::Messages, http.max_batch_rows.max(1))),
-        (None, None, Some(_)) if sink.delivery == Delivery::AtLeastOnce => Ok((SinkMode::Stream, u32::MAX)),
-        (None, None, Some(_)) => {
+    match (&sink.file, &sink.http, &sink.kafka, &sink.stdout) {
+        (Some(_), None, None, None) => Ok((SinkMode::Segments, u32::MAX)),
+        (None, Some(http), None, None) => Ok((SinkMode::Messages, http.max_batch_rows.max(1))),
+        (None, None, Some(kafka), None) => Ok((SinkMode::Messages, kafka.max_batch_rows.max(1))),
+        (None, None, None, Some(_)) if sink.delivery == Delivery::AtLeastOnce => Ok((SinkMode::Stream, u32::MAX)),
+        (None, None, None, Some(_)) => {
             Err(Error::user(format!("sink {}: stdout can't be exactly-once; set delivery: at-least-once", sink.name)))
         }
-        _ => Err(Error::user(format!("sink {}: exactly one of file, http and stdout must be set", sink.name))),
+        _ => Err(Error::user(format!("sink {}: exactly one of file, http, kafka and stdout must be set", sink.name))),
     }
 }
 

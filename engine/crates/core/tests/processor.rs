@@ -74,7 +74,7 @@ struct Harness {
 }
 
 fn splits() -> Vec<SplitInfo> {
-    vec![SplitInfo { id: "replay@1".into(), source: "replay".into() }]
+    vec![SplitInfo { id: "replay@1".into(), source: "replay".into(), chained: false }]
 }
 
 fn open(plan: &Arc<Plan>, stores: &[Arc<dyn ShardStore>]) -> Processor {
@@ -388,7 +388,7 @@ fn close_when_idle_closes_the_window_of_the_newest_row() {
 /// After a kill the journal of the start before is replayed beside the one of this start, which cannot have rows yet.
 #[test]
 fn a_replayed_journal_is_judged_as_when_it_was_taken() {
-    let split = |id: &str, source: &str| SplitInfo { id: id.into(), source: source.into() };
+    let split = |id: &str, source: &str| SplitInfo { id: id.into(), source: source.into(), chained: true };
     let watermarks = |splits: &[SplitInfo], steps: &dyn Fn(&mut Processor, &mut Collected)| {
         let plan = Plan::compile(job()).expect("the job compiles");
         let store: Arc<dyn ShardStore> = Arc::new(MemoryStore::new());

@@ -27,7 +27,10 @@ mod shared;
 mod start;
 pub mod telemetry;
 mod together;
+mod topics;
+mod try_connections;
 mod worker;
 
 pub use options::{NoUdfFactory, OnProgress, OnReady, Options, StopHandle, Totals, UdfFactory};
 pub use run::run;
+pub use try_connections::{Tried, try_connections};

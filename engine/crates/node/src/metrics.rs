@@ -9,6 +9,7 @@ use streamjob_core::ledger::Outcome;
 use streamjob_core::{Error, Result};
 
 use crate::shared::{Shared, now_us};
+use crate::topics::Partition;
 
 /// Upper bounds of latency buckets, seconds.
 const SECONDS: [f64; 14] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
@@ -101,6 +102,12 @@ fn describe() {
     describe_gauge!("streamjob_output_incarnation", "How often the state was older than its sinks; above 0 outputs may repeat.");
     describe_gauge!("streamjob_blocked_shards", "Shards that take no rows, as a sink takes none of theirs.");
     describe_gauge!("streamjob_behind_shards", "Blocked shards, and those that read again what they have left.");
+    describe_gauge!("streamjob_connected", "1 while the server of a source or sink answers.");
+    describe_counter!("streamjob_connection_errors_total", "Requests and connections that failed since the process started.");
+    describe_gauge!("streamjob_source_lag_rows", "Offsets of a source that are written and not applied yet.");
+    describe_counter!("streamjob_source_bytes_total", "Bytes of messages read since the process started.");
+    describe_counter!("streamjob_source_skipped_total", "Messages without a value that were skipped, as the job asks.");
+    describe_counter!("streamjob_source_lost_total", "Offsets that were gone before they were read.");
     describe_gauge!("streamjob_rocksdb_sst_bytes", "Bytes of all SST files.");
     describe_gauge!("streamjob_rocksdb_memtable_bytes", "Bytes in memtables.");
     describe_gauge!("streamjob_rocksdb_block_cache_bytes", "Bytes in the shared block cache.");
@@ -127,6 +134,7 @@ fn update(shared: &Shared) {
         gauge!("streamjob_event_time_lag_seconds").set(now_us().saturating_sub(watermark_us) as f64 / 1e6);
     }
     update_commits(shared);
+    update_connections(shared);
     update_state(shared);
 }
 
@@ -137,6 +145,29 @@ fn update_commits(shared: &Shared) {
     gauge!("streamjob_checkpoint_duration_seconds").set(figures.last_duration_us.load(Ordering::Relaxed) as f64 / 1e6);
     let since_us = shared.uptime_us().saturating_sub(figures.last_at_us.load(Ordering::Relaxed));
     gauge!("streamjob_checkpoint_lag_seconds").set(since_us as f64 / 1e6);
+}
+
+fn update_connections(shared: &Shared) {
+    for view in &*shared.connections.lock() {
+        let labels = [("kind", if view.source { "source" } else { "sink" }.to_owned()), ("connector", view.name.to_string())];
+        gauge!("streamjob_connected", &labels).set(if view.connection.is_connected() { 1.0 } else { 0.0 });
+        counter!("streamjob_connection_errors_total", &labels).absolute(view.connection.errors());
+        let Some(topic) = &view.topic else { continue };
+        let source = || view.name.to_string();
+        let applied = |split: u16| {
+            let positions = shared.figures.iter().map(|it| it.lock().positions.get(usize::from(split)).copied().unwrap_or(0));
+            positions.min().unwrap_or(0)
+        };
+        let lag = |partition: &Partition| {
+            let end = partition.end.load(Ordering::Relaxed);
+            end.saturating_sub(applied(partition.split).max(partition.base))
+        };
+        gauge!("streamjob_source_lag_rows", "source" => source()).set(topic.partitions.iter().map(lag).sum::<u64>() as f64);
+        let figures = &topic.figures;
+        counter!("streamjob_source_bytes_total", "source" => source()).absolute(figures.bytes.load(Ordering::Relaxed));
+        counter!("streamjob_source_skipped_total", "source" => source()).absolute(figures.skipped.load(Ordering::Relaxed));
+        counter!("streamjob_source_lost_total", "source" => source()).absolute(figures.lost.load(Ordering::Relaxed));
+    }
 }
 
 fn update_state(shared: &Shared) {

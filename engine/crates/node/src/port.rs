@@ -1,4 +1,4 @@
-//! A worker's sinks: open segments, stdout, and the way to the webhooks.
+//! A worker's sinks: open segments, stdout, and the way to those that take messages.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use streamjob_connectors::deliveries::Delivery as WebhookDelivery;
+use streamjob_connectors::deliveries::Delivery as BatchDelivery;
 use streamjob_connectors::file_sink::{SealedSegment, SegmentDirectory, SegmentWriter};
 use streamjob_connectors::stdout::StdoutSink;
 use streamjob_connectors::webhook::WebhookBatch;
@@ -19,19 +19,19 @@ use tokio::sync::mpsc;
 use crate::shared::Shared;
 use crate::telemetry::{Trace, current_traceparent};
 
-/// Batches on their way to one webhook's task.
-pub const WEBHOOK_QUEUE: usize = 256;
+/// Batches on their way to one sink of messages: its task, or its thread.
+pub const MESSAGE_QUEUE: usize = 256;
 /// So many of them are of one shard at most, so that one whose rows are not taken does not keep the others' places (I9).
 const MAX_SENT_A_SHARD: usize = 16;
 /// Where there are many shards, the queue is divided, but a shard's next batch should be there when one is answered.
 const MIN_SENT_A_SHARD: usize = 2;
 
-/// One shard's batches for one webhook. Bounded by the outbox, which counts them until they are confirmed.
+/// One shard's batches for one sink. Bounded by the outbox, which counts them until they are confirmed.
 #[derive(Default)]
 struct Lane {
-    /// With the webhook's task.
+    /// With the sink.
     sent: usize,
-    waiting: VecDeque<WebhookDelivery>,
+    waiting: VecDeque<BatchDelivery>,
 }
 
 /// Where one sink's rows go.
@@ -39,7 +39,7 @@ struct Lane {
 pub enum Output {
     Segments(SegmentDirectory),
     Stdout(Arc<Stdout>),
-    Webhook { name: Arc<str>, sender: mpsc::Sender<WebhookDelivery> },
+    Messages { name: Arc<str>, sender: mpsc::Sender<BatchDelivery> },
 }
 
 /// Stdout, and how much it was given.
@@ -79,11 +79,11 @@ pub struct Port {
     writers: HashMap<(usize, u16), (u64, SegmentWriter)>,
     /// Writers whose disk is full: they keep what they were given, and take no more than the batch that runs.
     stuck: Vec<(usize, u16)>,
-    /// Batches for webhooks, by sink and shard.
+    /// Batches for sinks of messages, by sink and shard.
     lanes: HashMap<(usize, u16), Lane>,
-    /// Lanes that found the webhook's queue full.
+    /// Lanes that found the sink's queue full.
     stalled: Vec<(usize, u16)>,
-    /// Batches of one lane that the webhook's task may have.
+    /// Batches of one lane that the sink may have.
     max_sent: usize,
     /// Traces of exactly-once rows that wait for their commit, by sink and shard.
     traces: HashMap<(usize, u16), String>,
@@ -99,7 +99,7 @@ impl Port {
             stuck: Vec::new(),
             lanes: HashMap::new(),
             stalled: Vec::new(),
-            max_sent: (WEBHOOK_QUEUE / shards).clamp(MIN_SENT_A_SHARD, MAX_SENT_A_SHARD),
+            max_sent: (MESSAGE_QUEUE / shards).clamp(MIN_SENT_A_SHARD, MAX_SENT_A_SHARD),
             traces: HashMap::new(),
         }
     }
@@ -159,7 +159,7 @@ impl Port {
         Ok(self.is_stuck() || !self.stalled.is_empty())
     }
 
-    /// A webhook has answered one batch of a shard for good.
+    /// A sink has answered one batch of a shard for good.
     pub fn answered(&mut self, sink: usize, shard: u16) {
         if let Some(lane) = self.lanes.get_mut(&(sink, shard)) {
             lane.sent = lane.sent.saturating_sub(1);
@@ -167,9 +167,9 @@ impl Port {
         }
     }
 
-    /// Hands a shard's batches over, as many as may be with the webhook's task at once.
+    /// Hands a shard's batches over, as many as may be with the sink at once.
     fn pump(&mut self, sink: usize, shard: u16) {
-        let Output::Webhook { sender, .. } = &self.outputs[sink] else { return };
+        let Output::Messages { sender, .. } = &self.outputs[sink] else { return };
         let Some(lane) = self.lanes.get_mut(&(sink, shard)) else { return };
         while lane.sent < self.max_sent
             && let Some(delivery) = lane.waiting.pop_front()
@@ -235,17 +235,17 @@ impl SinkPort for Port {
                 }
             }
             Output::Stdout(stdout) => stdout.write(Bytes::copy_from_slice(bytes)),
-            Output::Webhook { .. } => Err(Error::engine("a webhook takes batches, not lines")),
+            Output::Messages { .. } => Err(Error::engine("a sink of messages takes batches, not lines")),
         }
     }
 
     fn send(&mut self, sink: usize, shard: u16, batch: &Batch) -> Result<()> {
         debug_assert!(self.shared.plan.sinks[sink].mode == SinkMode::Messages);
-        let Output::Webhook { name, .. } = &self.outputs[sink] else {
+        let Output::Messages { name, .. } = &self.outputs[sink] else {
             return Err(Error::engine(format!("sink {sink} takes no batches")));
         };
         let kept = if self.traces.is_empty() { None } else { self.traces.remove(&(sink, shard)) };
-        let delivery = WebhookDelivery {
+        let delivery = BatchDelivery {
             shard,
             sink: name.clone(),
             last_seq: batch.number,

@@ -2,6 +2,7 @@
 //! file that they came from (I9). Which rows, and for whom, is for [`streamjob_core::catch_up`] to say.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use streamjob_core::idempotency::answer_of;
@@ -16,6 +17,7 @@ use crate::file_rows::FileRows;
 use crate::sequencer::Sequencer;
 use crate::shared::Shared;
 use crate::start::{Log, SourceFile};
+use crate::topics::{TopicAgain, TopicSource};
 
 /// Bytes of a file that are read again in one step; of a journal it is one request.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -32,15 +34,24 @@ enum Origin {
     /// The journal of an earlier start. It is not deleted before every shard has committed all of it.
     Log(Arc<RecoveredLog<FileLogStorage>>),
     File(Arc<FileRows>),
+    /// A partition of a topic.
+    Partition {
+        source: Arc<TopicSource>,
+        number: i32,
+    },
 }
 
 impl Origins {
     /// Those of all splits: journals of earlier starts, the one of this start, files.
-    pub fn find(logs: &[Log], sequencer: Option<&Arc<Sequencer>>, files: &[SourceFile]) -> Origins {
+    pub fn find(logs: &[Log], sequencer: Option<&Arc<Sequencer>>, files: &[SourceFile], topics: &[Arc<TopicSource>]) -> Origins {
         let logs = logs.iter().map(|(split, log)| (*split, Origin::Log(log.clone())));
         let live = sequencer.map(|sequencer| (sequencer.split(), Origin::Live(sequencer.clone())));
         let files = files.iter().map(|source| (source.split, Origin::File(source.rows.clone())));
-        Origins { origins: logs.chain(live).chain(files).collect() }
+        let partitions = topics.iter().flat_map(|source| {
+            let origin = |number| Origin::Partition { source: source.clone(), number };
+            source.partitions.iter().map(move |partition| (partition.split, origin(partition.number)))
+        });
+        Origins { origins: logs.chain(live).chain(files).chain(partitions).collect() }
     }
 }
 
@@ -51,11 +62,18 @@ pub struct Rereader {
     worker: usize,
     /// The journal that was read last, at the place where it was left.
     reader: Option<(SplitIndex, JournalReader<FileLogStorage>)>,
+    /// By source: the topics that are read again at the moment.
+    topics: HashMap<Arc<str>, TopicAgain>,
 }
 
 impl Rereader {
     pub fn new(shared: Arc<Shared>, origins: Arc<Origins>, worker: usize) -> Rereader {
-        Rereader { shared, origins, worker, reader: None }
+        Rereader { shared, origins, worker, reader: None, topics: HashMap::new() }
+    }
+
+    /// Every shard is in step: nothing is kept ready for those that are not.
+    pub fn rest(&mut self) {
+        self.topics.clear();
     }
 
     /// The next rows in `[from, to)` of a split, with those of the worker selected; `None` if the log is not readable so far
@@ -72,6 +90,17 @@ impl Rereader {
                 let batch = Arc::new(if chunk.span > to - from { rows.cut(0, to - from) } else { rows });
                 let rows = select_for(&batch, &self.shared.worker_of, self.worker);
                 Some(Delivery::new(split, from, batch, rows))
+            }
+            Origin::Partition { source, number } => {
+                let clock_us = self.shared.state.created_us();
+                let topic = match self.topics.entry(source.name.clone()) {
+                    Entry::Occupied(entry) => entry.into_mut(),
+                    Entry::Vacant(entry) => entry.insert(TopicAgain::new(source.clone(), &self.shared.plan, clock_us)?),
+                };
+                topic.read(*number, from, to)?.map(|(first, batch)| {
+                    let rows = select_for(&batch, &self.shared.worker_of, self.worker);
+                    Delivery::new(split, first, batch, rows)
+                })
             }
             Origin::Live(_) | Origin::Log(_) => self.next_record(origin, split, from)?.map(|record| self.deliver(split, record)),
         };
@@ -91,7 +120,7 @@ impl Rereader {
         let mut reader = match origin {
             Origin::Live(sequencer) => sequencer.read(from),
             Origin::Log(log) => log.read(from)?,
-            Origin::File(_) => return Err(Error::engine("a file is no journal")),
+            Origin::File(_) | Origin::Partition { .. } => return Err(Error::engine("only journals have records")),
         };
         let record = reader.next_record()?;
         self.reader = Some((split, reader));

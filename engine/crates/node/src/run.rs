@@ -1,16 +1,21 @@
 //! One run from start to end: signals, time limits, checkpoints, the live view.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use streamjob_connectors::backoff::Backoff;
-use streamjob_connectors::deliveries::run_deliveries;
+use streamjob_connectors::connection::Connection;
+use streamjob_connectors::deliveries::{Delivery as BatchDelivery, DeliveryReport, run_deliveries};
+use streamjob_connectors::kafka::{Hooks, KafkaSink, SinkVerdict};
 use streamjob_connectors::webhook::Webhook;
-use streamjob_core::config::HttpSinkConfig;
-use streamjob_core::outbox::MAX_OUTBOX_BYTES;
+use streamjob_core::config::{Delivery, HttpSinkConfig, KafkaSinkConfig, SinkConfig};
+use streamjob_core::outbox::{MAX_OUTBOX_BYTES, first_number, incarnation_of};
 use streamjob_core::plan::{Limits, Plan};
 use streamjob_core::progress::{SplitIndex, SplitStatus};
 use streamjob_core::{Error, Result};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -22,9 +27,9 @@ use crate::formats::Formats;
 use crate::inbox::Message;
 use crate::ingest::Ingest;
 use crate::options::{OnReady, Options, StopHandle, Totals};
-use crate::port::{Output, WEBHOOK_QUEUE};
+use crate::port::{MESSAGE_QUEUE, Output};
 use crate::rest::Rest;
-use crate::shared::{Gate, Shared};
+use crate::shared::{ConnectionView, Gate, Shared};
 use crate::start::{Opened, Running, open_outputs};
 use crate::telemetry::Traces;
 use crate::{progress_json, server, telemetry};
@@ -75,6 +80,15 @@ struct Tasks {
     delivering: TaskTracker,
 }
 
+/// How one opening of the state ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The run is over.
+    Over,
+    /// What was found at the start has changed: the state is opened anew.
+    Reopen,
+}
+
 async fn run_async(plan: Arc<Plan>, mut options: Options) -> Result<Totals> {
     let mut signals = Signals::new(&options)?;
     // Before anything is created: a busy port must leave nothing behind.
@@ -82,6 +96,27 @@ async fn run_async(plan: Arc<Plan>, mut options: Options) -> Result<Totals> {
         Some(address) => Some(server::bind(address).await?),
         None => None,
     };
+    // Clients that connect while the state is opened anew wait for it.
+    let listener = listener.map(|(listener, address)| (Arc::new(listener), address));
+    let deadline = options.run_for.map(|limit| Instant::now() + limit);
+    let mut resumed = None;
+    loop {
+        let (end, totals) = run_once(plan.clone(), &mut options, &mut signals, listener.clone(), deadline).await?;
+        let resumed = *resumed.get_or_insert(totals.resumed);
+        if end == End::Over {
+            return Ok(Totals { resumed, ..totals });
+        }
+    }
+}
+
+/// From the state directory to its end.
+async fn run_once(
+    plan: Arc<Plan>,
+    options: &mut Options,
+    signals: &mut Signals,
+    listener: Option<(Arc<TcpListener>, SocketAddr)>,
+    deadline: Option<Instant>,
+) -> Result<(End, Totals)> {
     let traces = Traces::from_env(&plan.config.name)?;
     let formats = Formats::new(&plan)?;
     let tasks = Tasks {
@@ -90,21 +125,24 @@ async fn run_async(plan: Arc<Plan>, mut options: Options) -> Result<Totals> {
         deliveries: CancellationToken::new(),
         delivering: TaskTracker::new(),
     };
-    let udfs = options.udfs.clone();
+    let (udfs, exit_at_end) = (options.udfs.clone(), options.exit_at_end);
     let mut running = tokio::task::block_in_place(|| {
         let opened = Opened::open(plan, &options.state_dir)?;
-        opened.start(traces, &udfs, |shared| open_outputs(shared, |sink, http| start_webhook(&tasks, shared, sink, http)))
+        let start = |shared: &Arc<Shared>| open_outputs(shared, |sink, config| start_messages(&tasks, shared, sink, config));
+        opened.start(traces, &udfs, exit_at_end, start)
     })?;
     let mut ready = None;
     if let Some((listener, address)) = listener {
         let ingest = running.sequencer.clone().map(|sequencer| Arc::new(Ingest::new(running.shared.clone(), sequencer, formats)));
-        let token = options.control_token.take().map(|token| ControlToken::new(token, options.control_token_file.take()));
+        let token = options.control_token.clone().map(|token| ControlToken::new(token, options.control_token_file.clone()));
         let router = crate::rest::router(Rest { shared: running.shared.clone() }, token);
         tokio::spawn(server::serve(listener, ingest, router, tasks.listener.clone(), tasks.connections.clone()));
         ready = options.on_ready.take().map(|on_ready| (on_ready, format!("http://{address}")));
     }
-    let outcome = Watch::new(&running, &options, ready).until_end(&mut running, &mut options, &mut signals).await;
-    finish(running, tasks, outcome).await
+    let outcome = Watch::new(&running, options, ready, deadline).until_end(&mut running, options, signals).await;
+    let end = *outcome.as_ref().unwrap_or(&End::Over);
+    let totals = finish(running, tasks, outcome.map(|_| ())).await?;
+    Ok((end, totals))
 }
 
 /// Stops in the order of who needs whom: requests under way get their answers, rows that are in are processed, committed and
@@ -135,24 +173,100 @@ async fn finish(mut running: Running, tasks: Tasks, outcome: Result<()>) -> Resu
     Ok(progress_json::totals(&shared, resumed))
 }
 
-fn start_webhook(tasks: &Tasks, shared: &Arc<Shared>, sink: usize, config: &HttpSinkConfig) -> Result<Output> {
-    let (sender, receiver) = mpsc::channel(WEBHOOK_QUEUE);
+/// Starts what sends the batches of one sink.
+fn start_messages(tasks: &Tasks, shared: &Arc<Shared>, sink: usize, config: &SinkConfig) -> Result<Output> {
+    let (sender, receiver) = mpsc::channel(MESSAGE_QUEUE);
+    let name: Arc<str> = shared.plan.sinks[sink].name.as_str().into();
+    let reports = shared.clone();
+    let report = move |report: DeliveryReport| {
+        let worker = usize::from(reports.worker_of[usize::from(report.shard)]);
+        reports.inboxes[worker].put(Message::Report { sink, report });
+    };
+    let connection = match (&config.http, &config.kafka) {
+        (Some(http), None) => start_webhook(tasks, http, receiver, report)?,
+        (None, Some(kafka)) => start_kafka(tasks, shared, sink, kafka, receiver, report)?,
+        _ => return Err(Error::engine(format!("sink {name} takes no messages"))),
+    };
+    shared.connections.lock().push(ConnectionView { source: false, name: name.clone(), connection, topic: None });
+    Ok(Output::Messages { name, sender })
+}
+
+fn start_webhook(
+    tasks: &Tasks,
+    config: &HttpSinkConfig,
+    receiver: mpsc::Receiver<BatchDelivery>,
+    report: impl FnMut(DeliveryReport) + Send + 'static,
+) -> Result<Arc<Connection>> {
     let webhook = Arc::new(Webhook::new(config)?);
+    let connection = webhook.connection().clone();
     let backoff = Backoff::new(
         Duration::from_micros(config.backoff_initial_us.max(0) as u64),
         Duration::from_micros(config.backoff_max_us.max(0) as u64),
     );
     let seed = uuid::Uuid::new_v4().as_u64_pair().0;
-    let reports = shared.clone();
-    let report = move |report: streamjob_connectors::deliveries::DeliveryReport| {
-        let worker = usize::from(reports.worker_of[usize::from(report.shard)]);
-        reports.inboxes[worker].put(Message::Report { sink, report });
-    };
     let shutdown = tasks.deliveries.clone();
     tasks.delivering.spawn(async move {
         run_deliveries(webhook, backoff, seed, receiver, report, shutdown).await;
     });
-    Ok(Output::Webhook { name: shared.plan.sinks[sink].name.as_str().into(), sender })
+    Ok(connection)
+}
+
+/// The library's calls block, so that the sink has a thread of its own.
+fn start_kafka(
+    tasks: &Tasks,
+    shared: &Arc<Shared>,
+    sink: usize,
+    config: &KafkaSinkConfig,
+    receiver: mpsc::Receiver<BatchDelivery>,
+    report: impl FnMut(DeliveryReport) + Send + 'static,
+) -> Result<Arc<Connection>> {
+    let connection: Arc<Connection> = Arc::default();
+    let (plan, state_id) = (&shared.plan.sinks[sink], shared.state.state_id());
+    let seed = uuid::Uuid::new_v4().as_u64_pair().0;
+    let place = format!("sinks.{}.kafka", plan.name);
+    let kafka = KafkaSink::new(&place, &plan.name, config, plan.delivery, state_id, seed, connection.clone())?;
+    if plan.delivery == Delivery::ExactlyOnce {
+        shared.await_sink();
+    }
+    let (known, mut first) = (shared.clone(), true);
+    let decide = move |progress: &HashMap<u16, u64>| match std::mem::replace(&mut first, false) {
+        true => judge_progress(&known, sink, progress),
+        false => SinkVerdict::GoOn,
+    };
+    let (failed, stop) = (shared.clone(), tasks.deliveries.clone());
+    tasks.delivering.spawn_blocking(move || {
+        if let Err(error) = kafka.run(receiver, Hooks { report, decide }, &stop) {
+            failed.fail(error);
+        }
+    });
+    Ok(connection)
+}
+
+/// Whether the state is as new as what the sink has. One that is older, as one restored from a backup is, begins a new output
+/// incarnation, for which it is opened anew: nothing was processed before.
+fn judge_progress(shared: &Shared, sink: usize, progress: &HashMap<u16, u64>) -> SinkVerdict {
+    let incarnation = shared.state.output_incarnation();
+    let first = |shard: u16| {
+        let known = shared.first_numbers.get().and_then(|numbers| numbers.get(&(sink, shard))).copied().unwrap_or(0);
+        known.max(first_number(incarnation))
+    };
+    let ahead = progress.iter().filter(|(shard, next)| **next > first(**shard)).map(|(_, next)| *next).max();
+    let Some(ahead) = ahead else {
+        shared.sink_is_known();
+        return SinkVerdict::GoOn;
+    };
+    let incarnation = incarnation.max(incarnation_of(ahead)) + 1;
+    tracing::warn!(
+        reason = "OutputsMayRepeat",
+        incarnation,
+        sink = shared.plan.sinks[sink].name,
+        "the state is older than what this sink holds, as one restored from a backup is: rows since then may come again"
+    );
+    match shared.state.set_output_incarnation(incarnation) {
+        Ok(()) => shared.ask_reopen("a new output incarnation begins"),
+        Err(error) => shared.fail(error),
+    }
+    SinkVerdict::Stop
 }
 
 /// Whatever asks the run to end: SIGINT, SIGTERM, the host process.
@@ -218,7 +332,7 @@ enum Ending {
 }
 
 impl Watch {
-    fn new(running: &Running, options: &Options, ready: Ready) -> Watch {
+    fn new(running: &Running, options: &Options, ready: Ready, deadline: Option<Instant>) -> Watch {
         let config = &running.shared.plan.config;
         let interval_us = config.checkpoint.interval_us.max(1_000) as u64;
         let mut trim = tokio::time::interval(Duration::from_micros(interval_us));
@@ -236,7 +350,7 @@ impl Watch {
             upkeep,
             progress,
             look,
-            deadline: options.run_for.map(|limit| Instant::now() + limit),
+            deadline,
             ready,
             idle: Idle { end_offset: 0, since: Instant::now(), announced: false },
             ending: Ending::No,
@@ -244,10 +358,10 @@ impl Watch {
         }
     }
 
-    async fn until_end(&mut self, running: &mut Running, options: &mut Options, signals: &mut Signals) -> Result<()> {
+    async fn until_end(&mut self, running: &mut Running, options: &mut Options, signals: &mut Signals) -> Result<End> {
         loop {
             tokio::select! {
-                () = signals.any() => return Ok(()),
+                () = signals.any() => return Ok(End::Over),
                 _ = self.trim.tick() => tokio::task::block_in_place(|| running.trim()),
                 _ = self.upkeep.tick() => self.shared.metrics.upkeep(),
                 _ = self.progress.tick() => self.tell(options),
@@ -255,16 +369,20 @@ impl Watch {
                 () = self.shared.changed.notified() => {}
             }
             if self.shared.failure().is_some() || self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                return Ok(());
+                return Ok(End::Over);
             }
             if *self.shared.gate.borrow() != Gate::Starting
                 && let Some((on_ready, url)) = self.ready.take()
             {
                 tokio::task::block_in_place(|| on_ready(&url));
             }
+            if self.shared.reopens() {
+                options.on_ready = options.on_ready.take().or(self.ready.take().map(|(on_ready, _)| on_ready));
+                return Ok(End::Reopen);
+            }
             self.look_at_idle(running);
             if self.look_at_end(running, options.exit_at_end) {
-                return Ok(());
+                return Ok(End::Over);
             }
         }
     }
@@ -298,8 +416,10 @@ impl Watch {
     fn look_at_end(&mut self, running: &Running, exit_at_end: bool) -> bool {
         match self.ending {
             Ending::No if (exit_at_end || running.sequencer.is_none()) && running.replayed() => {
-                if self.shared.plan.config.sources.iter().all(|source| source.file.is_none()) {
-                    tracing::warn!("the job has no file to read: it takes nothing, finishes what its journal holds and ends");
+                if self.shared.plan.config.sources.iter().all(|source| source.file.is_none() && source.kafka.is_none()) {
+                    tracing::warn!(
+                        "the job has nothing to read to an end: it takes nothing, finishes what its journal holds and ends"
+                    );
                 }
                 if let Some(sequencer) = &running.sequencer {
                     self.shared.close_gate();

@@ -43,7 +43,7 @@ pub async fn bind(address: &str) -> Result<(TcpListener, SocketAddr)> {
 
 /// Serves until `shutdown`; connections then end with the request that they are at. `connections` knows when all have.
 pub async fn serve(
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     ingest: Option<Arc<Ingest>>,
     router: axum::Router,
     shutdown: CancellationToken,

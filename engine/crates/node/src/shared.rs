@@ -1,9 +1,11 @@
 //! What the threads of one process share: the plan, the inboxes, figures, and the first failure.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
+use streamjob_connectors::connection::Connection;
 use streamjob_core::Error;
 use streamjob_core::batch::{RowBatch, hash_key, shard_of};
 use streamjob_core::ledger::Ledger;
@@ -19,6 +21,7 @@ use crate::idempotency::Requests;
 use crate::inbox::{BodyBudget, Credits, Inbox};
 use crate::metrics::Metrics;
 use crate::telemetry::Traces;
+use crate::topics::TopicSource;
 
 /// Figures that a worker publishes after each batch.
 #[derive(Debug, Clone, Default)]
@@ -55,6 +58,16 @@ pub enum Gate {
     Starting,
     Open,
     Closed,
+}
+
+/// One source or sink with a server, for the figures.
+#[derive(Clone)]
+pub struct ConnectionView {
+    pub source: bool,
+    pub name: Arc<str>,
+    pub connection: Arc<Connection>,
+    /// Of a source that reads a topic.
+    pub topic: Option<Arc<TopicSource>>,
 }
 
 /// Figures of commits.
@@ -102,6 +115,14 @@ pub struct Shared {
     /// Told when something happened that the run must see to.
     pub changed: Notify,
     failure: OnceLock<Error>,
+    /// Why the process is to commit, close and open its state anew.
+    reopen: OnceLock<String>,
+    /// Sinks that have not said yet how far they are.
+    unknown_sinks: AtomicUsize,
+    /// What the sources and sinks are connected to.
+    pub connections: Mutex<Vec<ConnectionView>>,
+    /// By sink of messages, by shard: the number of the first batch that this run cuts.
+    pub first_numbers: OnceLock<HashMap<(usize, u16), u64>>,
     /// Shards of all workers that have left rows.
     behind: AtomicUsize,
     /// Threads that wait for room on a disk.
@@ -145,6 +166,10 @@ impl Shared {
             ending: AtomicBool::new(false),
             changed: Notify::new(),
             failure: OnceLock::new(),
+            reopen: OnceLock::new(),
+            unknown_sinks: AtomicUsize::new(0),
+            connections: Mutex::new(Vec::new()),
+            first_numbers: OnceLock::new(),
             behind: AtomicUsize::new(0),
             waiting_for_room: AtomicUsize::new(0),
             state,
@@ -168,6 +193,35 @@ impl Shared {
 
     pub fn failure(&self) -> Option<&Error> {
         self.failure.get()
+    }
+
+    /// Asks the process to commit, to close its state and to open it anew: what it found at its start has changed.
+    pub fn ask_reopen(&self, why: &str) {
+        if self.reopen.set(why.to_owned()).is_ok() {
+            tracing::info!("{why}: opening anew");
+        }
+        self.changed.notify_one();
+    }
+
+    /// Whether the state is to be opened anew.
+    pub fn reopens(&self) -> bool {
+        self.reopen.get().is_some()
+    }
+
+    /// A sink must say how far it is before rows are processed: a state that is older than the sink must give no batch a number
+    /// that the sink has.
+    pub fn await_sink(&self) {
+        self.unknown_sinks.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It has said so.
+    pub fn sink_is_known(&self) {
+        self.unknown_sinks.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether nothing may be processed yet.
+    pub fn awaits_sinks(&self) -> bool {
+        self.unknown_sinks.load(Ordering::Acquire) > 0
     }
 
     /// Everything of earlier starts is in the inboxes: new rows may come.

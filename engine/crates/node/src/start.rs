@@ -1,6 +1,7 @@
 //! From a state directory and a job to threads that run: the same way after a crash as after a clean stop (I7).
 
 mod running;
+mod topics;
 
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ use crate::replay::{self, Replay};
 use crate::sequencer::Sequencer;
 use crate::shared::Shared;
 use crate::telemetry::Traces;
+use crate::topics::{TopicSource, is_unknown};
 use crate::worker::Worker;
 
 /// RocksDB gets at least this for its cache and memtables, whatever `state.memory` says.
@@ -54,6 +56,7 @@ pub struct Opened {
     storage: Arc<FileLogStorage>,
     logs: Vec<RecoveredLog<FileLogStorage>>,
     files: Vec<SourceFile>,
+    topics: Vec<TopicSource>,
     splits: Vec<SplitInfo>,
     /// The split of this start's journal, where the job has a push source.
     journal_split: Option<SplitIndex>,
@@ -66,6 +69,8 @@ struct Report {
     positions: Vec<Vec<(u16, u64)>>,
     /// Sink, shard, number of the first segment that is not committed.
     segments: Vec<(usize, u16, u64)>,
+    /// Sink of messages, shard, number of the first batch that is not cut.
+    batches: Vec<(usize, u16, u64)>,
     ledger: Ledger,
     committed: Vec<(u16, std::collections::HashMap<String, u64>)>,
 }
@@ -96,8 +101,9 @@ pub struct Running {
     pub resumed: bool,
     outputs: Vec<Output>,
     logs: Vec<Log>,
+    topics: Vec<Arc<TopicSource>>,
     workers: Vec<JoinHandle<()>>,
-    /// Threads that bring rows: of files in event time, of journals.
+    /// Threads that bring rows: of files in event time, of journals, of topics.
     feeders: Vec<JoinHandle<()>>,
     committer: JoinHandle<()>,
     /// With a push source: who writes the journal, and who syncs it where that is another.
@@ -125,19 +131,21 @@ impl Opened {
             storage,
             logs,
             files: Vec::new(),
+            topics: Vec::new(),
             splits: Vec::new(),
             journal_split: None,
             journal: None,
         };
         opened.open_journal(&identity)?;
         opened.open_files()?;
+        opened.open_topics()?;
         Ok(opened)
     }
 
     fn open_journal(&mut self, identity: &JobIdentity) -> Result<()> {
         let http = self.plan.config.sources.iter().find(|source| source.http.is_some());
         let source: Arc<str> = http.map_or(JOURNAL, |source| source.name.as_str()).into();
-        let info = |incarnation| SplitInfo { id: split_id(JOURNAL, incarnation).into(), source: source.clone() };
+        let info = |incarnation| SplitInfo { id: split_id(JOURNAL, incarnation).into(), source: source.clone(), chained: true };
         for log in &self.logs {
             if log.fingerprint() != identity.schema_fingerprint {
                 return Err(Error::user(
@@ -162,7 +170,8 @@ impl Opened {
             let Some(file) = &source.file else { continue };
             let rows = FileRows::open(&self.plan, &source.name, file, self.state.created_us())?;
             let split = self.splits.len() as SplitIndex;
-            self.splits.push(SplitInfo { id: rows.file.id().into(), source: source.name.as_str().into() });
+            let (id, source) = (rows.file.id().into(), source.name.as_str().into());
+            self.splits.push(SplitInfo { id, source, chained: false });
             self.files.push(SourceFile { split, rows: Arc::new(rows), speed: file.speed });
         }
         Ok(())
@@ -183,11 +192,12 @@ impl Opened {
         self,
         traces: Traces,
         udfs: &Arc<dyn UdfFactory>,
+        exit_at_end: bool,
         sinks: impl FnOnce(&Arc<Shared>) -> Result<Vec<Output>>,
     ) -> Result<Running> {
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..self.worker_count()).map(|_| Inbox::new()).unzip();
         let (commits, commit_receiver) = committer::channel(self.worker_count());
-        let Opened { plan, state, rocks, logs, files, splits, journal_split, journal, .. } = self;
+        let Opened { plan, state, rocks, logs, files, topics, splits, journal_split, journal, .. } = self;
         let shared = Arc::new(Shared::new(plan, state, traces, Metrics::new()?, inboxes, rocks, splits));
         let mut workers = Workers { handles: Vec::new(), shared: shared.clone() };
         let reports = workers.spawn(receivers, &commits, udfs)?;
@@ -196,6 +206,7 @@ impl Opened {
         for SourceFile { split, rows, .. } in &files {
             rows.file.check_resume(rows.file.id(), starts[usize::from(*split)])?;
         }
+        let sources: Vec<Arc<TopicSource>> = topics.into_iter().map(Arc::new).collect();
         let outputs = sinks(&shared)?;
         recover_segments(&shared, &outputs, &reports)?;
         let logs = name_logs(&shared, logs);
@@ -210,7 +221,7 @@ impl Opened {
             }
             _ => None,
         };
-        let origins = Arc::new(Origins::find(&logs, sequencer.as_ref(), &files));
+        let origins = Arc::new(Origins::find(&logs, sequencer.as_ref(), &files, &sources));
         let (feeds, paced) = open_feeds(&shared, files, &starts);
         let committer = {
             let (owned, sequencer) = (shared.clone(), sequencer.clone());
@@ -226,6 +237,9 @@ impl Opened {
         for paced in paced {
             feeders.push(spawn(&shared, "paced", move || paced.run())?);
         }
+        for source in &sources {
+            feeders.extend(topics::spawn(&shared, source, &starts, exit_at_end)?);
+        }
         match replays.is_empty() {
             true => shared.open_gate(),
             false => {
@@ -233,7 +247,18 @@ impl Opened {
                 feeders.push(spawn(&shared, "replay", move || replay::run(&replayed, replays))?);
             }
         }
-        Ok(Running { shared, sequencer, resumed, outputs, logs, workers: workers.take(), feeders, committer, journal })
+        Ok(Running {
+            shared,
+            sequencer,
+            resumed,
+            outputs,
+            logs,
+            topics: sources,
+            workers: workers.take(),
+            feeders,
+            committer,
+            journal,
+        })
     }
 }
 
@@ -252,6 +277,8 @@ fn take_reports(shared: &Shared, reports: &[Report]) -> Result<Vec<u64>> {
             shared.trimmer.lock().committed(*shard, positions.iter().map(|(split, position)| (split.as_str(), *position)));
         }
     }
+    let batches = reports.iter().flat_map(|report| &report.batches).map(|(sink, shard, number)| ((*sink, *shard), *number));
+    shared.first_numbers.set(batches.collect()).map_err(|_| Error::engine("a process starts once"))?;
     shared.received.store(ledger.taken(), Ordering::Relaxed);
     let starts: Vec<u64> = by_shard.iter().map(|positions| positions.iter().copied().min().unwrap_or(0)).collect();
     shared.start_positions.set(by_shard).map_err(|_| Error::engine("a process starts once"))?;
@@ -369,7 +396,7 @@ fn open_shards(shared: &Arc<Shared>, worker: usize, udfs: &dyn UdfFactory) -> Re
         let store = shared.stores[usize::from(shard)].clone();
         let mut shard = Shard::open(shard, shared.plan.clone(), store, &shared.splits)?;
         // A journal is deleted once all shards have committed it, and its name is never used again.
-        shard.forget_splits(|id| id.strip_prefix(JOURNAL).is_some_and(|rest| rest.starts_with('@')));
+        shard.forget_splits(|id| id.strip_prefix(JOURNAL).is_some_and(|rest| rest.starts_with('@')) || is_unknown(id));
         shards.push(shard);
     }
     let mut ledger = Ledger::default();
@@ -379,6 +406,7 @@ fn open_shards(shared: &Arc<Shared>, worker: usize, udfs: &dyn UdfFactory) -> Re
             .map(|split| shards.iter().map(|shard| (shard.id, shard.progress(split as SplitIndex).position)).collect())
             .collect(),
         segments: shards.iter().flat_map(|shard| shard.open_segments().map(|(sink, number)| (sink, shard.id, number))).collect(),
+        batches: shards.iter().flat_map(|shard| shard.next_batches().map(|(sink, number)| (sink, shard.id, number))).collect(),
         ledger,
         committed: shards.iter().map(|shard| (shard.id, shard.positions())).collect(),
     };
@@ -437,10 +465,10 @@ fn spawn(shared: &Arc<Shared>, name: &str, run: impl FnOnce() + Send + 'static) 
         .map_err(|error| Error::outside(format!("can't start the thread {name}: {error}")))
 }
 
-/// Opens the directories and streams of all sinks; webhooks are added by whoever has the runtime.
+/// Opens the directories and streams of all sinks; those that take messages are added by whoever has the runtime.
 pub fn open_outputs(
     shared: &Shared,
-    mut webhook: impl FnMut(usize, &streamjob_core::config::HttpSinkConfig) -> Result<Output>,
+    mut messages: impl FnMut(usize, &streamjob_core::config::SinkConfig) -> Result<Output>,
 ) -> Result<Vec<Output>> {
     let (plan, state) = (&shared.plan, &shared.state);
     let mut outputs = Vec::new();
@@ -453,9 +481,9 @@ pub fn open_outputs(
             continue;
         }
         let config = &plan.config.sinks[index];
-        outputs.push(match (sink.mode, &config.file, &config.http) {
-            (SinkMode::Segments, Some(file), _) => segments(PathBuf::from(&file.path))?,
-            (SinkMode::Messages, _, Some(http)) => webhook(index, http)?,
+        outputs.push(match (sink.mode, &config.file) {
+            (SinkMode::Segments, Some(file)) => segments(PathBuf::from(&file.path))?,
+            (SinkMode::Messages, _) => messages(index, config)?,
             _ => Output::Stdout(Arc::new(Stdout::start()?)),
         });
     }

@@ -169,7 +169,7 @@ impl Worker {
 
     /// Whether neither rows are taken nor windows closed.
     fn is_halted(&self) -> bool {
-        self.phase == Phase::Ending || self.port.is_stuck()
+        self.phase == Phase::Ending || self.port.is_stuck() || self.shared.awaits_sinks()
     }
 
     /// Whether rows that come are taken; shards that have left some may still catch up.

@@ -27,6 +27,7 @@ fn streamjob_engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("EngineError", errors::engine_error_type(module.py())?)?;
     module.add_class::<session::Session>()?;
     module.add_function(wrap_pyfunction!(run::run, module)?)?;
+    module.add_function(wrap_pyfunction!(run::try_connections, module)?)?;
     module.add_function(wrap_pyfunction!(probe::_probe, module)?)?;
     Ok(())
 }

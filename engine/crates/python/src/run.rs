@@ -75,6 +75,15 @@ pub fn run(
     Ok(serde_json::to_string(&totals).expect("totals are plain numbers"))
 }
 
+/// Tries the connections of a normalised job, with its secrets; gives what came of each, as JSON. The interpreter is free
+/// meanwhile.
+#[pyfunction]
+pub fn try_connections(py: Python<'_>, job_json: &str) -> PyResult<String> {
+    let config = JobConfig::from_json(job_json).map_err(|error| raised(py, &error))?;
+    let tried = py.detach(|| streamjob_node::try_connections(&config)).map_err(|error| raised(py, &error))?;
+    Ok(serde_json::to_string(&tried).expect("texts are JSON"))
+}
+
 /// How often the run looks for signals that Python has noted.
 const SIGNAL_LOOK: Duration = Duration::from_millis(50);
 

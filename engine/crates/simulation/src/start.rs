@@ -109,7 +109,7 @@ impl World {
         found: Vec<RecoveredLog<SimulatedStorage>>,
     ) -> Result<Node> {
         let infos: Vec<SplitInfo> = (splits.iter())
-            .map(|id| SplitInfo { id: id.clone(), source: id.split('@').next().unwrap_or_default().into() })
+            .map(|id| SplitInfo { id: id.clone(), source: id.split('@').next().unwrap_or_default().into(), chained: true })
             .collect();
         let workers = self.random.between(1, 4) as u16;
         let worker_of: Arc<[u16]> = (0..self.setup.shards()).map(|shard| shard % workers).collect();

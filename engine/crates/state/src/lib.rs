@@ -9,6 +9,7 @@ mod disk;
 mod log;
 mod resources;
 mod shard;
+mod starts;
 mod stats;
 
 pub use directory::{JobIdentity, StateDir};

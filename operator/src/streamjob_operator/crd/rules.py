@@ -100,7 +100,10 @@ RULES: dict[str, list[Rule]] = {
             "there is only one /ingest, and so one http source: post to that one",
         )
     ],
-    "spec.sources[]": [_one_of(("http", "file"), "a source")],
+    "spec.sources[]": [_one_of(("http", "file", "kafka"), "a source")],
+    "spec.sources[].kafka": [_at_least("refresh", "1s", "refresh")],
+    "spec.sources[].kafka.sasl.password.secretRef": [_one_of(("env", "file"), "a secretRef")],
+    "spec.sources[].kafka.tls.keyPassword.secretRef": [_one_of(("env", "file"), "a secretRef")],
     "spec.sources[].http.avro.schema": _SCHEMA,
     "spec.sources[].http.avro.writers[]": _SCHEMA,
     "spec.sources[].http.avro.registry.password.secretRef": [_one_of(("env", "file"), "a secret")],
@@ -130,7 +133,7 @@ RULES: dict[str, list[Rule]] = {
     ],
     "spec.udfs[].code": [_one_of(("inline", "configMap"), "code")],
     "spec.sinks[]": [
-        _one_of(("file", "http", "stdout"), "a sink"),
+        _one_of(("file", "http", "kafka", "stdout"), "a sink"),
         rule("self.name != 'dead-letters'", "dead-letters is the built-in output of that name: rename the sink"),
         rule(
             "!has(self.stdout) || !has(self.delivery) || self.delivery != 'exactly-once'",
@@ -138,6 +141,10 @@ RULES: dict[str, list[Rule]] = {
         ),
     ],
     "spec.sinks[].http": [_at_least("timeout", "1ms", "timeout")],
+    "spec.sinks[].http.bearerToken.secretRef": [_one_of(("env", "file"), "a secretRef")],
+    "spec.sinks[].kafka": [_at_least("transactionTimeout", "1s", "transactionTimeout")],
+    "spec.sinks[].kafka.sasl.password.secretRef": [_one_of(("env", "file"), "a secretRef")],
+    "spec.sinks[].kafka.tls.keyPassword.secretRef": [_one_of(("env", "file"), "a secretRef")],
     "spec.sinks[].http.backoff": [
         _at_least("initial", "1ms", "backoff.initial"),
         rule(

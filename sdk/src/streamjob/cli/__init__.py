@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command == "check":
         from streamjob.cli.check import check
 
-        return check(arguments.job, arguments.keys)
+        return check(arguments.job, arguments.keys, connect=arguments.connect)
     if arguments.command == "query":
         from streamjob.cli.query import query
 

@@ -47,7 +47,11 @@ def _parser() -> argparse.ArgumentParser:
         default="127.0.0.1:8080",
         help="where to serve (default: %(default)s)",
     )
-    run.add_argument("--exit-at-end", action="store_true", help="stop when all files are read, with everything flushed")
+    run.add_argument(
+        "--exit-at-end",
+        action="store_true",
+        help="stop when files and topics are read to their ends, with everything flushed",
+    )
     run.add_argument("--for", dest="for_us", metavar="DURATION", type=_duration, help="stop after this time, e.g. 20s")
     run.add_argument(
         "--live",
@@ -59,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="validate a job and estimate the disk it needs")
     check.add_argument("job", metavar="JOB", help="the job's YAML file")
+    check.add_argument(
+        "--connect", action="store_true", help="try the servers of its sources and sinks, with its secrets"
+    )
     check.add_argument(
         "--keys", metavar="N", type=_positive, default=10_000, help="how many keys to expect (default: %(default)s)"
     )

@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
 
-from streamjob.cli.common import load_or_report
+from streamjob.cli.common import load_or_report, report
 from streamjob.estimate import estimate_disk, human_bytes
+from streamjob.loading import LoadedJob
 from streamjob.models import StreamJob
+from streamjob.native import EngineMissingError, engine_json, engine_module
+from streamjob.problems import JobError
 from streamjob.units import format_duration
 
 _MUCH = 100 * 10**9
 
 
-def check(path: str, keys: int) -> int:
-    """Validates a job; prints a summary and what disk it needs with `keys` keys. Gives the exit code."""
+def check(path: str, keys: int, *, connect: bool = False) -> int:
+    """Validates a job; prints a summary and what disk it needs with `keys` keys. Gives the exit code.
+
+    With `connect` the servers of its sources and sinks are tried: 1 where one does not work.
+    """
     loaded = load_or_report(path)
     if loaded is None:
         return 2
     print("\n".join([*_summary(loaded.job, path), *_disk(loaded.job, keys)]))
-    return 0
+    return _connect(loaded, path) if connect else 0
+
+
+def _connect(loaded: LoadedJob, path: str) -> int:
+    try:
+        tried = json.loads(engine_module().try_connections(engine_json(loaded)))
+    except JobError as error:
+        report(error.problems)
+        return 2
+    except EngineMissingError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print("\n".join(["servers:", *(f"  {one['place']}: {one['said']}" for one in tried if one["works"])]))
+    for one in tried:
+        if not one["works"]:
+            again = " (trying again may help)" if one["retryable"] else ""
+            print(f"{path}: {one['place']}: {one['said']}{again}", file=sys.stderr)
+    return 0 if all(one["works"] for one in tried) else 1
 
 
 def _count(number: int, what: str) -> str:

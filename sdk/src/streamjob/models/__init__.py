@@ -3,6 +3,7 @@
 from streamjob.models.base import ColumnType, Duration, Size
 from streamjob.models.formats import Avro, AvroFile, FileFormatKinds, MessageFormatKinds, Registry, SchemaText
 from streamjob.models.job import API_VERSION, KIND, JobSpec, Metadata, StreamJob
+from streamjob.models.kafka import KafkaConnection, KafkaSink, KafkaSource
 from streamjob.models.kubernetes import PodMetadata, PodTemplate, StorageSpec
 from streamjob.models.processing import CodeSpec, ConfigMapCode, UdfSpec, WindowSpec
 from streamjob.models.schema import EventTime, FieldSpec, KeySpec, SchemaSpec
@@ -45,6 +46,9 @@ __all__ = [
     "IdempotencySpec",
     "IngestSpec",
     "JobSpec",
+    "KafkaConnection",
+    "KafkaSink",
+    "KafkaSource",
     "KeySpec",
     "MessageFormatKinds",
     "Metadata",

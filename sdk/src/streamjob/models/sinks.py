@@ -7,6 +7,8 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import Field
 
 from streamjob.models.base import Duration, Model, Name
+from streamjob.models.kafka import KafkaSink
+from streamjob.models.secrets import Secret
 
 EVENTS = "events"
 """The `from` of a sink that takes single events, and so no name for a window."""
@@ -57,6 +59,9 @@ class HttpSink(Model):
     headers: Annotated[dict[HeaderName, HeaderText], Field(max_length=100)] = {}
     """Headers to add to each request, for example `Authorization`."""
 
+    bearer_token: Secret | None = None
+    """Sent as `Authorization: Bearer`."""
+
     max_batch_rows: Annotated[int, Field(ge=1, le=100_000)] = 500
     """The most rows in one request."""
 
@@ -70,7 +75,7 @@ class HttpSink(Model):
 class SinkSpec(Model):
     """One destination; exactly one of the kinds is set."""
 
-    KINDS: ClassVar[tuple[str, ...]] = ("file", "http", "stdout")
+    KINDS: ClassVar[tuple[str, ...]] = ("file", "http", "kafka", "stdout")
 
     name: Name
     """The sink's name."""
@@ -89,6 +94,9 @@ class SinkSpec(Model):
 
     http: HttpSink | None = None
     """Post to a webhook."""
+
+    kafka: KafkaSink | None = None
+    """Write to a topic."""
 
     stdout: StdoutSink | None = None
     """Print to standard output."""

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from streamjob.models.base import Model, Name
 from streamjob.models.formats import NDJSON, Avro, FileFormat
+from streamjob.models.kafka import KafkaSource
 
 
 class HttpSource(Model):
@@ -33,7 +34,7 @@ class FileSource(Model):
 class SourceSpec(Model):
     """One source of events; exactly one of the kinds is set."""
 
-    KINDS: ClassVar[tuple[str, ...]] = ("http", "file")
+    KINDS: ClassVar[tuple[str, ...]] = ("http", "file", "kafka")
 
     name: Name
     """The source's name. It is part of every row's position: renaming it starts the source anew."""
@@ -43,3 +44,6 @@ class SourceSpec(Model):
 
     file: FileSource | None = None
     """Replay a file."""
+
+    kafka: KafkaSource | None = None
+    """Read a topic."""

@@ -14,6 +14,7 @@ from streamjob.sql import ExpressionError
 from streamjob.units import format_duration, format_size
 from streamjob.validation.common import Examination
 from streamjob.validation.formats import check_avro, check_file_format
+from streamjob.validation.kafka import check_kafka_source
 
 _DIRECTIVES = set("YCymdbBhaAjHkIlMSfpPzZTFDRsenGgUWuwVx%L") | {"3f", "6f", "9f", ".f", ".3f", ".6f", ".9f", ":z", "+"}
 _DIRECTIVE = re.compile(r"%(-|_|0)?(\.?[369]?f|:z|.|$)")
@@ -136,6 +137,8 @@ def check_sources(examination: Examination) -> None:
                     fix=f"post to the source {http}",
                 )
             http = http or source.name
+        if source.kafka is not None:
+            check_kafka_source(examination, (*path, index, "kafka"), source.kafka)
 
 
 def check_settings(examination: Examination) -> None:

@@ -12,6 +12,7 @@ from streamjob.resolve import resolve_path
 from streamjob.sql import ExpressionError
 from streamjob.units import format_duration
 from streamjob.validation.common import Examination
+from streamjob.validation.kafka import check_kafka_sink
 
 _PORT = re.compile(r"https?://[^/?]*:([0-9]+)(?:[/?]|$)")
 _OWN_HEADERS = ("idempotency-key", "content-length", "traceparent", "host", "connection", "transfer-encoding")
@@ -38,6 +39,8 @@ def check_sinks(examination: Examination) -> None:
             )
         if sink.http is not None:
             _http(examination, (*place, "http"), sink)
+        if sink.kafka is not None:
+            check_kafka_sink(examination, (*place, "kafka"), sink, sink.kafka)
     _folders(examination)
 
 
@@ -68,6 +71,9 @@ def _http(examination: Examination, path: Path, sink: SinkSpec) -> None:
     for name in http.headers:
         if name.lower() in _OWN_HEADERS:
             examination.report((*path, "headers", name), "is set by the engine itself", got=name, fix="remove it")
+    examination.secret((*path, "bearerToken"), http.bearer_token)
+    if http.bearer_token is not None and any(name.lower() == "authorization" for name in http.headers):
+        examination.report((*path, "bearerToken"), "stands beside headers.Authorization", fix="remove one of them")
     if http.timeout < 1_000:
         examination.report((*path, "timeout"), "must be at least 1ms", fix="use for example 10s")
     if http.backoff.initial < 1_000:

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from streamjob.models import API_VERSION, KIND, StreamJob
+from streamjob.models import API_VERSION, KIND, Secret, StreamJob
 from streamjob.problems import Path, Problem, did_you_mean, value_text
 from streamjob.source import Source, plain_scalar
 
@@ -50,6 +50,7 @@ _PATTERN_FIXES = {
     "name": "use letters, digits, _ and -, beginning with a letter",
     "headers": "use letters, digits and dashes",
 }
+_REFERENCE = "write {secretRef: {env: NAME}} or {secretRef: {file: PATH}}"
 _USER = re.compile(r"https?://[^/?#]*@")
 _ROUNDS = 20
 _STAND_INS: dict[Path, Any] = {
@@ -182,6 +183,10 @@ def _problem(detail: ErrorDetails, path: Path, source: Source) -> Problem:
         return source.problem(path, context["message"], fix=context["fix"])
     if kind in _TYPES:
         value = source.value(path)
+        if _model_at(path) is Secret:
+            # What stands there may be the secret itself: it is not quoted.
+            plain = source.problem(path, "is where a secret is, not the secret", fix=_REFERENCE)
+            return Problem(plain.file, plain.line, plain.path, plain.message, None, plain.fix)
         got = "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict) else value_text(value)
         number = "write it without quotes" if _quoted_number(value) else "write a number"
         plain = source.problem(path, _TYPES[kind], fix=_TYPE_FIXES.get(kind, number))

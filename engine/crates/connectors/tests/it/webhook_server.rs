@@ -100,6 +100,7 @@ pub fn config(url: &str) -> HttpSinkConfig {
     HttpSinkConfig {
         url: url.to_owned(),
         headers: BTreeMap::from([("Authorization".to_owned(), "Bearer x".to_owned())]),
+        bearer_token: None,
         max_batch_rows: 500,
         timeout_us: 500_000,
         backoff_initial_us: 1_000,

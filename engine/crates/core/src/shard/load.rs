@@ -8,6 +8,22 @@ use crate::table::Slot;
 use crate::{Error, Result};
 
 impl Shard {
+    /// The number of the segment that is open now, for each sink of segments: what a restart looks for.
+    pub fn open_segments(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.sinks.iter().enumerate().filter_map(|(sink, state)| match state {
+            SinkState::Segments { number, .. } => Some((sink, *number)),
+            _ => None,
+        })
+    }
+
+    /// The number of the next batch, for each sink of messages: a sink that has it is newer than the state.
+    pub fn next_batches(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.sinks.iter().enumerate().filter_map(|(sink, state)| match state {
+            SinkState::Messages(outbox) => Some((sink, outbox.next_number())),
+            _ => None,
+        })
+    }
+
     pub(super) fn load(&mut self) -> Result<()> {
         let Some(bytes) = self.store.get(keys::META)? else { return Ok(()) };
         let meta: ShardMeta = serde_json::from_slice(&bytes)

@@ -68,6 +68,9 @@ pub struct SplitInfo {
     /// Source name and incarnation: unique for ever.
     pub id: Arc<str>,
     pub source: Arc<str>,
+    /// Splits of one source with this are one stream, each going on where the one before it ends: the journals of several
+    /// starts. Partitions of a topic go on side by side.
+    pub chained: bool,
 }
 
 /// Progress of one sink in one shard.
@@ -182,9 +185,8 @@ impl Shard {
     /// row by the watermark that held when it first came.
     fn chain(&mut self, splits: &[SplitInfo]) {
         for split in 0..splits.len() {
-            let Some(next) = (split + 1..splits.len()).find(|next| splits[*next].source == splits[split].source) else {
-                continue;
-            };
+            let follows = |next: &usize| splits[*next].chained && splits[*next].source == splits[split].source;
+            let Some(next) = (split + 1..splits.len()).filter(|_| splits[split].chained).find(follows) else { continue };
             self.next_of_source[split] = Some(next);
             if self.splits[split].status == SplitStatus::Finished {
                 self.pass_on(split);
@@ -355,14 +357,6 @@ impl Shard {
             }
             _ => Err(Error::engine(format!("sink {sink} of shard {} does not write segments", self.id))),
         }
-    }
-
-    /// The number of the segment that is open now, for each sink of segments: what a restart looks for.
-    pub fn open_segments(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
-        self.sinks.iter().enumerate().filter_map(|(sink, state)| match state {
-            SinkState::Segments { number, .. } => Some((sink, *number)),
-            _ => None,
-        })
     }
 
     pub fn outbox(&self, sink: usize) -> Option<&Outbox> {

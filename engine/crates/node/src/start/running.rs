@@ -1,5 +1,6 @@
 //! A process that runs: what it looks at, and how it ends.
 
+use std::collections::HashMap;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -105,6 +106,14 @@ impl Running {
         }
         if self.journal.into_iter().any(|journal| !join_until(journal, deadline)) {
             return Err(stuck("journal"));
+        }
+        for source in &self.topics {
+            // Tools see where the job stopped. A cluster that does not answer has been waited for long enough.
+            if source.connection.is_connected()
+                && let Err(error) = source.show(&self.shared, &mut HashMap::new())
+            {
+                tracing::debug!("{error}");
+            }
         }
         for output in &self.outputs {
             if let Output::Stdout(stdout) = output {

@@ -18,6 +18,9 @@ impl Worker {
         if behind != self.behind {
             self.shared.count_behind(self.behind, behind);
             self.behind = behind;
+            if behind == 0 {
+                self.rereader.rest();
+            }
         }
     }
 

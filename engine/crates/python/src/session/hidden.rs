@@ -38,6 +38,7 @@ fn hidden(from: &str) -> SinkConfig {
         delivery: Delivery::AtLeastOnce,
         file: None,
         http: None,
+        kafka: None,
         stdout: Some(StdoutSinkConfig {}),
     }
 }

@@ -49,7 +49,7 @@ impl Pipeline {
         let hidden = HiddenSinks::add(&mut config);
         let decoder = Decoder::new(&config.schema, config.shards, config.time.max_ahead_us)?;
         let source = config.sources.first().map_or(NO_SOURCE, |source| &source.name);
-        let splits = vec![SplitInfo { id: format!("{source}@0").into(), source: source.into() }];
+        let splits = vec![SplitInfo { id: format!("{source}@0").into(), source: source.into(), chained: false }];
         let stores: Vec<Arc<dyn ShardStore>> =
             (0..config.shards).map(|_| Arc::new(MemoryStore::new()) as Arc<dyn ShardStore>).collect();
         let plan = Plan::compile(config)?;

@@ -1,0 +1,454 @@
+//! Rows into a topic.
+//!
+//! Exactly-once: batches, and how far each shard is with them, in transactions. One producer a sink and state directory, under a
+//! name that stays: a new one fences the one before, and its open transaction is given up. At-least-once: an idempotent
+//! producer; a batch is confirmed once the broker has all of its rows.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
+use streamjob_core::config::{Delivery as Guarantee, KafkaSinkConfig};
+use streamjob_core::crash;
+use streamjob_core::transactions::{Bounds, Numbered, Transactions};
+use streamjob_core::{Error, Result};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::client::{Context, SOCKET_TIMEOUT_MS, settings};
+use super::errors::{explain, is_fenced};
+use super::progress::Progress;
+use crate::backoff::Backoff;
+use crate::connection::Connection;
+use crate::deliveries::{Delivery, DeliveryReport, Refusal, random};
+
+/// Batches that were taken from the channel and are not confirmed.
+pub const MAX_HELD_BATCHES: usize = 256;
+/// Rows of one transaction, but for its first batch.
+pub const TRANSACTION_ROWS: usize = 100_000;
+/// Bytes of one transaction, but for its first batch.
+pub const TRANSACTION_BYTES: usize = 8 << 20;
+/// What the producer holds that the broker has not taken, kilobytes.
+pub const PRODUCER_KB: usize = 64 << 10;
+/// One answer of the coordinator is waited for so long before it is asked again.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The producer is served this often where nothing else happens.
+pub(super) const LOOK: Duration = Duration::from_millis(20);
+/// When the process stops, the open transaction gets this long to end.
+const LAST_ANSWER: Duration = Duration::from_secs(2);
+/// The largest message, bytes, unless the job's properties say otherwise. A larger row goes with its batch to the dead letters.
+const MAX_MESSAGE_BYTES: usize = 1_000_000;
+/// What the broker may add to a row.
+const MESSAGE_OVERHEAD: usize = 512;
+
+/// What becomes of the sink once it is known how far its topic is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SinkVerdict {
+    /// Batches may be sent.
+    GoOn,
+    /// Nothing is sent any more by this run.
+    Stop,
+}
+
+/// One topic that rows go to.
+pub struct KafkaSink {
+    place: String,
+    name: Arc<str>,
+    pub(super) config: KafkaSinkConfig,
+    guarantee: Guarantee,
+    producer: ClientConfig,
+    progress: Progress,
+    connection: Arc<Connection>,
+    pub(super) max_row_bytes: usize,
+    backoff: Backoff,
+    seed: u64,
+}
+
+/// What hears of the sink.
+pub struct Hooks<R, D> {
+    /// Called once for each batch that is there or never will be.
+    pub report: R,
+    /// Called each time that it is known how far the topic is, before anything is sent.
+    pub decide: D,
+}
+
+/// A batch as the transactions see it.
+struct Item(Delivery);
+
+impl Numbered for Item {
+    fn shard(&self) -> u16 {
+        self.0.shard
+    }
+    fn number(&self) -> u64 {
+        self.0.last_seq
+    }
+    fn rows(&self) -> usize {
+        self.0.batch.rows as usize
+    }
+    fn bytes(&self) -> usize {
+        self.0.batch.body.len()
+    }
+}
+
+/// How a transaction ended.
+enum End {
+    Committed,
+    Aborted(Error),
+    /// Nobody knows, or the producer is of no use any more.
+    Lost(Error),
+}
+
+impl KafkaSink {
+    /// Checks the settings and reads the secrets; connects to nothing.
+    pub fn new(
+        place: &str,
+        name: &str,
+        config: &KafkaSinkConfig,
+        guarantee: Guarantee,
+        state_id: &str,
+        seed: u64,
+        connection: Arc<Connection>,
+    ) -> Result<KafkaSink> {
+        let mut producer = settings(place, &config.connection)?;
+        let mut default = |name: &str, value: &str| {
+            if !config.connection.properties.contains_key(name) {
+                producer.set(name, value);
+            }
+        };
+        default("linger.ms", "1");
+        default("compression.type", "lz4");
+        default("queue.buffering.max.kbytes", &PRODUCER_KB.to_string());
+        default("message.max.bytes", &MAX_MESSAGE_BYTES.to_string());
+        // The same key lands in the same partition as with the Java client.
+        producer.set("partitioner", "murmur2_random");
+        producer.set("enable.idempotence", "true");
+        match guarantee {
+            Guarantee::ExactlyOnce => {
+                producer.set("transactional.id", format!("streamjob-{state_id}-{name}"));
+                let timeout_ms = config.transaction_timeout_us / 1000;
+                producer.set("transaction.timeout.ms", timeout_ms.to_string());
+                // The library asks for that: who waits for an answer must not wait longer than the transaction lasts.
+                producer.set("socket.timeout.ms", SOCKET_TIMEOUT_MS.min(timeout_ms).to_string());
+            }
+            // For ever: full means wait.
+            Guarantee::AtLeastOnce => drop(producer.set("message.timeout.ms", "0")),
+        }
+        let max_message: usize =
+            producer.get("message.max.bytes").and_then(|text| text.parse().ok()).unwrap_or(MAX_MESSAGE_BYTES);
+        let micros = |us: i64| Duration::from_micros(us.max(0) as u64);
+        Ok(KafkaSink {
+            progress: Progress::new(place, config, state_id, name, connection.clone()),
+            place: place.to_owned(),
+            name: name.into(),
+            guarantee,
+            producer,
+            max_row_bytes: max_message.saturating_sub(MESSAGE_OVERHEAD),
+            backoff: Backoff::new(micros(config.backoff_initial_us), micros(config.backoff_max_us)),
+            config: config.clone(),
+            seed,
+            connection,
+        })
+    }
+
+    /// Sends what comes until `stop` is cancelled. Blocks its thread. What is not confirmed then stays in the outbox.
+    ///
+    /// # Errors
+    /// Where it never can go on: another producer has taken its place, the record of progress is damaged, something is not
+    /// allowed.
+    pub fn run<R, D>(self, mut batches: mpsc::Receiver<Delivery>, mut hooks: Hooks<R, D>, stop: &CancellationToken) -> Result<()>
+    where
+        R: FnMut(DeliveryReport),
+        D: FnMut(&HashMap<u16, u64>) -> SinkVerdict,
+    {
+        match self.guarantee {
+            Guarantee::ExactlyOnce => self.run_exactly_once(&mut batches, &mut hooks, stop),
+            Guarantee::AtLeastOnce => super::sink_at_least_once::run(&self, &mut batches, &mut hooks.report, stop),
+        }
+    }
+
+    fn run_exactly_once<R, D>(
+        &self,
+        batches: &mut mpsc::Receiver<Delivery>,
+        hooks: &mut Hooks<R, D>,
+        stop: &CancellationToken,
+    ) -> Result<()>
+    where
+        R: FnMut(DeliveryReport),
+        D: FnMut(&HashMap<u16, u64>) -> SinkVerdict,
+    {
+        let mut transactions = Transactions::default();
+        let mut failures = 0;
+        while !stop.is_cancelled() {
+            let connected = match self.connect(stop) {
+                Ok(Some(connected)) => connected,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    failures += 1;
+                    self.wait_after(&error, failures, stop)?;
+                    continue;
+                }
+            };
+            failures = 0;
+            let (producer, progress) = connected;
+            if (hooks.decide)(&progress) == SinkVerdict::Stop {
+                return Ok(());
+            }
+            self.confirm(transactions.recovered(progress)?, hooks);
+            self.send_all(&producer, batches, &mut transactions, hooks, stop)?;
+            transactions.lost();
+        }
+        Ok(())
+    }
+
+    /// A producer that has fenced its predecessors off, and how far the topic is. `None` if the process stops first.
+    #[expect(clippy::type_complexity, reason = "what a connection is")]
+    fn connect(&self, stop: &CancellationToken) -> Result<Option<(BaseProducer<Context>, HashMap<u16, u64>)>> {
+        let doing = format!("sink {}: beginning transactions", self.name);
+        self.progress.create_topic(&Handle::current())?;
+        let producer = self.create_producer()?;
+        loop {
+            match producer.init_transactions(ANSWER_TIMEOUT) {
+                Ok(()) => break,
+                Err(KafkaError::Transaction(error)) if error.is_retriable() && !error.is_fatal() => {
+                    producer.poll(Duration::ZERO);
+                    self.connection.failed(&error.string());
+                    if stop.is_cancelled() {
+                        return Ok(None);
+                    }
+                }
+                Err(error) => return Err(explain(&doing, &error, &self.connection)),
+            }
+        }
+        let progress = self.progress.read(&|| stop.is_cancelled())?;
+        self.connection.answered();
+        Ok(progress.map(|progress| (producer, progress)))
+    }
+
+    pub(super) fn create_producer(&self) -> Result<BaseProducer<Context>> {
+        let context = Context::new(self.connection.clone());
+        self.producer.create_with_context(context).map_err(|error| explain(&self.place, &error, &self.connection))
+    }
+
+    /// Runs transactions until one is lost or the process stops.
+    fn send_all<R, D>(
+        &self,
+        producer: &BaseProducer<Context>,
+        batches: &mut mpsc::Receiver<Delivery>,
+        transactions: &mut Transactions<Item>,
+        hooks: &mut Hooks<R, D>,
+        stop: &CancellationToken,
+    ) -> Result<()>
+    where
+        R: FnMut(DeliveryReport),
+    {
+        let mut failures = 0;
+        loop {
+            let room = MAX_HELD_BATCHES.saturating_sub(transactions.len());
+            match receive(batches, transactions.is_empty(), room, stop) {
+                None => return Ok(()),
+                Some(received) => {
+                    for delivery in received {
+                        match self.refusal_of(&delivery)? {
+                            Some(refusal) => (hooks.report)(reported(delivery, Err(refusal))),
+                            None => transactions.put(Item(delivery)),
+                        }
+                    }
+                }
+            }
+            producer.poll(Duration::ZERO);
+            self.confirm(transactions.take_known(), hooks);
+            let bounds = Bounds { rows: TRANSACTION_ROWS, bytes: TRANSACTION_BYTES };
+            let Some(begun) = transactions.begin(bounds) else { continue };
+            match self.transact(producer, begun.batches, &begun.reached, stop) {
+                End::Committed => {
+                    failures = 0;
+                    self.connection.answered();
+                    crash::point("kafka-after-commit");
+                    let done = transactions.committed();
+                    self.confirm(done, hooks);
+                }
+                End::Aborted(error) => {
+                    transactions.aborted();
+                    failures += 1;
+                    self.wait_after(&error, failures, stop)?;
+                }
+                End::Lost(error) => {
+                    transactions.lost();
+                    return self.wait_after(&error, failures + 1, stop);
+                }
+            }
+        }
+    }
+
+    /// One transaction: rows, progress, commit.
+    fn transact(&self, producer: &BaseProducer<Context>, open: &[Item], reached: &[(u16, u64)], stop: &CancellationToken) -> End {
+        let begun = Instant::now();
+        let doing = format!("sink {}: a transaction", self.name);
+        let failed = |error: KafkaError| (is_fenced(&error), explain(&doing, &error, &self.connection));
+        if let Err(error) = producer.begin_transaction() {
+            return self.lost(failed(error), begun);
+        }
+        let produced = open.iter().try_for_each(|item| self.produce(producer, &item.0, 0, stop)).and_then(|()| {
+            crash::point("kafka-before-progress");
+            reached.iter().try_for_each(|(shard, next)| {
+                let (key, value) = self.progress.record(*shard, *next);
+                self.enqueue(producer, stop, || {
+                    BaseRecord::with_opaque_to(self.progress.name(), Box::new(0)).key(&key).payload(&value)
+                })
+            })
+        });
+        if let Err(error) = produced {
+            return match is_fenced(&error) {
+                true => self.lost(failed(error), begun),
+                false => self.abort(producer, explain(&doing, &error, &self.connection), begun, stop),
+            };
+        }
+        self.commit(producer, begun, stop)
+    }
+
+    fn commit(&self, producer: &BaseProducer<Context>, begun: Instant, stop: &CancellationToken) -> End {
+        let doing = format!("sink {}: committing a transaction", self.name);
+        crash::point("kafka-before-commit");
+        let mut last: Option<Instant> = None;
+        loop {
+            let error = match producer.commit_transaction(ANSWER_TIMEOUT) {
+                Ok(()) => return End::Committed,
+                Err(error) => error,
+            };
+            let explained = explain(&doing, &error, &self.connection);
+            match &error {
+                KafkaError::Transaction(inner) if inner.txn_requires_abort() => {
+                    let why = producer.context().take_undelivered().map(|error| explain(&doing, &error, &self.connection));
+                    return self.abort(producer, why.unwrap_or(explained), begun, stop);
+                }
+                KafkaError::Transaction(inner) if !inner.is_retriable() || inner.is_fatal() => {
+                    return self.lost((is_fenced(&error), explained), begun);
+                }
+                _ => {}
+            }
+            self.connection.failed(explained.message());
+            producer.poll(LOOK);
+            if stop.is_cancelled() && last.get_or_insert_with(Instant::now).elapsed() >= LAST_ANSWER {
+                return End::Lost(explained);
+            }
+        }
+    }
+
+    /// Gives the transaction up for `why`.
+    fn abort(&self, producer: &BaseProducer<Context>, why: Error, begun: Instant, stop: &CancellationToken) -> End {
+        let doing = format!("sink {}: giving a transaction up", self.name);
+        let mut last: Option<Instant> = None;
+        producer.purge(PurgeConfig::default().queue());
+        loop {
+            let _ = producer.flush(LOOK);
+            match producer.abort_transaction(ANSWER_TIMEOUT) {
+                Ok(()) => {
+                    producer.context().take_undelivered();
+                    return End::Aborted(why);
+                }
+                Err(KafkaError::Transaction(inner)) if inner.is_retriable() && !inner.is_fatal() => {
+                    self.connection.failed(&inner.string());
+                }
+                Err(error) => return self.lost((is_fenced(&error), explain(&doing, &error, &self.connection)), begun),
+            }
+            producer.poll(LOOK);
+            if stop.is_cancelled() && last.get_or_insert_with(Instant::now).elapsed() >= LAST_ANSWER {
+                return End::Lost(why);
+            }
+        }
+    }
+
+    /// The producer is of no use any more. One that was fenced off although its transaction had not timed out has a double.
+    fn lost(&self, (fenced, error): (bool, Error), begun: Instant) -> End {
+        let timeout = Duration::from_micros(self.config.transaction_timeout_us.max(0) as u64);
+        match fenced && begun.elapsed() >= timeout {
+            true => End::Lost(Error::outside(format!(
+                "sink {}: a transaction took longer than transactionTimeout, {timeout:?}, and the broker gave it up",
+                self.name
+            ))),
+            false => End::Lost(error),
+        }
+    }
+
+    pub(super) fn explain(&self, doing: &str, error: &KafkaError) -> Error {
+        explain(&format!("sink {}: {doing}", self.name), error, &self.connection)
+    }
+
+    pub(super) fn note_answer(&self) {
+        self.connection.answered();
+    }
+
+    pub(super) fn note_failure(&self, error: Option<&KafkaError>) {
+        let text =
+            error.map_or_else(|| "a message was not taken".to_owned(), |error| self.explain("producing", error).to_string());
+        if self.connection.failed(&text) {
+            tracing::warn!(target: "streamjob", sink = &*self.name, "{text}; trying again");
+        }
+    }
+
+    fn confirm<R, D>(&self, items: Vec<Item>, hooks: &mut Hooks<R, D>)
+    where
+        R: FnMut(DeliveryReport),
+    {
+        items.into_iter().for_each(|item| (hooks.report)(reported(item.0, Ok(()))));
+    }
+
+    /// Waits before the next try; an error that no wait mends is given back.
+    pub(super) fn wait_after(&self, error: &Error, failures: u32, stop: &CancellationToken) -> Result<()> {
+        if !error.retryable() {
+            return Err(error.clone());
+        }
+        self.connection.failed(error.message());
+        let wait = self.backoff.delay(failures, random(self.seed, 0, 0, failures));
+        if failures.is_power_of_two() {
+            tracing::warn!(target: "streamjob", sink = &*self.name, failures, ?wait, "{error}; trying again");
+        }
+        Handle::current().block_on(async {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        });
+        Ok(())
+    }
+}
+
+/// What the report of a batch says.
+pub(super) fn reported(delivery: Delivery, result: Result<(), Refusal>) -> DeliveryReport {
+    let Delivery { shard, sink, last_seq, batch } = delivery;
+    DeliveryReport { shard, sink, last_seq, attempts: 1, batch, result }
+}
+
+/// What has come, at most `room` batches; waits a moment where there is nothing to do. `None` once the sink is to end.
+pub(super) fn receive(
+    batches: &mut mpsc::Receiver<Delivery>,
+    idle: bool,
+    room: usize,
+    stop: &CancellationToken,
+) -> Option<Vec<Delivery>> {
+    if stop.is_cancelled() {
+        return None;
+    }
+    let mut received = Vec::new();
+    if idle && room > 0 {
+        let first = Handle::current().block_on(async {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => None,
+                batch = batches.recv() => Some(batch),
+                () = tokio::time::sleep(LOOK) => Some(None),
+            }
+        });
+        received.extend(first?);
+    }
+    while received.len() < room
+        && let Ok(batch) = batches.try_recv()
+    {
+        received.push(batch);
+    }
+    Some(received)
+}

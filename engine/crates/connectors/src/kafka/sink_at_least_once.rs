@@ -1,0 +1,110 @@
+//! Rows into a topic as soon as they come. What the broker has not confirmed at a commit is in the outbox.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use rdkafka::producer::{BaseProducer, Producer};
+use streamjob_core::Result;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::client::Context;
+use super::sink::{KafkaSink, MAX_HELD_BATCHES, receive, reported};
+use crate::deliveries::{Delivery, DeliveryReport};
+
+/// While some are under way, their answers are waited for so long before it is looked at what else has come.
+const ANSWER_LOOK: Duration = Duration::from_millis(2);
+
+/// A batch whose rows the broker does not have yet.
+struct UnderWay {
+    delivery: Delivery,
+    /// Rows without an answer.
+    left: u32,
+    failed: bool,
+}
+
+pub(super) fn run(
+    sink: &KafkaSink,
+    batches: &mut mpsc::Receiver<Delivery>,
+    report: &mut impl FnMut(DeliveryReport),
+    stop: &CancellationToken,
+) -> Result<()> {
+    let mut waiting: Vec<Delivery> = Vec::new();
+    let mut failures = 0;
+    while !stop.is_cancelled() {
+        let producer = sink.create_producer()?;
+        let mut under_way: HashMap<u64, UnderWay> = HashMap::new();
+        let error = send(sink, &producer, batches, &mut waiting, &mut under_way, report, stop);
+        // In their order, as far as they have no answer.
+        let mut again: Vec<(u64, UnderWay)> = under_way.into_iter().collect();
+        again.sort_unstable_by_key(|(number, _)| *number);
+        waiting = again.into_iter().map(|(_, batch)| batch.delivery).chain(waiting).collect();
+        let Err(error) = error else { return Ok(()) };
+        failures += 1;
+        sink.wait_after(&error, failures, stop)?;
+    }
+    Ok(())
+}
+
+/// Sends until the process stops or the producer is of no use any more.
+fn send(
+    sink: &KafkaSink,
+    producer: &BaseProducer<Context>,
+    batches: &mut mpsc::Receiver<Delivery>,
+    waiting: &mut Vec<Delivery>,
+    under_way: &mut HashMap<u64, UnderWay>,
+    report: &mut impl FnMut(DeliveryReport),
+    stop: &CancellationToken,
+) -> Result<()> {
+    let mut next: u64 = 1;
+    loop {
+        let room = MAX_HELD_BATCHES.saturating_sub(under_way.len() + waiting.len());
+        let idle = under_way.is_empty() && waiting.is_empty();
+        let Some(received) = receive(batches, idle, room, stop) else { return Ok(()) };
+        for delivery in std::mem::take(waiting).into_iter().chain(received) {
+            if let Some(refusal) = sink.refusal_of(&delivery)? {
+                report(reported(delivery, Err(refusal)));
+                continue;
+            }
+            let (number, left) = (next, delivery.batch.rows);
+            next += 1;
+            let produced = sink.produce(producer, &delivery, number, stop);
+            under_way.insert(number, UnderWay { delivery, left, failed: false });
+            if let Err(error) = produced {
+                return Err(sink.explain("producing", &error));
+            }
+        }
+        producer.poll(if under_way.is_empty() { Duration::ZERO } else { ANSWER_LOOK });
+        take_answers(sink, producer, under_way, waiting, report);
+        if let Some((code, text)) = producer.client().fatal_error() {
+            return Err(streamjob_core::Error::outside(format!("the producer can't go on: {code}: {text}")));
+        }
+    }
+}
+
+/// Confirms batches whose rows the broker has; those that it has not taken come again.
+fn take_answers(
+    sink: &KafkaSink,
+    producer: &BaseProducer<Context>,
+    under_way: &mut HashMap<u64, UnderWay>,
+    waiting: &mut Vec<Delivery>,
+    report: &mut impl FnMut(DeliveryReport),
+) {
+    for (number, failed) in producer.context().take_delivered() {
+        let Some(batch) = under_way.get_mut(&number) else { continue };
+        batch.left = batch.left.saturating_sub(1);
+        batch.failed |= failed.is_some();
+        if batch.left > 0 {
+            continue;
+        }
+        let Some(batch) = under_way.remove(&number) else { continue };
+        if batch.failed {
+            let why = producer.context().take_undelivered();
+            sink.note_failure(why.as_ref());
+            waiting.push(batch.delivery);
+        } else {
+            sink.note_answer();
+            report(reported(batch.delivery, Ok(())));
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Rows of a topic's partitions, read again for shards that have left them. By a client of its own, which never waits: what is
+//! not fetched yet is asked for again with the next turn.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use streamjob_connectors::kafka::{Messages, PartitionQueue, REREAD_PREFETCH_KB, TopicReader};
+use streamjob_core::batch::RowBatch;
+use streamjob_core::decode::Decoder;
+use streamjob_core::plan::Plan;
+use streamjob_core::{Error, Result};
+
+use super::TopicSource;
+use super::rows::{self, Rules};
+
+/// What one worker reads again of one source.
+pub struct TopicAgain {
+    source: Arc<TopicSource>,
+    clock_us: i64,
+    decoder: Decoder,
+    reader: TopicReader,
+    lanes: HashMap<i32, Lane>,
+    messages: Messages,
+}
+
+/// One partition. What is read of it follows without a gap, or the lane is given up.
+struct Lane {
+    queue: PartitionQueue,
+    /// Where the next batch begins.
+    at: u64,
+    /// Where what was taken from the queue ends.
+    next: u64,
+    batches: VecDeque<(u64, Arc<RowBatch>)>,
+    /// The queue has given messages that nobody has taken.
+    broken: bool,
+}
+
+impl TopicAgain {
+    pub fn new(source: Arc<TopicSource>, plan: &Plan, clock_us: i64) -> Result<TopicAgain> {
+        let job = &plan.config;
+        let decoder = Decoder::for_messages(&job.schema, job.shards, job.time.max_ahead_us, &source.config.format)?;
+        let (config, connection) = (&source.config, source.connection.clone());
+        let (place, group) = (source.place(), &config.group_id);
+        let kb = REREAD_PREFETCH_KB;
+        let reader = TopicReader::new(&place, &config.connection, &config.topic, group, config.isolation, kb, connection)?;
+        Ok(TopicAgain { source, clock_us, decoder, reader, lanes: HashMap::new(), messages: Messages::default() })
+    }
+
+    /// The next batch of a partition from `from` on, below `to`; `None` if it is not there yet.
+    pub fn read(&mut self, number: i32, from: u64, to: u64) -> Result<Option<(u64, Arc<RowBatch>)>> {
+        let base = self.source.partitions.iter().find(|it| it.number == number).map_or(0, |it| it.base);
+        if from < base {
+            // No row of the job is before it: see where live reading begins.
+            return Ok(Some((from, Arc::new(RowBatch::empty(base - from)))));
+        }
+        let stale = self.lanes.get(&number).is_some_and(|lane| lane.at != from || (lane.broken && lane.batches.is_empty()));
+        if stale {
+            self.lanes.remove(&number);
+            self.reader.remove(number)?;
+        }
+        if !self.lanes.contains_key(&number) {
+            let queue = self.reader.add(number, from)?;
+            self.lanes.insert(number, Lane { queue, at: from, next: from, batches: VecDeque::new(), broken: false });
+        }
+        if self.reader.serve()?.recreated {
+            return Ok(None);
+        }
+        self.take(number, to)?;
+        let Some(lane) = self.lanes.get_mut(&number) else { return Ok(None) };
+        let Some((first, batch)) = lane.batches.pop_front() else { return Ok(None) };
+        lane.at = first + batch.span;
+        Ok(Some((first, batch)))
+    }
+
+    fn take(&mut self, number: i32, to: u64) -> Result<()> {
+        let Some(lane) = self.lanes.get_mut(&number) else { return Ok(()) };
+        if !lane.batches.is_empty() || !lane.queue.has_some() {
+            return Ok(());
+        }
+        lane.queue.take(&mut self.messages);
+        let rules = Rules { tombstones: self.source.config.tombstones, clock_us: self.clock_us };
+        let taken = rows::take(self.messages.iter(), lane.next, Some(to), rules, &mut self.decoder);
+        self.messages.clear();
+        lane.next = taken.next;
+        lane.batches.extend(taken.batches);
+        lane.broken = taken.cut || taken.failed.is_some();
+        match taken.failed {
+            None => Ok(()),
+            Some((_, text)) => self.refuse_loss(number, &text),
+        }
+    }
+
+    /// Messages that a shard has left and that are gone since: nothing can bring them back.
+    fn refuse_loss(&self, number: i32, text: &str) -> Result<()> {
+        self.source.connection.failed(text);
+        let (Some(lane), Ok(bounds)) = (self.lanes.get(&number), self.source.topic.bounds(number)) else { return Ok(()) };
+        if bounds.first <= lane.next {
+            return Ok(());
+        }
+        Err(Error::user(format!(
+            "{}: {}/{number}: the messages from offset {} to {} are gone, and a shard whose sink had no room has not read them; \
+             give the topic more retention, and start with a new state directory",
+            self.source.place(),
+            self.source.config.topic,
+            lane.next,
+            bounds.first
+        )))
+    }
+}

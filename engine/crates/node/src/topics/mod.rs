@@ -1,0 +1,161 @@
+//! Topics as splits: one a partition, found at the start and looked for while the job runs.
+//!
+//! What is found is fixed for one opening of the state. Where the topic has more partitions than were found, is another topic
+//! under the old name, or could not be asked at all, the process commits, closes and opens anew, by the same way as any start.
+
+mod again;
+mod reader;
+mod rows;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+pub use again::TopicAgain;
+pub use reader::TopicRun;
+use streamjob_connectors::connection::Connection;
+use streamjob_connectors::kafka::{Topic, TopicInfo};
+use streamjob_core::config::{KafkaSourceConfig, SourceConfig, StartFrom};
+use streamjob_core::progress::SplitIndex;
+use streamjob_core::shard::SplitInfo;
+use streamjob_core::{Actor, Result};
+use streamjob_state::StateDir;
+pub use watch::TopicWatch;
+
+/// What stands for the partitions of a topic that could not be asked: it holds the watermark until they are known.
+const UNKNOWN: &str = "@?";
+
+/// A source that reads a topic.
+pub struct TopicSource {
+    pub name: Arc<str>,
+    pub config: KafkaSourceConfig,
+    /// Asks about the topic; another client reads it.
+    pub topic: Topic,
+    pub connection: Arc<Connection>,
+    /// Which topic the name meant at the start; `None` where nobody could be asked.
+    pub info: Option<TopicInfo>,
+    pub partitions: Vec<Partition>,
+    pub figures: TopicFigures,
+    /// The reader has seen something that the watch should look into now.
+    pub look: AtomicBool,
+}
+
+/// One partition, and what is known of it.
+pub struct Partition {
+    pub split: SplitIndex,
+    pub number: i32,
+    /// Where reading began, the first time.
+    pub base: u64,
+    /// Behind its last message, when its leader was last asked.
+    pub end: AtomicU64,
+    /// When that was, microseconds of the process's clock; 0 for never.
+    pub answered_us: AtomicU64,
+}
+
+/// What a source counts since its process started.
+#[derive(Default)]
+pub struct TopicFigures {
+    pub bytes: AtomicU64,
+    /// Messages without a value that were skipped.
+    pub skipped: AtomicU64,
+    /// Offsets that were gone before they were read.
+    pub lost: AtomicU64,
+}
+
+impl TopicSource {
+    /// Asks which partitions the topic has, and decides where each begins, durably, where nobody has a position yet.
+    ///
+    /// # Errors
+    /// `user` where a person must act: settings, rights, a topic that is not there. A cluster that does not answer is none.
+    pub fn find(state: &StateDir, source: &SourceConfig, config: &KafkaSourceConfig) -> Result<TopicSource> {
+        let place = format!("sources.{}.kafka", source.name);
+        let connection: Arc<Connection> = Arc::default();
+        let group = Some(config.group_id.as_str());
+        let topic = Topic::new(&place, &config.connection, &config.topic, group, config.isolation, connection.clone())?;
+        let mut found = TopicSource {
+            name: source.name.as_str().into(),
+            config: config.clone(),
+            topic,
+            connection,
+            info: None,
+            partitions: Vec::new(),
+            figures: TopicFigures::default(),
+            look: AtomicBool::new(false),
+        };
+        match found.ask(state) {
+            Ok(()) => {}
+            Err(error) if error.actor() == Actor::Outside && error.retryable() => {
+                tracing::warn!(source = &*found.name, "{error}; the job starts without its partitions and tries again");
+                (found.info, found.partitions) = (None, Vec::new());
+            }
+            Err(error) => return Err(error.context(place)),
+        }
+        Ok(found)
+    }
+
+    fn ask(&mut self, state: &StateDir) -> Result<()> {
+        let info = self.topic.describe()?;
+        if info.id.is_none() {
+            tracing::warn!(
+                source = &*self.name,
+                topic = self.config.topic,
+                "the broker tells no id of the topic: one that is deleted and created again would be taken for the old one"
+            );
+        }
+        let starts = self.decide_starts(state, &info)?;
+        let partition = |number: &i32| Partition {
+            split: 0,
+            number: *number,
+            base: starts.get(&self.split_id(&info, *number)).copied().unwrap_or(0),
+            end: AtomicU64::new(0),
+            answered_us: AtomicU64::new(0),
+        };
+        self.partitions = info.partitions.iter().map(partition).collect();
+        self.info = Some(info);
+        Ok(())
+    }
+
+    /// `startFrom` is for the partitions that are there when the source is first read. Those that come later, with more
+    /// partitions or with a topic made anew, are read from their beginning: what came before they were noticed belongs to them.
+    fn decide_starts(&self, state: &StateDir, info: &TopicInfo) -> Result<BTreeMap<String, u64>> {
+        let known = state.starts()?;
+        let new: Vec<i32> =
+            info.partitions.iter().copied().filter(|number| !known.contains_key(&self.split_id(info, *number))).collect();
+        if new.is_empty() {
+            return Ok(known);
+        }
+        let source = format!("{}/", self.name);
+        let first = !known.keys().any(|split| split.starts_with(&source));
+        let offsets = match self.config.start_from {
+            StartFrom::TimestampUs(at_us) if first => self.topic.offsets_at(&new, at_us)?,
+            StartFrom::Latest if first => new.iter().map(|number| Ok(self.topic.bounds(*number)?.end)).collect::<Result<_>>()?,
+            _ => new.iter().map(|number| Ok(self.topic.bounds(*number)?.first)).collect::<Result<Vec<u64>>>()?,
+        };
+        state.add_starts(std::iter::zip(new.iter().map(|number| self.split_id(info, *number)), offsets))
+    }
+
+    /// Source, topic with its incarnation, partition: another one for a topic that was made anew.
+    fn split_id(&self, info: &TopicInfo, partition: i32) -> String {
+        let id = info.id.as_ref().map_or(String::new(), |id| format!("@{id}"));
+        format!("{}/{}{id}/{partition}", self.name, self.config.topic)
+    }
+
+    /// Takes numbers for its splits, from `first` on, and says what they are.
+    pub fn number(&mut self, first: SplitIndex) -> Vec<SplitInfo> {
+        let info = |id: String| SplitInfo { id: id.into(), source: self.name.clone(), chained: false };
+        let Some(found) = &self.info else { return vec![info(format!("{}/{}{UNKNOWN}", self.name, self.config.topic))] };
+        let splits = self.partitions.iter().map(|partition| info(self.split_id(found, partition.number))).collect();
+        std::iter::zip(first.., &mut self.partitions).for_each(|(split, partition)| partition.split = split);
+        splits
+    }
+
+    pub fn place(&self) -> String {
+        format!("source {}", self.name)
+    }
+}
+
+/// Whether a split stands for partitions that were not known, in this start or an earlier one.
+pub fn is_unknown(split: &str) -> bool {
+    split.ends_with(UNKNOWN)
+}

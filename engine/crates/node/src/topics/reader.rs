@@ -1,0 +1,311 @@
+//! The thread that reads the partitions of one topic, and brings their rows to the workers.
+//!
+//! Of the partitions that have something at hand it reads the one that is furthest behind in event time: windows close with the
+//! slowest, so that what the others have more would only wait in memory.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use streamjob_connectors::kafka::{Code, MIN_PREFETCH_KB, Messages, PREFETCH_KB, PartitionQueue, TopicReader};
+use streamjob_core::batch::RowBatch;
+use streamjob_core::config::OnDataLoss;
+use streamjob_core::decode::Decoder;
+use streamjob_core::processor::Delivery;
+use streamjob_core::progress::{NO_TIME, SplitIndex, SplitStatus};
+use streamjob_core::route::select;
+use streamjob_core::{Error, Result};
+
+use super::TopicSource;
+use super::rows::{self, Rules, Taken};
+use crate::inbox::{Hold, Message, Parcel};
+use crate::shared::Shared;
+use crate::telemetry::Trace;
+
+/// Waiting ends this often to look at what else has happened.
+const LOOK: Duration = Duration::from_millis(50);
+/// A cluster that did not answer is asked again after this long.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// What reads one source.
+pub struct TopicRun {
+    pub shared: Arc<Shared>,
+    pub source: Arc<TopicSource>,
+    /// By partition: the lowest position of all shards.
+    pub starts: Vec<u64>,
+    /// Whether each partition ends where it ends now.
+    pub exit_at_end: bool,
+}
+
+/// One partition that is read.
+struct Lane {
+    /// Its place among the source's partitions.
+    place: usize,
+    split: SplitIndex,
+    queue: PartitionQueue,
+    next: u64,
+    max_time_us: i64,
+    /// Where it ends for this run.
+    end: Option<u64>,
+    /// Since when nothing more was there, on the process's clock.
+    at_end_us: Option<u64>,
+    idle: bool,
+    finished: bool,
+    /// The log does not hold the next offset; what to do about it must be asked again then.
+    unreadable: Option<Instant>,
+}
+
+impl TopicRun {
+    /// Reads until the process stops, or to the ends of all partitions.
+    pub fn run(self) {
+        if let Err(error) = self.read() {
+            self.shared.fail(error.context(self.source.place()));
+        }
+    }
+
+    fn read(&self) -> Result<()> {
+        let config = &self.shared.plan.config;
+        let format = &self.source.config.format;
+        let mut decoder = Decoder::for_messages(&config.schema, config.shards, config.time.max_ahead_us, format)?;
+        let Some(ends) = self.ends()? else { return Ok(()) };
+        let reader = self.open()?;
+        let mut lanes = self.assign(&reader, &ends)?;
+        let mut messages = Messages::default();
+        let mut rested = Instant::now();
+        while !self.shared.is_stopping() && !lanes.iter().all(|lane| lane.finished) {
+            if self.shared.is_disk_full() {
+                std::thread::sleep(LOOK);
+                continue;
+            }
+            if rested.elapsed() >= LOOK {
+                rested = Instant::now();
+                self.rest(&reader, &mut lanes)?;
+            }
+            let ready = lanes.iter_mut().filter(|lane| !lane.finished && lane.queue.has_some());
+            let Some(lane) = ready.min_by_key(|lane| lane.max_time_us) else {
+                if reader.serve()?.recreated {
+                    return self.made_anew();
+                }
+                reader.wait(LOOK);
+                continue;
+            };
+            lane.queue.take(&mut messages);
+            // Behind the take: see `TopicReader::serve`.
+            if reader.serve()?.recreated {
+                return self.made_anew();
+            }
+            let ingest = if messages.has_some() { self.shared.traces.begin(messages.traceparent()) } else { None };
+            let trace = ingest.as_ref().map(|ingest| ingest.trace().clone());
+            let parsing = trace.as_ref().map(|trace| trace.span("parse"));
+            let taken = rows::take(messages.iter(), lane.next, lane.end, self.rules(), &mut decoder);
+            drop(parsing);
+            if !self.bring(lane, &taken, trace.as_ref()) {
+                return Ok(());
+            }
+            messages.clear();
+            if let Some((code, text)) = taken.failed {
+                self.failed(lane, code, &text);
+            }
+        }
+        Ok(())
+    }
+
+    fn made_anew(&self) -> Result<()> {
+        self.shared.ask_reopen(&format!("{}: the topic was made anew", self.source.place()));
+        Ok(())
+    }
+
+    fn rules(&self) -> Rules {
+        Rules { tombstones: self.source.config.tombstones, clock_us: self.shared.state.created_us() }
+    }
+
+    /// With `--exit-at-end`: where each partition ends now. `None` if the process stops first.
+    fn ends(&self) -> Result<Option<Vec<Option<u64>>>> {
+        let mut ends = Vec::new();
+        while ends.len() < self.source.partitions.len() {
+            if !self.exit_at_end {
+                ends.push(None);
+                continue;
+            }
+            match self.source.topic.bounds(self.source.partitions[ends.len()].number) {
+                Ok(bounds) => ends.push(Some(bounds.end)),
+                Err(error) if !error.retryable() => return Err(error),
+                Err(_) if self.shared.is_stopping() => return Ok(None),
+                Err(_) => std::thread::sleep(ASK_AGAIN),
+            }
+        }
+        Ok(Some(ends))
+    }
+
+    fn open(&self) -> Result<TopicReader> {
+        let (config, connection) = (&self.source.config, self.source.connection.clone());
+        let place = self.source.place();
+        let kb = (PREFETCH_KB / self.source.partitions.len().max(1)).max(MIN_PREFETCH_KB);
+        TopicReader::new(&place, &config.connection, &config.topic, &config.group_id, config.isolation, kb, connection)
+    }
+
+    fn assign(&self, reader: &TopicReader, ends: &[Option<u64>]) -> Result<Vec<Lane>> {
+        let partitions = &self.source.partitions;
+        let nexts: Vec<u64> = std::iter::zip(&self.starts, partitions).map(|(start, it)| (*start).max(it.base)).collect();
+        let wanted: Vec<(i32, u64)> = std::iter::zip(partitions, &nexts).map(|(it, next)| (it.number, *next)).collect();
+        let mut lanes = Vec::new();
+        for (place, queue) in reader.assign(&wanted)?.into_iter().enumerate() {
+            let split = partitions[place].split;
+            // A shard that has nothing of the partition stands at 0: what is before the first offset is no row of the job's.
+            if self.starts[place] < nexts[place] {
+                let span = nexts[place] - self.starts[place];
+                self.put(split, self.starts[place], &Arc::new(RowBatch::empty(span)), None, None);
+            }
+            let mut lane = Lane {
+                place,
+                split,
+                queue,
+                next: nexts[place],
+                max_time_us: NO_TIME,
+                end: ends[place],
+                at_end_us: None,
+                idle: false,
+                finished: false,
+                unreadable: None,
+            };
+            self.finish_at_end(&mut lane);
+            lanes.push(lane);
+        }
+        Ok(lanes)
+    }
+
+    /// Hands on what was taken from a partition. False if the process stops first.
+    fn bring(&self, lane: &mut Lane, taken: &Taken, trace: Option<&Arc<Trace>>) -> bool {
+        let figures = &self.source.figures;
+        figures.bytes.fetch_add(taken.bytes, Ordering::Relaxed);
+        figures.skipped.fetch_add(taken.skipped, Ordering::Relaxed);
+        for (first, batch) in &taken.batches {
+            let stop = || self.shared.is_stopping();
+            let credits = self.shared.credits.take_blocking(batch.rows(), batch.memory_bytes(), stop);
+            let Some(credits) = credits.filter(|_| !stop()) else { return false };
+            let hold: Arc<dyn Hold> = Arc::new(credits);
+            self.put(lane.split, *first, batch, Some(hold), trace);
+            lane.max_time_us = lane.max_time_us.max(batch.max_time_us());
+        }
+        if taken.next > lane.next {
+            self.source.connection.answered();
+            (lane.next, lane.at_end_us, lane.idle) = (taken.next, None, false);
+        }
+        if taken.at_end && lane.at_end_us.is_none() {
+            self.source.connection.answered();
+            lane.at_end_us = Some(self.shared.uptime_us());
+        }
+        self.finish_at_end(lane);
+        true
+    }
+
+    fn put(&self, split: SplitIndex, first: u64, batch: &Arc<RowBatch>, hold: Option<Arc<dyn Hold>>, trace: Option<&Arc<Trace>>) {
+        let shared = &self.shared;
+        let _routing = trace.map(|trace| trace.span("route"));
+        shared.count_received(split, first, batch);
+        for (worker, rows) in select(batch, &shared.worker_of, shared.inboxes.len()).into_iter().enumerate() {
+            let delivery = Delivery::new(split, first, batch.clone(), rows);
+            shared.inboxes[worker].put(Message::Rows(Parcel { delivery, trace: trace.cloned(), _hold: hold.clone() }));
+        }
+    }
+
+    fn say(&self, lane: &Lane, status: SplitStatus) {
+        let (split, at) = (lane.split, lane.next);
+        self.shared.inboxes.iter().for_each(|inbox| inbox.put(Message::Status { split, at, status }));
+    }
+
+    fn finish_at_end(&self, lane: &mut Lane) {
+        if !lane.finished && lane.end.is_some_and(|end| lane.next >= end) {
+            lane.finished = true;
+            self.say(lane, SplitStatus::Finished);
+        }
+    }
+
+    /// Says which partitions are idle, and looks again at those that can't be read.
+    fn rest(&self, reader: &TopicReader, lanes: &mut [Lane]) -> Result<()> {
+        for lane in lanes.iter_mut().filter(|lane| !lane.finished) {
+            if lane.unreadable.is_some_and(|at| at <= Instant::now()) {
+                self.look_at_loss(reader, lane)?;
+            }
+            if !lane.idle && self.is_idle(lane) {
+                lane.idle = true;
+                self.say(lane, SplitStatus::Idle);
+            }
+        }
+        Ok(())
+    }
+
+    /// Only a connected reader at the end of its split declares it idle: the partition's leader has said, after the time was up,
+    /// that there is nothing more. One that can't be reached holds the watermark.
+    fn is_idle(&self, lane: &Lane) -> bool {
+        let Some(at_end_us) = lane.at_end_us else { return false };
+        let timeout_us = self.shared.plan.config.time.idle_timeout_us.max(0) as u64;
+        let partition = &self.source.partitions[lane.place];
+        partition.answered_us.load(Ordering::Acquire) >= at_end_us.saturating_add(timeout_us).max(1)
+            && partition.end.load(Ordering::Acquire) <= lane.next
+    }
+
+    fn failed(&self, lane: &mut Lane, code: Code, text: &str) {
+        let partition = self.source.partitions[lane.place].number;
+        match code {
+            Code::AutoOffsetReset | Code::OffsetOutOfRange => lane.unreadable = Some(Instant::now()),
+            Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicId => {
+                self.source.look.store(true, Ordering::Release);
+            }
+            _ => {}
+        }
+        if self.source.connection.failed(text) {
+            tracing::warn!(source = &*self.source.name, partition, "reading a partition failed and is tried again: {text}");
+        }
+    }
+
+    /// The log does not hold the offset that is wanted next. That is never passed over in silence.
+    fn look_at_loss(&self, reader: &TopicReader, lane: &mut Lane) -> Result<()> {
+        let (source, number) = (&self.source, self.source.partitions[lane.place].number);
+        lane.unreadable = Some(Instant::now() + ASK_AGAIN);
+        let info = match source.topic.describe() {
+            Ok(info) => info,
+            Err(_) => return Ok(()),
+        };
+        if source.info.as_ref().is_some_and(|known| known.id != info.id) {
+            return self.made_anew();
+        }
+        let Ok(bounds) = source.topic.bounds(number) else { return Ok(()) };
+        let (topic, next) = (&source.config.topic, lane.next);
+        if next > bounds.end {
+            return Err(Error::damaged(format!(
+                "{topic}/{number} ends at offset {} and was read up to {next}: its broker has lost messages, and new ones get \
+                 offsets that were used before; create the topic anew, or start with a new state directory",
+                bounds.end
+            )));
+        }
+        if next < bounds.first {
+            if source.config.on_data_loss == OnDataLoss::Fail {
+                return Err(Error::user(format!(
+                    "{topic}/{number}: the messages from offset {next} to {} are gone before they were read, by the topic's \
+                     retention or by hand; set onDataLoss: earliest to go on at {} and count them, and give the topic more \
+                     retention",
+                    bounds.first, bounds.first
+                )));
+            }
+            let lost = bounds.first - next;
+            source.figures.lost.fetch_add(lost, Ordering::Relaxed);
+            tracing::error!(
+                source = &*source.name,
+                partition = number,
+                lost,
+                from = next,
+                to = bounds.first,
+                "messages were lost"
+            );
+            self.put(lane.split, next, &Arc::new(RowBatch::empty(lost)), None, None);
+            lane.next = bounds.first;
+        }
+        // A partition that could not be read is out of the library's sight.
+        reader.remove(number)?;
+        lane.queue = reader.add(number, lane.next)?;
+        lane.unreadable = None;
+        self.finish_at_end(lane);
+        Ok(())
+    }
+}

@@ -1,0 +1,222 @@
+//! From messages to batches that follow each other, over all holes that a partition has: control records of transactions,
+//! transactions that were given up, what compaction took.
+
+use std::sync::Arc;
+
+use streamjob_connectors::kafka::{Code, Event};
+use streamjob_core::batch::RowBatch;
+use streamjob_core::config::Tombstones;
+use streamjob_core::decode::{Decoder, Payload};
+
+/// Bytes of the messages of one batch, but for its first.
+pub const MAX_BATCH_BYTES: usize = 4 << 20;
+/// A batch reaches over at most so many offsets, since its rows say where they are in 32 bits.
+const MAX_SPAN: u64 = u32::MAX as u64;
+
+/// How a source's messages are taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    pub tombstones: Tombstones,
+    /// The clock for messages that say no time.
+    pub clock_us: i64,
+}
+
+/// What came of some messages.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Batches with their first offsets; each begins where the one before it ends.
+    pub batches: Vec<(u64, Arc<RowBatch>)>,
+    /// The offset behind them.
+    pub next: u64,
+    /// There is nothing more at the moment.
+    pub at_end: bool,
+    /// Messages from the end on were among them, and are gone.
+    pub cut: bool,
+    pub skipped: u64,
+    pub bytes: u64,
+    /// Why the partition can't be read any further.
+    pub failed: Option<(Code, String)>,
+}
+
+/// A batch under construction.
+struct Cut<'a, 'm> {
+    decoder: &'a mut Decoder,
+    payloads: Vec<Payload<'m>>,
+    bytes: usize,
+    first: u64,
+    taken: Taken,
+}
+
+impl Cut<'_, '_> {
+    /// Ends the batch, which covers everything up to `next`, also where it has no row.
+    fn end(&mut self) {
+        let (first, next) = (self.first, self.taken.next);
+        if next == first {
+            return;
+        }
+        let batch = match self.payloads.is_empty() {
+            true => RowBatch::empty(next - first),
+            false => {
+                let decoded = self.decoder.decode_messages(&self.payloads, next - first);
+                decoded.expect("a topic's format is JSON, which names no schemas of a registry")
+            }
+        };
+        self.taken.batches.push((first, Arc::new(batch)));
+        self.payloads.clear();
+        (self.first, self.bytes) = (next, 0);
+    }
+
+    /// Makes room for a message at `offset`: everything before it is covered by batches that are not too large.
+    fn make_room(&mut self, offset: u64, bytes: usize) {
+        if !self.payloads.is_empty() && (self.bytes + bytes > MAX_BATCH_BYTES || offset - self.first > MAX_SPAN) {
+            self.end();
+        }
+        if offset - self.first > MAX_SPAN {
+            self.taken.next = offset;
+            self.end();
+        }
+    }
+}
+
+/// Makes batches of what came of a partition, from `next` on; messages from `end` on are left.
+pub fn take<'m>(
+    events: impl Iterator<Item = Event<'m>>,
+    next: u64,
+    end: Option<u64>,
+    rules: Rules,
+    decoder: &mut Decoder,
+) -> Taken {
+    let taken = Taken { next, ..Taken::default() };
+    let mut cut = Cut { decoder, payloads: Vec::new(), bytes: 0, first: next, taken };
+    let end = end.unwrap_or(u64::MAX);
+    for event in events {
+        cut.taken.at_end = false;
+        match event {
+            Event::Message(message) => {
+                let offset = message.offset;
+                if offset < cut.taken.next {
+                    continue;
+                }
+                if offset >= end {
+                    cut.taken.next = cut.taken.next.max(end);
+                    cut.taken.cut = true;
+                    break;
+                }
+                let value = message.value;
+                let length = value.map_or(0, <[u8]>::len);
+                cut.make_room(offset, length);
+                cut.taken.next = offset + 1;
+                cut.taken.bytes += length as u64;
+                if value.is_none() && rules.tombstones == Tombstones::Skip {
+                    cut.taken.skipped += 1;
+                    continue;
+                }
+                cut.bytes += length;
+                cut.payloads.push(Payload {
+                    relative_offset: (offset - cut.first) as u32,
+                    bytes: value,
+                    clock_us: message.timestamp_us.unwrap_or(rules.clock_us),
+                });
+            }
+            Event::End { offset } => {
+                cut.taken.next = cut.taken.next.max(offset.min(end));
+                cut.taken.at_end = true;
+            }
+            Event::Failed { code, text } => {
+                cut.taken.failed = Some((code, text));
+                break;
+            }
+        }
+    }
+    cut.end();
+    cut.taken
+}
+
+#[cfg(test)]
+mod tests {
+    use streamjob_connectors::kafka::Message;
+    use streamjob_core::config::{FieldConfig, FieldType, KeyConfig, SchemaConfig, TimeFieldConfig, TimeUnit};
+
+    use super::*;
+
+    const ROW: &[u8] = br#"{"device":"a","at":1}"#;
+    const RULES: Rules = Rules { tombstones: Tombstones::Reject, clock_us: 0 };
+
+    fn decoder() -> Decoder {
+        let time = TimeFieldConfig { field: "at".into(), unit: Some(TimeUnit::S), format: None, timezone: "UTC".into() };
+        let fields = vec![FieldConfig { name: "device".into(), data_type: FieldType::String }];
+        Decoder::new(&SchemaConfig { key: KeyConfig::Field("device".into()), time, fields }, 4, i64::MAX).expect("a schema")
+    }
+
+    fn message(offset: u64) -> Event<'static> {
+        Event::Message(Message { offset, key: None, value: Some(ROW), timestamp_us: None })
+    }
+
+    fn taken(events: Vec<Event<'static>>, next: u64, end: Option<u64>, rules: Rules) -> Taken {
+        let taken = take(events.into_iter(), next, end, rules, &mut decoder());
+        // I2: each batch begins where the one before it ends.
+        let mut at = next;
+        for (first, batch) in &taken.batches {
+            assert_eq!(*first, at);
+            at += batch.span;
+        }
+        assert_eq!(at, taken.next);
+        taken
+    }
+
+    fn offsets(taken: &Taken) -> Vec<u64> {
+        let of = |(first, batch): &(u64, Arc<RowBatch>)| {
+            (0..batch.rows()).map(|row| first + batch.relative_offset(row)).collect::<Vec<_>>()
+        };
+        taken.batches.iter().flat_map(of).collect()
+    }
+
+    #[test]
+    fn holes_are_covered_before_between_and_behind() {
+        let all = taken(vec![message(7), message(9), Event::End { offset: 12 }], 5, None, RULES);
+        assert_eq!((offsets(&all), all.next, all.at_end), (vec![7, 9], 12, true));
+        let none = taken(vec![Event::End { offset: 8 }], 5, None, RULES);
+        assert_eq!((none.next, none.batches.len()), (8, 1));
+        assert!(taken(Vec::new(), 5, None, RULES).batches.is_empty());
+    }
+
+    #[test]
+    fn what_was_taken_before_is_not_taken_again() {
+        let all = taken(vec![message(3), message(4), message(5)], 5, None, RULES);
+        assert_eq!(offsets(&all), [5]);
+    }
+
+    #[test]
+    fn the_end_is_reached_also_over_a_hole_and_what_is_behind_it_is_left() {
+        let all = taken(vec![message(5), message(9)], 5, Some(8), RULES);
+        assert_eq!((offsets(&all), all.next, all.cut), (vec![5], 8, true));
+        let end = taken(vec![message(5), Event::End { offset: 20 }], 5, Some(8), RULES);
+        assert_eq!((end.next, end.cut), (8, false));
+    }
+
+    #[test]
+    fn rows_that_lie_far_apart_are_in_batches_of_their_own() {
+        let far = 5 + (1 << 33);
+        let all = taken(vec![message(5), message(far), message(far + 2)], 5, None, RULES);
+        assert_eq!(offsets(&all), [5, far, far + 2]);
+    }
+
+    #[test]
+    fn messages_without_a_value_are_rejected_or_skipped() {
+        let events = || {
+            let tombstone = Event::Message(Message { offset: 6, key: None, value: None, timestamp_us: None });
+            vec![message(5), tombstone, message(7)]
+        };
+        let rejected = taken(events(), 5, None, RULES);
+        assert_eq!((rejected.batches[0].1.rejects.len(), rejected.skipped), (1, 0));
+        let skipped = taken(events(), 5, None, Rules { tombstones: Tombstones::Skip, ..RULES });
+        assert_eq!((skipped.batches[0].1.rejects.len(), skipped.skipped, offsets(&skipped)), (0, 1, vec![5, 7]));
+    }
+
+    #[test]
+    fn a_failure_ends_what_is_taken() {
+        let failed = Event::Failed { code: Code::OffsetOutOfRange, text: "gone".to_owned() };
+        let all = taken(vec![message(5), failed, message(6)], 5, None, RULES);
+        assert_eq!((offsets(&all), all.failed.is_some()), (vec![5], true));
+    }
+}

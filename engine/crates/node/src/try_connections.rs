@@ -1,0 +1,75 @@
+//! Tries the connections of a job, with its secrets, and writes nothing.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use streamjob_connectors::kafka::Topic;
+use streamjob_connectors::webhook::Webhook;
+use streamjob_core::config::{Delivery, Isolation, JobConfig, KafkaConnectionConfig};
+use streamjob_core::{Error, Result};
+
+/// What came of one connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Tried {
+    /// Where in the job it stands.
+    pub place: String,
+    /// What is there, or what is wrong.
+    pub said: String,
+    pub works: bool,
+    /// Who can do something about it.
+    pub actor: Option<&'static str>,
+    pub retryable: bool,
+}
+
+/// Tries every source and sink that has a server, one after the other.
+pub fn try_connections(config: &JobConfig) -> Result<Vec<Tried>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::outside(format!("can't start the runtime: {error}")))?;
+    let mut tried = Vec::new();
+    for (number, source) in config.sources.iter().enumerate() {
+        let place = format!("spec.sources[{number}].kafka");
+        if let Some(kafka) = &source.kafka {
+            let found = describe(&place, &kafka.connection, &kafka.topic, kafka.isolation);
+            tried.push(told(place, found));
+        }
+    }
+    for (number, sink) in config.sinks.iter().enumerate() {
+        if let Some(kafka) = &sink.kafka {
+            let place = format!("spec.sinks[{number}].kafka");
+            let found = describe(&place, &kafka.connection, &kafka.topic, Isolation::ReadCommitted).map(|said| {
+                let progress = &kafka.progress_topic;
+                let kept = match describe(&place, &kafka.connection, progress, Isolation::ReadCommitted) {
+                    _ if sink.delivery == Delivery::AtLeastOnce => return said,
+                    Ok(said) => said,
+                    Err(_) => format!("the topic {progress} is not there and will be created"),
+                };
+                format!("{said}; {kept}")
+            });
+            tried.push(told(place, found));
+        }
+        if let Some(http) = &sink.http {
+            let asked = Webhook::new(http).and_then(|webhook| runtime.block_on(webhook.ask()));
+            tried.push(told(format!("spec.sinks[{number}].http"), asked));
+        }
+    }
+    Ok(tried)
+}
+
+fn describe(place: &str, connection: &KafkaConnectionConfig, topic: &str, isolation: Isolation) -> Result<String> {
+    let client = Topic::new(place, connection, topic, None, isolation, Arc::default())?;
+    let info = client.describe()?;
+    for partition in &info.partitions {
+        client.bounds(*partition)?;
+    }
+    Ok(format!("the topic {topic} has {} partitions", info.partitions.len()))
+}
+
+fn told(place: String, outcome: Result<String>) -> Tried {
+    match outcome {
+        Ok(said) => Tried { place, said, works: true, actor: None, retryable: false },
+        Err(error) => {
+            let (actor, retryable) = (Some(error.actor().as_str()), error.retryable());
+            Tried { place, said: error.message().to_owned(), works: false, actor, retryable }
+        }
+    }
+}
