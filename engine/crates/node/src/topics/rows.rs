@@ -135,7 +135,7 @@ pub fn take<'m>(
 #[cfg(test)]
 mod tests {
     use streamjob_connectors::kafka::Message;
-    use streamjob_core::config::{FieldConfig, FieldType, KeyConfig, SchemaConfig, TimeFieldConfig, TimeUnit};
+    use streamjob_core::config::{FieldType, KeyConfig, SchemaConfig, SchemaFieldConfig, TimeFieldConfig, TimeUnit};
 
     use super::*;
 
@@ -143,8 +143,9 @@ mod tests {
     const RULES: Rules = Rules { tombstones: Tombstones::Reject, clock_us: 0 };
 
     fn decoder() -> Decoder {
-        let time = TimeFieldConfig { field: "at".into(), unit: Some(TimeUnit::S), format: None, timezone: "UTC".into() };
-        let fields = vec![FieldConfig { name: "device".into(), data_type: FieldType::String }];
+        let time =
+            TimeFieldConfig { field: "at".into(), unit: Some(TimeUnit::S), format: None, timezone: "UTC".into(), path: None };
+        let fields = vec![SchemaFieldConfig { name: "device".into(), data_type: FieldType::String, path: None }];
         Decoder::new(&SchemaConfig { key: KeyConfig::Field("device".into()), time, fields }, 4, i64::MAX).expect("a schema")
     }
 
