@@ -472,9 +472,16 @@ def test_a_silent_partition_does_not_hold_windows_back(broker: Broker, make_job:
     job = make_job(job_text(broker, topic, out, idle="300ms"))
     running = job.run()
     broker.send(topic, rows, 0)
-    wait_until("three windows", lambda: len(broker.rows(out)) == 3)
+
+    def three_windows() -> bool:
+        # Where all partitions are silent the watermark stays, whichever fell silent first: the other one goes on.
+        rows.append(rows[-1])
+        broker.send(topic, rows[-1:], 0)
+        return len(broker.rows(out)) == 3
+
+    wait_until("three windows", three_windows)
     # The silent one has something to say after all: its own rows are not late by what it has not seen.
     broker.send(topic, [{"device": "b", "at": 36_000_000, "x": 1}], 1)
-    running.await_processed(36)
+    running.await_processed(len(rows) + 1)
     assert running.metrics().ledger()["late"] == 0
     running.stop()
