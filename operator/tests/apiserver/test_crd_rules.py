@@ -78,6 +78,24 @@ def http(**members: Any) -> dict[str, Any]:
     return {"name": "o", "from": "events", "http": {"url": "http://a/b", **members}}
 
 
+def kafka(**members: Any) -> dict[str, Any]:
+    return {"bootstrapServers": "a:9092", "topic": "t", **members}
+
+
+def sink_to(**members: Any) -> dict[str, Any]:
+    return {"name": "o", "from": "events", "kafka": kafka(**members)}
+
+
+def source_of(**members: Any) -> dict[str, Any]:
+    return {"name": "in", "kafka": kafka(**members)}
+
+
+_SOURCE: Path = ("spec", "sources", 0)
+_NOWHERE = {"secretRef": {}}
+_SASL = {"sasl": {"mechanism": "PLAIN", "username": "u", "password": _NOWHERE}}
+_TLS = {"tls": {"keyPassword": _NOWHERE}}
+
+
 WRONG: list[tuple[str, dict[str, Any], Path, Any]] = [
     ("", {}, ("metadata", "name"), "a" * 51),
     ("", {}, ("metadata", "name"), "1-job"),
@@ -145,6 +163,13 @@ WRONG: list[tuple[str, dict[str, Any], Path, Any]] = [
         ("spec", "sinks", 0),
         http(backoff={"initial": "1h"}),
     ),
+    ("spec.sinks[].http.bearerToken.secretRef", {}, ("spec", "sinks", 0), http(bearerToken=_NOWHERE)),
+    ("spec.sinks[].kafka", {}, ("spec", "sinks", 0), sink_to(transactionTimeout="1ms")),
+    ("spec.sinks[].kafka.sasl.password.secretRef", {}, ("spec", "sinks", 0), sink_to(**_SASL)),
+    ("spec.sinks[].kafka.tls.keyPassword.secretRef", {}, ("spec", "sinks", 0), sink_to(**_TLS)),
+    ("spec.sources[].kafka", {}, _SOURCE, source_of(refresh="1ms")),
+    ("spec.sources[].kafka.sasl.password.secretRef", {}, _SOURCE, source_of(**_SASL)),
+    ("spec.sources[].kafka.tls.keyPassword.secretRef", {}, _SOURCE, source_of(**_TLS)),
     ("spec.checkpoint", {}, ("spec", "checkpoint", "interval"), "1ms"),
     ("spec.checkpoint", {}, ("spec", "checkpoint", "interval"), "1d"),
     ("spec.ingest", {}, ("spec", "ingest", "maxWait"), "1us"),
