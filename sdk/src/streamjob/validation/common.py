@@ -8,10 +8,13 @@ from typing import Any
 
 from streamjob.models import Secret, SecretRef, StreamJob
 from streamjob.models.base import Model
+from streamjob.models.kafka import KafkaBackoff
+from streamjob.models.sinks import Backoff
 from streamjob.problems import Path, Problem, did_you_mean
 from streamjob.resolve import ResolvedUdf
 from streamjob.scope import Scope
 from streamjob.source import MISSING, Source
+from streamjob.units import format_duration
 
 
 @dataclass
@@ -31,6 +34,18 @@ class Examination:
     def report(self, path: Path, message: str, *, got: Any = MISSING, fix: str) -> None:
         """Notes a problem at `path`."""
         self.problems.append(self.source.problem(path, message, got=got, fix=fix))
+
+    def backoff(self, path: Path, backoff: Backoff | KafkaBackoff) -> None:
+        """Reports waits between tries that are too short, or that shrink."""
+        if backoff.initial < 1_000:
+            self.report((*path, "initial"), "must be at least 1ms", fix="use for example 100ms")
+        if backoff.initial > backoff.max:
+            self.report(
+                (*path, "max"),
+                f"is shorter than initial, {format_duration(backoff.initial)}",
+                got=format_duration(backoff.max),
+                fix="use a longer one",
+            )
 
     def unique(self, path: Path, names: Iterable[str], what: str) -> None:
         """Reports each name of the list at `path` that an earlier item has."""

@@ -81,15 +81,7 @@ def check_kafka_sink(examination: Examination, path: Path, sink: SinkSpec, kafka
         examination.report(
             (*path, "progressTopic"), "is the topic of the rows", got=progress, fix="use a topic of its own"
         )
-    if kafka.backoff.initial < 1_000:
-        examination.report((*path, "backoff", "initial"), "must be at least 1ms", fix="use for example 100ms")
-    if kafka.backoff.initial > kafka.backoff.max:
-        examination.report(
-            (*path, "backoff", "max"),
-            f"is shorter than initial, {format_duration(kafka.backoff.initial)}",
-            got=format_duration(kafka.backoff.max),
-            fix="use a longer one",
-        )
+    examination.backoff((*path, "backoff"), kafka.backoff)
 
 
 def _connection(examination: Examination, path: Path, kafka: KafkaConnection) -> None:

@@ -10,7 +10,6 @@ from streamjob.models.sinks import DEAD_LETTERS
 from streamjob.problems import Path, suggest
 from streamjob.resolve import resolve_path
 from streamjob.sql import ExpressionError
-from streamjob.units import format_duration
 from streamjob.validation.common import Examination
 from streamjob.validation.kafka import check_kafka_sink
 
@@ -76,15 +75,7 @@ def _http(examination: Examination, path: Path, sink: SinkSpec) -> None:
         examination.report((*path, "bearerToken"), "stands beside headers.Authorization", fix="remove one of them")
     if http.timeout < 1_000:
         examination.report((*path, "timeout"), "must be at least 1ms", fix="use for example 10s")
-    if http.backoff.initial < 1_000:
-        examination.report((*path, "backoff", "initial"), "must be at least 1ms", fix="use for example 100ms")
-    if http.backoff.initial > http.backoff.max:
-        examination.report(
-            (*path, "backoff", "max"),
-            f"is shorter than initial, {format_duration(http.backoff.initial)}",
-            got=format_duration(http.backoff.max),
-            fix="use a longer one",
-        )
+    examination.backoff((*path, "backoff"), http.backoff)
 
 
 def _folders(examination: Examination) -> None:
