@@ -33,6 +33,10 @@ pub const MIN_PREFETCH_KB: usize = 256;
 pub const REREAD_PREFETCH_KB: usize = 2 << 10;
 /// Below so many messages of a partition at hand more are fetched.
 const PREFETCH_MESSAGES: usize = 50_000;
+/// After a fetch that failed, milliseconds.
+const FETCH_ERROR_WAIT_MS: usize = 100;
+/// A partition of which enough is at hand is looked at again after this long, milliseconds, and fetched if it is read by then.
+const FETCH_AGAIN_MS: usize = 5;
 /// How long a broker that has nothing new waits for something, milliseconds.
 const FETCH_WAIT_MS: usize = 100;
 
@@ -67,10 +71,17 @@ impl TopicReader {
         client.set("enable.partition.eof", "true");
         client.set("auto.offset.reset", "error");
         client.set("allow.auto.create.topics", "false");
-        client.set("queued.max.messages.kbytes", prefetch_kb.to_string());
-        client.set("queued.min.messages", PREFETCH_MESSAGES.to_string());
-        client.set("fetch.wait.max.ms", FETCH_WAIT_MS.to_string());
-        client.set("fetch.error.backoff.ms", "100");
+        let mut default = |name: &str, value: String| {
+            if !config.properties.contains_key(name) {
+                client.set(name, value);
+            }
+        };
+        default("queued.max.messages.kbytes", prefetch_kb.to_string());
+        default("queued.min.messages", PREFETCH_MESSAGES.to_string());
+        default("fetch.wait.max.ms", FETCH_WAIT_MS.to_string());
+        default("fetch.error.backoff.ms", FETCH_ERROR_WAIT_MS.to_string());
+        // Whoever has read what was at hand must not wait for the rest of a second (the default) until more is fetched.
+        default("fetch.queue.backoff.ms", FETCH_AGAIN_MS.to_string());
         // Only by its debug lines the library says that a topic was made anew.
         client.set("debug", "topic");
         client.set_log_level(RDKafkaLogLevel::Debug);
