@@ -1,6 +1,9 @@
-//! A client of a schema registry that speaks the Confluent protocol: schemas by their numbers, fetched once.
+//! A client of a schema registry that speaks the Confluent protocol: schemas by their numbers, fetched once, each as a whole
+//! with those that it refers to.
 
-use std::collections::HashMap;
+mod references;
+
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +38,9 @@ pub const MISSING_TRIES: u32 = 2;
 /// How tries are spaced while the registry cannot be reached.
 pub const RETRY: Backoff = Backoff { initial: Duration::from_millis(100), max: Duration::from_secs(10), jitter: 0.5 };
 
+/// Schemas that one schema refers to, directly or through others.
+pub const MAX_REFERENCES: usize = 256;
+
 const ACCEPT: &str = "application/vnd.schemaregistry.v1+json, application/json";
 const MEMBER: &str = "registry.url";
 
@@ -58,20 +64,32 @@ pub struct Registry {
     known: Mutex<HashMap<u32, Arc<str>>>,
 }
 
-/// What one request came to.
+/// What a schema, or one that it refers to, came to.
 enum Answer {
     Schema(Arc<str>),
     Missing(String),
 }
 
+/// What one request came to.
+enum Entry {
+    Found(Registered),
+    NotFound,
+}
+
 #[derive(Deserialize)]
-struct Entry {
+struct Registered {
     schema: String,
     /// Avro where it is left out.
     #[serde(rename = "schemaType")]
     kind: Option<String>,
     #[serde(default)]
-    references: Vec<serde_json::Value>,
+    references: Vec<Reference>,
+}
+
+#[derive(Deserialize, PartialEq, Eq, Hash, Clone)]
+struct Reference {
+    subject: String,
+    version: i64,
 }
 
 impl Registry {
@@ -118,6 +136,14 @@ impl Registry {
         }
     }
 
+    /// Asks once whether there is a registry that lets this client in, and says what is there.
+    pub async fn try_once(&self) -> Result<String> {
+        // No registry gives this number; that it answers so is what counts.
+        match self.ask(0).await? {
+            Answer::Schema(_) | Answer::Missing(_) => Ok(format!("the schema registry {} answers", self.server)),
+        }
+    }
+
     /// A schema that was fetched before.
     pub fn known(&self, id: u32) -> Option<Arc<str>> {
         self.known.lock().get(&id).cloned()
@@ -133,9 +159,54 @@ impl Registry {
 
     /// Asks once. An error is one that may pass.
     async fn ask(&self, id: u32) -> Result<Answer> {
+        let what = format!("the schema {id}");
+        let registered = match self.get(&format!("/schemas/ids/{id}"), &what).await? {
+            Entry::NotFound => return Ok(Answer::Missing(format!("the registry {} has no schema {id}", self.server))),
+            Entry::Found(registered) => registered,
+        };
+        if let Some(kind) = other_kind(&registered) {
+            return Ok(Answer::Missing(format!("{what} is {kind}, not Avro")));
+        }
+        if registered.references.is_empty() {
+            return Ok(Answer::Schema(registered.schema.into()));
+        }
+        Ok(match self.referenced(&what, registered.references).await? {
+            Err(reason) => Answer::Missing(reason),
+            Ok(others) => match references::inline(&registered.schema, &others) {
+                Ok(whole) => Answer::Schema(whole.into()),
+                Err(reason) => Answer::Missing(format!("{what}: {reason}")),
+            },
+        })
+    }
+
+    /// The texts of the schemas that one refers to, directly or through others; or why that can't be.
+    async fn referenced(&self, what: &str, references: Vec<Reference>) -> Result<std::result::Result<Vec<String>, String>> {
+        let (mut seen, mut texts): (HashSet<Reference>, _) = (references.iter().cloned().collect(), Vec::new());
+        let mut waiting: VecDeque<Reference> = references.into();
+        while let Some(Reference { subject, version }) = waiting.pop_front() {
+            if seen.len() > MAX_REFERENCES {
+                return Ok(Err(format!("{what} refers to more than {MAX_REFERENCES} others")));
+            }
+            let path = format!("/subjects/{}/versions/{version}", encoded(&subject));
+            let other = format!("version {version} of {subject}");
+            let registered = match self.get(&path, &other).await? {
+                Entry::NotFound => return Ok(Err(format!("{what} refers to {other}, which the registry does not have"))),
+                Entry::Found(registered) => registered,
+            };
+            if let Some(kind) = other_kind(&registered) {
+                return Ok(Err(format!("{what} refers to {other}, which is {kind}, not Avro")));
+            }
+            texts.push(registered.schema);
+            waiting.extend(registered.references.into_iter().filter(|reference| seen.insert(reference.clone())));
+        }
+        Ok(Ok(texts))
+    }
+
+    /// One request. An error is one that may pass.
+    async fn get(&self, path: &str, what: &str) -> Result<Entry> {
         let deadline = Instant::now() + self.timeout;
         let outside = |reason: String| Error::outside(format!("{}: {reason}", self.server));
-        let response = match timeout_at(deadline, self.client.request(self.request(id)?)).await {
+        let response = match timeout_at(deadline, self.client.request(self.request(path)?)).await {
             Err(_) => return Err(outside(format!("no answer within {:?}", self.timeout))),
             Ok(Err(error)) => return Err(outside(explain_chain(&error))),
             Ok(Ok(response)) => response,
@@ -146,10 +217,10 @@ impl Registry {
         match status {
             StatusCode::OK if read.is_err() => Err(outside(format!("no whole answer within {:?}", self.timeout))),
             StatusCode::OK => match serde_json::from_slice(&answer) {
-                Ok(entry) => Ok(judge(id, entry)),
-                Err(error) => Err(outside(format!("its answer for the schema {id} is not what a registry sends: {error}"))),
+                Ok(registered) => Ok(Entry::Found(registered)),
+                Err(error) => Err(outside(format!("its answer for {what} is not what a registry sends: {error}"))),
             },
-            StatusCode::NOT_FOUND => Ok(Answer::Missing(format!("the registry {} has no schema {id}", self.server))),
+            StatusCode::NOT_FOUND => Ok(Entry::NotFound),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 Err(outside(format!("it answered {status}; correct registry.username, password or token{}", quote(&answer))))
             }
@@ -157,9 +228,8 @@ impl Registry {
         }
     }
 
-    fn request(&self, id: u32) -> Result<Request<Empty<Bytes>>> {
-        let uri: Uri =
-            format!("{}/schemas/ids/{id}", self.base).parse().map_err(|_| Error::user(format!("{MEMBER} is no address")))?;
+    fn request(&self, path: &str) -> Result<Request<Empty<Bytes>>> {
+        let uri: Uri = format!("{}{path}", self.base).parse().map_err(|_| Error::user(format!("{MEMBER} is no address")))?;
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = uri;
         request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(ACCEPT));
@@ -170,14 +240,20 @@ impl Registry {
     }
 }
 
-fn judge(id: u32, entry: Entry) -> Answer {
-    match entry.kind.as_deref() {
-        None | Some("AVRO") if entry.references.is_empty() => Answer::Schema(entry.schema.into()),
-        None | Some("AVRO") => {
-            Answer::Missing(format!("the schema {id} refers to other schemas, which is not read; register it as a whole"))
+fn other_kind(registered: &Registered) -> Option<&str> {
+    registered.kind.as_deref().filter(|kind| *kind != "AVRO")
+}
+
+/// A subject as part of a path: what RFC 3986 does not leave as it is becomes `%XX`.
+fn encoded(subject: &str) -> String {
+    let mut text = String::new();
+    for byte in subject.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => text.push(char::from(byte)),
+            _ => text.push_str(&format!("%{byte:02X}")),
         }
-        Some(kind) => Answer::Missing(format!("the schema {id} is {kind}, not Avro")),
     }
+    text
 }
 
 fn authorization(auth: &RegistryAuth) -> Result<HeaderValue> {

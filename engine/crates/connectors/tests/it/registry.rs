@@ -69,7 +69,6 @@ async fn what_is_not_there_is_said_for_good() {
     assert_eq!(answers.came.lock().unwrap().len(), MISSING_TRIES as usize);
     for (entry, told) in [
         (r#"{"schema":"x","schemaType":"PROTOBUF"}"#, "is PROTOBUF, not Avro"),
-        (r#"{"schema":"x","references":[{"name":"a","subject":"b","version":1}]}"#, "refers to other schemas"),
     ] {
         let (_, registry) = start(&[(200, entry), (200, entry)], None).await;
         let Found::Missing(reason) = registry.schema(9, || 1.0).await else { panic!("it cannot be read") };
@@ -115,4 +114,40 @@ fn wrong_settings_name_their_member() {
     assert!(new("ftp://x", None).message().starts_with("registry.url: must begin with http://"));
     let auth = RegistryAuth::Bearer(SecretRef::Env("STREAMJOB_TEST_NOT_SET".to_owned()));
     assert!(new("http://x", Some(auth)).message().starts_with("registry.token: the environment variable"));
+}
+
+#[tokio::test]
+async fn what_a_schema_refers_to_is_fetched_with_it() {
+    let named = |subject: &str, version: u32| match (subject, version) {
+        ("places/geo.Place", 3) => Some(
+            r#"{"schema":"{\"type\":\"record\",\"name\":\"geo.Place\",\"fields\":[{\"name\":\"at\",\"type\":\"geo.Point\"}]}",
+               "references":[{"name":"geo.Point","subject":"points","version":1}]}"#,
+        ),
+        ("points", 1) => Some(r#"{"schema":"{\"type\":\"enum\",\"name\":\"geo.Point\",\"symbols\":[\"N\"]}"}"#),
+        _ => None,
+    };
+    let id = |id: u32| match id {
+        1 => Some(r#"{"schema":"[\"null\",\"geo.Place\"]","references":[{"name":"geo.Place","subject":"places/geo.Place","version":3}]}"#),
+        2 => Some(r#"{"schema":"\"geo.Place\"","references":[{"name":"geo.Place","subject":"places/geo.Place","version":4}]}"#),
+        _ => None,
+    };
+    let found = |text: Option<&'static str>| match text {
+        Some(text) => (StatusCode::OK, text),
+        None => (StatusCode::NOT_FOUND, ""),
+    };
+    let router = Router::new()
+        .route("/schemas/ids/{id}", get(move |Path(number): Path<u32>| async move { found(id(number)) }))
+        .route(
+            "/subjects/{subject}/versions/{version}",
+            get(move |Path((subject, version)): Path<(String, u32)>| async move { found(named(&subject, version)) }),
+        );
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let registry = Registry::new(&RegistryConfig { url, auth: None, timeout_us: 5_000_000 }).unwrap();
+    let Found::Schema(whole) = registry.schema(1, || 1.0).await else { panic!("it is there") };
+    let whole: serde_json::Value = serde_json::from_str(&whole).unwrap();
+    assert_eq!(whole[1]["fields"][0]["type"]["symbols"][0], "N");
+    let Found::Missing(reason) = registry.schema(2, || 1.0).await else { panic!("version 4 is not there") };
+    assert!(reason.contains("version 4 of places/geo.Place"), "{reason}");
 }
