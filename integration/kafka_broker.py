@@ -1,4 +1,4 @@
-"""A real Kafka broker (KRaft, one node) that the tests start, kill, pause and restart themselves.
+"""Real Kafka brokers (KRaft) that the tests start, kill, pause and restart themselves: one, or a second beside it.
 
 Its jars come from Maven Central, once, into a cache outside of the checkout.
 """
@@ -70,6 +70,9 @@ class Broker:
     """What clients use: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT`."""
     client: Mapping[str, str] = field(default_factory=dict)
     """What the tests' own clients need besides the address."""
+    joins: Broker | None = None
+    """The broker with the controller, where this is one more of its cluster."""
+    cluster_id: str = field(default_factory=lambda: uuid.uuid4().hex[:22])
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -98,12 +101,23 @@ class Broker:
             "log.retention.check.interval.ms": "500",
             "log.segment.delete.delay.ms": "100",
             "file.delete.delay.ms": "100",
+            **self._membership(),
             **self.settings,
         }
         config = self.folder / "server.properties"
         config.write_text("".join(f"{name}={value}\n" for name, value in lines.items()), encoding="utf-8")
-        format_it = ["kafka.tools.StorageTool", "format", "-t", uuid.uuid4().hex[:22], "-c", str(config)]
+        format_it = ["kafka.tools.StorageTool", "format", "-t", (self.joins or self).cluster_id, "-c", str(config)]
         subprocess.run([*self._java("64m"), *format_it], check=True, capture_output=True, timeout=120)
+
+    def _membership(self) -> dict[str, str]:
+        if self.joins is None:
+            return {}
+        return {
+            "process.roles": "broker",
+            "node.id": "2",
+            "controller.quorum.voters": f"1@127.0.0.1:{self.joins.controller_port}",
+            "listeners": f"{self.listener}://127.0.0.1:{self.port}",
+        }
 
     def _java(self, heap: str) -> list[str]:
         return ["java", f"-Xmx{heap}", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", LOG_LEVEL, "-cp", f"{jars()}/*"]
@@ -184,6 +198,20 @@ class Broker:
         """More partitions."""
         admin = self.admin()
         admin.create_partitions([NewPartitions(topic, total)])[topic].result(ANSWER_WITHIN_S)
+
+    def leader(self, topic: str, partition: int = 0) -> int:
+        """The node that leads a partition; -1 while none does."""
+        return int(self.admin().list_topics(topic, ANSWER_WITHIN_S).topics[topic].partitions[partition].leader)
+
+    def reassign(self, topic: str, node: int, partition: int = 0) -> None:
+        """Gives a partition to a node alone, and waits until that leads it."""
+        plan = {"version": 1, "partitions": [{"topic": topic, "partition": partition, "replicas": [node]}]}
+        path = self.folder / "reassignment.json"
+        path.write_text(json.dumps(plan), encoding="utf-8")
+        tool = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand"
+        arguments = ["--bootstrap-server", self.address, "--reassignment-json-file", str(path), "--execute"]
+        subprocess.run([*self._java("64m"), tool, *arguments], check=True, capture_output=True, timeout=120)
+        wait_until(f"that node {node} leads {topic}", lambda: self.leader(topic, partition) == node, READY_WITHIN_S)
 
     def producer(self, **settings: Any) -> Producer:
         """A producer; names of settings have _ for dots."""

@@ -113,6 +113,35 @@ def test_a_broker_is_killed_paused_and_restarted(
     then_each_window_is_there_once(events, broker.rows(out))
 
 
+@pytest.mark.kills
+def test_the_coordinator_of_the_transactions_moves_and_dies(
+    make_broker: Callable[..., Broker], make_job: Callable[..., Job], seed: int
+) -> None:
+    broker = make_broker().start()
+    topic, out = topics(broker, "moved")
+    second = make_broker(joins=broker).start()
+    events = Events(random.Random(seed + 16))
+    job = make_job(job_text(broker, topic, out))
+    running = job.run()
+    events.send(broker, topic, 2000)
+    # The first transaction makes the coordinator's own topic.
+    wait_until("a first result", lambda: broker.rows(out), within_s=60)
+    for node in (2, 1, 2):
+        events.send(broker, topic, 2000)
+        broker.reassign("__transaction_state", node)
+        events.send(broker, topic, 2000)
+        running.await_processed(len(events.all), within_s=60)
+    second.kill()
+    events.send(broker, topic, 2000)
+    running.await_processed(len(events.all), within_s=60)
+    second.start()
+    events.send(broker, topic, 2000)
+    running.await_processed(len(events.all), within_s=60)
+    running.stop()
+    job.run_to_end()
+    then_each_window_is_there_once(events, broker.rows(out))
+
+
 def connected(running: object) -> bool:
     """Whether the source's broker answers."""
     return running.metrics().sum("streamjob_connected", kind="source", connector="in") == 1  # type: ignore[attr-defined]
