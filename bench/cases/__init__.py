@@ -9,6 +9,7 @@ from cases.file import baseline, file, file_500k
 from cases.http import http, http_500k, http_single, udf
 from cases.kafka import kafka
 from cases.recovery import recovery
+from cases.telemetry import telemetry
 from driver.bench import Bench, Outcome
 
 CASES: dict[str, Callable[[Bench], Outcome]] = {
@@ -23,7 +24,8 @@ CASES: dict[str, Callable[[Bench], Outcome]] = {
     "alert-eo": alert_eo,
     "recovery": recovery,
     "kafka": kafka,
+    "telemetry": telemetry,
 }
 
-NEEDS_UDF = {"udf", "alert", "alert-eo", "recovery"}
+NEEDS_UDF = {"udf", "alert", "alert-eo", "recovery", "telemetry"}
 """These cannot run on an engine without Python."""

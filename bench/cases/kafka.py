@@ -4,58 +4,42 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from driver import jobs, truth
+from driver import flink, jobs, truth
 from driver.bench import Bench, Outcome
+from driver.broker import FLUSH_S, PARTITIONS, broker, jars
 from driver.engine import BenchError
 from driver.report import say
 from driver.truth import Verdict
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "integration"))
-
 START_MS = 1_700_000_000_000
 WINDOW_MS = jobs.WINDOW_S * 1000
-PARTITIONS = 4
 EXPECTED_RATE = 1_000_000
 END_TIMEOUT_S = 600
-FLUSH_S = 120
 _COLUMNS = {"key": pl.String, "window_start": pl.String, "n": pl.Int64, "_id": pl.String}
 
 
 def kafka(bench: Bench) -> Outcome:
     """10,000 devices, 100 events of each in each window, JSON in four partitions."""
-    try:
-        import kafka_broker
-    except ModuleNotFoundError as error:
-        raise BenchError(f"{error.name} is not installed; make setup installs it") from None
-    reason = kafka_broker.missing()
-    if reason:
-        raise BenchError(reason)
     devices, per_window_key = bench.scale.devices(10_000), 100
     events = bench.scale.file_events(EXPECTED_RATE, devices * per_window_key)
     path = bench.folder / "events.ndjson"
     summary = bench.tool.generate_file(path, devices=devices, events=events, per_window_key=per_window_key)
-    broker = kafka_broker.Broker(bench.folder / "kafka").start()
-    try:
-        for topic in ("events", "windows"):
-            broker.create(topic, PARTITIONS, retention_ms="-1")
+    with broker(bench, ("events", "windows", "windows-flink")) as running:
         say(f"putting {events:,} events into a topic")
-        _fill(broker, path)
+        _fill(running, path)
         path.unlink()
-        _warm_up(broker)
-        alone = _alone(broker, kafka_broker.jars(), events)
-        with bench.start(_job(bench, broker.address), exit_at_end=True) as engine:
+        alone = _alone(running, events)
+        with bench.start(_job(bench, running.address), exit_at_end=True) as engine:
             seconds = engine.wait_exit(END_TIMEOUT_S) - engine.ready
             cpu = engine.cpu_seconds() - engine.cpu_at_ready
             usage = engine.usage
-        rows = pl.DataFrame([json.loads(message.value()) for message in broker.messages("windows")], schema=_COLUMNS)
-    finally:
-        broker.stop()
+        rows = pl.DataFrame([json.loads(message.value()) for message in running.messages("windows")], schema=_COLUMNS)
+        beside = _flink(running, events, rows.height)
     verdict = truth.regular_windows(
         rows,
         devices=devices,
@@ -74,7 +58,11 @@ def kafka(bench: Bench) -> Outcome:
         "window_rows": rows.height,
         "seconds": round(seconds, 3),
         "broker_alone_events_per_s": alone,
+        **beside,
     }
+    if "flink_events_per_s" in beside:
+        measured["ratio_to_flink"] = round(measured["events_per_s"] / beside["flink_events_per_s"], 2)
+        measured["cpu_ratio_to_flink"] = round(measured["events_per_cpu_s"] / beside["flink_events_per_cpu_s"], 2)
     return verdict.worst(Verdict(0, rows.height - rows["_id"].n_unique())), measured
 
 
@@ -101,17 +89,28 @@ def _fill(broker: Any, path: Path) -> None:
         raise BenchError("the broker did not take all events")
 
 
-def _warm_up(broker: Any) -> None:
-    """The first transaction of a broker makes its topic of transactions, which takes a second or two."""
-    producer = broker.producer(transactional_id="warm-up")
-    producer.init_transactions(FLUSH_S)
+def _flink(running: Any, events: int, windows: int) -> dict[str, Any]:
+    """The same on Flink, from the same topic to another one."""
+    if reason := flink.missing():
+        say(reason)
+        return {}
+    say("the same on Flink")
+    figures = flink.run(running.address, "events", "windows-flink", END_TIMEOUT_S)
+    there = len(running.messages("windows-flink"))
+    if there != windows:
+        raise BenchError(f"Flink wrote {there} windows and the engine {windows}")
+    return {
+        "flink_events_per_s": round(events / figures["seconds"]),
+        "flink_events_per_cpu_s": round(events / figures["cpu_s"]),
+        "flink_rss_bytes": figures["rss_bytes"],
+    }
 
 
-def _alone(broker: Any, jars: Path, events: int) -> int:
+def _alone(broker: Any, events: int) -> int:
     """What Kafka's own consumer reads from this broker, which does nothing with it."""
     consumer = ["org.apache.kafka.tools.ConsumerPerformance", "--bootstrap-server", broker.address, "--topic", "events"]
     # The settings of the engine's reader: many messages a fetch.
-    command = ["java", "-Xmx512m", "-cp", f"{jars}/*", *consumer, "--num-records", str(events), "--hide-header"]
+    command = ["java", "-Xmx512m", "-cp", f"{jars()}/*", *consumer, "--num-records", str(events), "--hide-header"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=END_TIMEOUT_S, check=False)
     if done.returncode != 0:
         command[command.index("--num-records")] = "--messages"

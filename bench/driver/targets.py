@@ -20,6 +20,7 @@ TARGETS: dict[str, dict[str, Bound]] = {
     "alert-eo": {"p99_us": {"max": 500_000}},
     "recovery": {"recovery_us": {"max": 1_000_000}},
     "kafka": {"events_per_s": {"min": 1_000_000}},
+    "telemetry": {"p99_us": {"max": 500_000}},
 }
 
 
