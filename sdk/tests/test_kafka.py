@@ -58,6 +58,20 @@ def normalised(job: str) -> dict[str, Any]:
         ),
         ("startFrom: never", "", "spec.sources[0].kafka.startFrom", ""),
         ("startFrom: {timestamp: '2026-01-01'}", "", "spec.sources[0].kafka.startFrom", "no time with an offset"),
+        ("format: xml", "", "spec.sources[0].kafka.format", ""),
+        ("format: {avro: {}}", "", "spec.sources[0].kafka.format.avro", "needs a schema"),
+        (
+            "format: {avro: {schema: {file: not-there.avsc}}}",
+            "",
+            "spec.sources[0].kafka.format.avro.schema.file",
+            "does not exist",
+        ),
+        (
+            "format: {avro: {framing: confluent, registry: {url: 'http://r', token: s3cret}}}",
+            "",
+            "spec.sources[0].kafka.format.avro.registry.token",
+            "",
+        ),
         ("refresh: 1ms", "", "spec.sources[0].kafka.refresh", "at least 1s"),
         ("tls: {keyFile: a.pem}", "", "spec.sources[0].kafka.tls", "has no certificateFile"),
         (

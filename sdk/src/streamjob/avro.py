@@ -26,6 +26,8 @@ def schema_places(job: StreamJob) -> Iterator[tuple[Path, SchemaText, bool]]:
             yield from _of((*path, "http", "avro"), source.http.avro)
         if source.file is not None and source.file.format.avro is not None:
             yield from _of((*path, "file", "format", "avro"), source.file.format.avro)
+        if source.kafka is not None and source.kafka.format.avro is not None:
+            yield from _of((*path, "kafka", "format", "avro"), source.kafka.format.avro)
 
 
 def _of(path: Path, avro: Avro | AvroFile) -> Iterator[tuple[Path, SchemaText, bool]]:

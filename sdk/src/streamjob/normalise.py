@@ -157,11 +157,11 @@ def _start_from(kafka: KafkaSource) -> Any:
     return {"timestamp_us": (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)}
 
 
-def _kafka_source(kafka: KafkaSource, name: str, loaded: LoadedJob) -> dict[str, Any]:
+def _kafka_source(kafka: KafkaSource, name: str, path: Path, loaded: LoadedJob) -> dict[str, Any]:
     return {
         "connection": _connection(kafka, loaded.base_dir),
         "topic": kafka.topic,
-        "format": kafka.format,
+        "format": message_format(kafka.format, (*path, "format"), loaded),
         "start_from": _start_from(kafka),
         "group_id": kafka.group_id or f"streamjob-{loaded.job.metadata.name}-{name}",
         "isolation": kafka.isolation,
@@ -205,7 +205,7 @@ def _source(source: SourceSpec, index: int, loaded: LoadedJob) -> dict[str, Any]
             "format": _file_format(file.format, (*path, "file", "format"), loaded),
             "speed": float(file.speed),
         },
-        "kafka": None if source.kafka is None else _kafka_source(source.kafka, source.name, loaded),
+        "kafka": None if source.kafka is None else _kafka_source(source.kafka, source.name, (*path, "kafka"), loaded),
     }
 
 

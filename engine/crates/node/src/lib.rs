@@ -21,6 +21,7 @@ mod read_again;
 mod replay;
 mod rest;
 mod run;
+mod schemas;
 mod sequencer;
 mod server;
 mod shared;

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use streamjob_connectors::kafka::Topic;
+use streamjob_connectors::registry::Registry;
 use streamjob_connectors::webhook::Webhook;
-use streamjob_core::config::{Delivery, Isolation, JobConfig, KafkaConnectionConfig};
+use streamjob_core::config::{AvroConfig, Delivery, Isolation, JobConfig, KafkaConnectionConfig, MessageFormat};
 use streamjob_core::{Error, Result};
+use tokio::runtime::Runtime;
 
 /// What came of one connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -30,7 +32,13 @@ pub fn try_connections(config: &JobConfig) -> Result<Vec<Tried>> {
         let place = format!("spec.sources[{number}].kafka");
         if let Some(kafka) = &source.kafka {
             let found = describe(&place, &kafka.connection, &kafka.topic, kafka.isolation);
-            tried.push(told(place, found));
+            tried.push(told(place.clone(), found));
+            if let MessageFormat::Avro(avro) = &kafka.format {
+                tried.extend(try_registry(&runtime, &format!("{place}.format.avro.registry"), avro));
+            }
+        }
+        if let Some(avro) = source.http.as_ref().and_then(|http| http.avro.as_ref()) {
+            tried.extend(try_registry(&runtime, &format!("spec.sources[{number}].http.avro.registry"), avro));
         }
     }
     for (number, sink) in config.sinks.iter().enumerate() {
@@ -53,6 +61,12 @@ pub fn try_connections(config: &JobConfig) -> Result<Vec<Tried>> {
         }
     }
     Ok(tried)
+}
+
+fn try_registry(runtime: &Runtime, place: &str, avro: &AvroConfig) -> Option<Tried> {
+    let registry = avro.registry.as_ref()?;
+    let asked = Registry::new(registry).and_then(|registry| runtime.block_on(registry.try_once()));
+    Some(told(place.to_owned(), asked))
 }
 
 fn describe(place: &str, connection: &KafkaConnectionConfig, topic: &str, isolation: Isolation) -> Result<String> {

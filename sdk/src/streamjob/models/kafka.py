@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, Field
 
 from streamjob.models.base import ColumnName, Duration, Model, problem
+from streamjob.models.formats import JSON, MessageFormat
 from streamjob.models.secrets import Secret
 
 TopicName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=249)]
@@ -85,8 +86,8 @@ class KafkaSource(KafkaConnection):
     topic: TopicName
     """The topic."""
 
-    format: Literal["json"] = "json"
-    """What a message's value is: one JSON object."""
+    format: MessageFormat = JSON
+    """What a message's value is: one JSON object, or one Avro record."""
 
     start_from: Literal["earliest", "latest"] | StartTime = "earliest"
     """Where reading begins the first time. Later starts go on where the last one stopped; what is created later is read

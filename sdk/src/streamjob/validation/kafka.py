@@ -6,6 +6,7 @@ from streamjob.models import EVENTS, KafkaConnection, KafkaSink, KafkaSource, Si
 from streamjob.problems import Path, suggest
 from streamjob.units import format_duration
 from streamjob.validation.common import Examination
+from streamjob.validation.formats import check_message_format
 
 RESERVED_PROPERTIES = {
     "acks": "remove it",
@@ -44,6 +45,7 @@ _SECRET_WORDS = ("password", "secret", "token")
 def check_kafka_source(examination: Examination, path: Path, kafka: KafkaSource) -> None:
     """The connection and how a topic is read."""
     _connection(examination, path, kafka)
+    check_message_format(examination, (*path, "format"), kafka.format)
     if kafka.refresh < 1_000_000:
         examination.report(
             (*path, "refresh"), "must be at least 1s", got=format_duration(kafka.refresh), fix="use for example 10s"

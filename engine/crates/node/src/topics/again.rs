@@ -79,11 +79,14 @@ impl TopicAgain {
         }
         lane.queue.take(&mut self.messages);
         let rules = Rules { tombstones: self.source.config.tombstones, clock_us: self.clock_us };
-        let taken = rows::take(self.messages.iter(), lane.next, Some(to), rules, &mut self.decoder);
+        let (schemas, decoder) = (&self.source.schemas, &mut self.decoder);
+        let taken = rows::take(self.messages.iter(), lane.next, Some(to), rules, |payloads, span| {
+            schemas.decode(decoder, payloads, span)
+        });
         self.messages.clear();
         lane.next = taken.next;
         lane.batches.extend(taken.batches);
-        lane.broken = taken.cut || taken.failed.is_some();
+        lane.broken = taken.cut || taken.undecoded || taken.failed.is_some();
         match taken.failed {
             None => Ok(()),
             Some((_, text)) => self.refuse_loss(number, &text),

@@ -23,6 +23,8 @@ use streamjob_core::{Actor, Result};
 use streamjob_state::StateDir;
 pub use watch::TopicWatch;
 
+use crate::schemas::Schemas;
+
 /// What stands for the partitions of a topic that could not be asked: it holds the watermark until they are known.
 const UNKNOWN: &str = "@?";
 
@@ -33,6 +35,7 @@ pub struct TopicSource {
     /// Asks about the topic; another client reads it.
     pub topic: Topic,
     pub connection: Arc<Connection>,
+    pub schemas: Schemas,
     /// Which topic the name meant at the start; `None` where nobody could be asked.
     pub info: Option<TopicInfo>,
     pub partitions: Vec<Partition>,
@@ -78,6 +81,7 @@ impl TopicSource {
             config: config.clone(),
             topic,
             connection,
+            schemas: Schemas::of(&config.format).map_err(|error| error.context(place.as_str()))?,
             info: None,
             partitions: Vec::new(),
             figures: TopicFigures::default(),

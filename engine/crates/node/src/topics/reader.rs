@@ -97,9 +97,12 @@ impl TopicRun {
             let ingest = if messages.has_some() { self.shared.traces.begin(messages.traceparent()) } else { None };
             let trace = ingest.as_ref().map(|ingest| ingest.trace().clone());
             let parsing = trace.as_ref().map(|trace| trace.span("parse"));
-            let taken = rows::take(messages.iter(), lane.next, lane.end, self.rules(), &mut decoder);
+            let taken = rows::take(messages.iter(), lane.next, lane.end, self.rules(), |payloads, span| {
+                self.source.schemas.decode_waiting(&mut decoder, payloads, span, || !self.shared.is_stopping())
+            });
             drop(parsing);
-            if !self.bring(lane, &taken, trace.as_ref()) {
+            // What is not decoded then waited for its schema until the stop.
+            if !self.bring(lane, &taken, trace.as_ref()) || taken.undecoded {
                 return Ok(());
             }
             messages.clear();

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use streamjob_connectors::kafka::{Code, Event};
+use streamjob_connectors::kafka::{Code, Event, Message};
 use streamjob_core::batch::RowBatch;
 use streamjob_core::config::Tombstones;
-use streamjob_core::decode::{Decoder, Payload};
+use streamjob_core::decode::Payload;
 
 /// Bytes of the messages of one batch, but for its first.
 pub const MAX_BATCH_BYTES: usize = 4 << 20;
@@ -34,36 +34,40 @@ pub struct Taken {
     pub cut: bool,
     pub skipped: u64,
     pub bytes: u64,
+    /// What follows could not be decoded now, and is gone.
+    pub undecoded: bool,
     /// Why the partition can't be read any further.
     pub failed: Option<(Code, String)>,
 }
 
 /// A batch under construction.
-struct Cut<'a, 'm> {
-    decoder: &'a mut Decoder,
+struct Cut<'m, D> {
+    decode: D,
     payloads: Vec<Payload<'m>>,
     bytes: usize,
     first: u64,
     taken: Taken,
 }
 
-impl Cut<'_, '_> {
+impl<'m, D: FnMut(&[Payload], u64) -> Option<RowBatch>> Cut<'m, D> {
     /// Ends the batch, which covers everything up to `next`, also where it has no row.
     fn end(&mut self) {
         let (first, next) = (self.first, self.taken.next);
-        if next == first {
+        if next == first || self.taken.undecoded {
             return;
         }
         let batch = match self.payloads.is_empty() {
-            true => RowBatch::empty(next - first),
-            false => {
-                let decoded = self.decoder.decode_messages(&self.payloads, next - first);
-                decoded.expect("a topic's format is JSON, which names no schemas of a registry")
-            }
+            true => Some(RowBatch::empty(next - first)),
+            false => (self.decode)(&self.payloads, next - first),
         };
-        self.taken.batches.push((first, Arc::new(batch)));
         self.payloads.clear();
-        (self.first, self.bytes) = (next, 0);
+        match batch {
+            Some(batch) => {
+                self.taken.batches.push((first, Arc::new(batch)));
+                (self.first, self.bytes) = (next, 0);
+            }
+            None => (self.taken.next, self.taken.undecoded, self.taken.at_end) = (first, true, false),
+        }
     }
 
     /// Makes room for a message at `offset`: everything before it is covered by batches that are not too large.
@@ -71,53 +75,56 @@ impl Cut<'_, '_> {
         if !self.payloads.is_empty() && (self.bytes + bytes > MAX_BATCH_BYTES || offset - self.first > MAX_SPAN) {
             self.end();
         }
-        if offset - self.first > MAX_SPAN {
+        if !self.taken.undecoded && offset - self.first > MAX_SPAN {
             self.taken.next = offset;
             self.end();
         }
     }
+
+    /// Adds a message, which is not before the next offset.
+    fn put(&mut self, message: &Message<'m>, rules: Rules) {
+        let length = message.value.map_or(0, <[u8]>::len);
+        self.make_room(message.offset, length);
+        if self.taken.undecoded {
+            return;
+        }
+        self.taken.next = message.offset + 1;
+        self.taken.bytes += length as u64;
+        if message.value.is_none() && rules.tombstones == Tombstones::Skip {
+            self.taken.skipped += 1;
+            return;
+        }
+        self.bytes += length;
+        self.payloads.push(Payload {
+            relative_offset: (message.offset - self.first) as u32,
+            bytes: message.value,
+            clock_us: message.timestamp_us.unwrap_or(rules.clock_us),
+        });
+    }
 }
 
-/// Makes batches of what came of a partition, from `next` on; messages from `end` on are left.
+/// Makes batches of what came of a partition, from `next` on; messages from `end` on are left. `decode` gives the rows of
+/// messages that reach over so many offsets, or nothing where that can't be done now.
 pub fn take<'m>(
     events: impl Iterator<Item = Event<'m>>,
     next: u64,
     end: Option<u64>,
     rules: Rules,
-    decoder: &mut Decoder,
+    decode: impl FnMut(&[Payload], u64) -> Option<RowBatch>,
 ) -> Taken {
     let taken = Taken { next, ..Taken::default() };
-    let mut cut = Cut { decoder, payloads: Vec::new(), bytes: 0, first: next, taken };
+    let mut cut = Cut { decode, payloads: Vec::new(), bytes: 0, first: next, taken };
     let end = end.unwrap_or(u64::MAX);
     for event in events {
         cut.taken.at_end = false;
         match event {
-            Event::Message(message) => {
-                let offset = message.offset;
-                if offset < cut.taken.next {
-                    continue;
-                }
-                if offset >= end {
-                    cut.taken.next = cut.taken.next.max(end);
-                    cut.taken.cut = true;
-                    break;
-                }
-                let value = message.value;
-                let length = value.map_or(0, <[u8]>::len);
-                cut.make_room(offset, length);
-                cut.taken.next = offset + 1;
-                cut.taken.bytes += length as u64;
-                if value.is_none() && rules.tombstones == Tombstones::Skip {
-                    cut.taken.skipped += 1;
-                    continue;
-                }
-                cut.bytes += length;
-                cut.payloads.push(Payload {
-                    relative_offset: (offset - cut.first) as u32,
-                    bytes: value,
-                    clock_us: message.timestamp_us.unwrap_or(rules.clock_us),
-                });
+            Event::Message(message) if message.offset < cut.taken.next => {}
+            Event::Message(message) if message.offset >= end => {
+                cut.taken.next = cut.taken.next.max(end);
+                cut.taken.cut = true;
+                break;
             }
+            Event::Message(message) => cut.put(&message, rules),
             Event::End { offset } => {
                 cut.taken.next = cut.taken.next.max(offset.min(end));
                 cut.taken.at_end = true;
@@ -127,6 +134,9 @@ pub fn take<'m>(
                 break;
             }
         }
+        if cut.taken.undecoded {
+            break;
+        }
     }
     cut.end();
     cut.taken
@@ -134,8 +144,9 @@ pub fn take<'m>(
 
 #[cfg(test)]
 mod tests {
-    use streamjob_connectors::kafka::Message;
     use streamjob_core::config::{FieldType, KeyConfig, SchemaConfig, SchemaFieldConfig, TimeFieldConfig, TimeUnit};
+
+    use streamjob_core::decode::Decoder;
 
     use super::*;
 
@@ -154,7 +165,9 @@ mod tests {
     }
 
     fn taken(events: Vec<Event<'static>>, next: u64, end: Option<u64>, rules: Rules) -> Taken {
-        let taken = take(events.into_iter(), next, end, rules, &mut decoder());
+        let mut decoder = decoder();
+        let decode = |payloads: &[Payload], span| Some(decoder.decode_messages(payloads, span).expect("JSON"));
+        let taken = take(events.into_iter(), next, end, rules, decode);
         // I2: each batch begins where the one before it ends.
         let mut at = next;
         for (first, batch) in &taken.batches {
@@ -219,5 +232,21 @@ mod tests {
         let failed = Event::Failed { code: Code::OffsetOutOfRange, text: "gone".to_owned() };
         let all = taken(vec![message(5), failed, message(6)], 5, None, RULES);
         assert_eq!((offsets(&all), all.failed.is_some()), (vec![5], true));
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_now_begins_behind_the_batch_before_it() {
+        let far = 5 + (1 << 33);
+        let events = || vec![message(5), message(far), message(far + 2), Event::End { offset: far + 9 }].into_iter();
+        for decodable in 0..2 {
+            let (mut decoder, mut calls) = (decoder(), 0);
+            let all = take(events(), 5, None, RULES, |payloads, span| {
+                calls += 1;
+                (calls <= decodable).then(|| decoder.decode_messages(payloads, span).expect("JSON"))
+            });
+            assert!(all.undecoded && !all.at_end);
+            let end = all.batches.last().map_or(5, |(first, batch)| first + batch.span);
+            assert_eq!((all.next, offsets(&all)), (end, if decodable == 0 { vec![] } else { vec![5] }));
+        }
     }
 }
