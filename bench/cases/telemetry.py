@@ -18,12 +18,11 @@ from typing import Any
 
 import polars as pl
 import psutil
-import yaml
 
 from driver import live, metrics, truth
 from driver.bench import Bench, Outcome
 from driver.broker import broker
-from driver.engine import BenchError, Usage
+from driver.engine import BenchError, Engine, Usage
 from driver.report import say
 from driver.tool import Summary
 from driver.truth import Verdict
@@ -74,7 +73,7 @@ def telemetry(bench: Bench) -> Outcome:
 
 def _engine(bench: Bench, running: Any, fill: Fill) -> Outcome:
     with bench.tool.receive() as first:
-        with bench.start(_job(running.address, first.url)) as engine:
+        with _start(bench, running.address, first.url) as engine:
 
             def done() -> bool:
                 samples = engine.metrics()
@@ -94,7 +93,7 @@ def _engine(bench: Bench, running: Any, fill: Fill) -> Outcome:
         at_low = first.stop()
     # A receiver of its own for each rate, since it measures all that it gets.
     with bench.tool.receive() as second:
-        with bench.start(_job(running.address, second.url)) as engine, engine.cpu() as busy:
+        with _start(bench, running.address, second.url) as engine, engine.cpu() as busy:
             high = _alerts(running.address, fill, bench, RATE, seed=9)
             _wait_alerts(engine, high["spikes"])
             engine.stop()
@@ -153,7 +152,7 @@ def _alerts(address: str, fill: Fill, bench: Bench, rate: int, seed: int) -> Sum
     return _produce(address, fill, int(rate * seconds), "--rate", rate, "--seed", seed, "--spikes", SPIKES_PER_S)
 
 
-def _wait_alerts(engine: Any, alerts: int) -> None:
+def _wait_alerts(engine: Engine, alerts: int) -> None:
     def delivered() -> bool:
         samples = engine.metrics()
         return metrics.total(samples, "streamjob_sink_rows_total", 'sink="anomalies"') >= alerts
@@ -184,16 +183,18 @@ def _process(command: list[str]) -> Iterator[psutil.Popen]:
             process.wait()
 
 
-def _job(address: str, url: str) -> dict[str, Any]:
-    """The job of the example, with other addresses."""
-    spec: dict[str, Any] = yaml.safe_load((CASE_STUDY / "job.yaml").read_text(encoding="utf-8"))["spec"]
-    spec["sources"][0]["kafka"]["bootstrapServers"] = address
-    spec["sources"][0]["kafka"]["format"]["avro"]["schema"]["file"] = str(CASE_STUDY / "reading.avsc")
-    spec["udfs"][0]["file"] = str(CASE_STUDY / "udfs.py")
-    sinks = {sink["name"]: sink for sink in spec["sinks"]}
-    sinks["averages"]["kafka"]["bootstrapServers"] = address
-    sinks["anomalies"]["http"]["url"] = f"{url}/anomalies"
-    return spec
+def _start(bench: Bench, address: str, url: str) -> Engine:
+    """The engine with the job of the example, which has other addresses here."""
+    text = (CASE_STUDY / "job.yaml").read_text(encoding="utf-8")
+    places = {"localhost:9092": address, "http://127.0.0.1:9000": url}
+    places |= {f"file: {name}": f"file: {CASE_STUDY / name}" for name in ("reading.avsc", "udfs.py")}
+    for old, new in places.items():
+        if old not in text:
+            raise BenchError(f"{CASE_STUDY}/job.yaml says no {old} any more")
+        text = text.replace(old, new)
+    path = bench.folder / "job.yaml"
+    path.write_text(text, encoding="utf-8")
+    return Engine(path, bench.folder)
 
 
 def _check_history(url: str) -> None:

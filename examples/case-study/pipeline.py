@@ -16,7 +16,7 @@ import signal
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import fastavro
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
@@ -54,9 +54,9 @@ class Running:
 class Pipeline:
     """Windows, statistics, alerts."""
 
-    def __init__(self, producer: Producer, averages: str, alerts: str | None) -> None:
+    def __init__(self, producer: Producer, averages: str) -> None:
         self._producer, self._averages = producer, averages
-        self._alerts = urlsplit(alerts) if alerts else None
+        self.alerts: SplitResult | None = None
         self._connection: http.client.HTTPConnection | None = None
         self._sensors: dict[str, tuple[Running, Running, Running]] = {}
         self._windows: dict[int, dict[str, list[float]]] = {}
@@ -102,12 +102,12 @@ class Pipeline:
                 self._producer.poll(0.05)
 
     def _post(self, row: dict[str, Any]) -> None:
-        if self._alerts is None:
+        if self.alerts is None:
             return
         body = json.dumps([row]).encode()
         if self._connection is None:
-            self._connection = http.client.HTTPConnection(self._alerts.netloc, timeout=10)
-        self._connection.request("POST", self._alerts.path or "/", body, {"Content-Type": "application/json"})
+            self._connection = http.client.HTTPConnection(self.alerts.netloc, timeout=10)
+        self._connection.request("POST", self.alerts.path or "/", body, {"Content-Type": "application/json"})
         self._connection.getresponse().read()
 
 
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--bootstrap", default="localhost:9092", help="the brokers (default: %(default)s)")
     parser.add_argument("--topic", default="readings", help="the topic (default: %(default)s)")
     parser.add_argument("--averages", default="averages", help="where averages go (default: %(default)s)")
-    parser.add_argument("--alerts", help="where anomalies are posted")
+    parser.add_argument("--alerts", help="where anomalies are posted; with --go-on, those after the topic's end")
     parser.add_argument(
         "--go-on", action="store_true", help="say how it was at the topic's end, and read on until SIGTERM"
     )
@@ -130,7 +130,10 @@ def main() -> None:
     partitions = consumer.list_topics(arguments.topic, 30).topics[arguments.topic].partitions
     consumer.assign([TopicPartition(arguments.topic, number, 0) for number in partitions])
     producer = Producer({"bootstrap.servers": arguments.bootstrap, "linger.ms": 5, "compression.type": "lz4"})
-    pipeline = Pipeline(producer, arguments.averages, arguments.alerts)
+    pipeline = Pipeline(producer, arguments.averages)
+    alerts = urlsplit(arguments.alerts) if arguments.alerts else None
+    if not arguments.go_on:
+        pipeline.alerts = alerts
     began, cpu = time.monotonic(), time.process_time()
     ends: set[int] = set()
     while len(ends) < len(partitions) and time.monotonic() - began < arguments.limit_s:
@@ -141,6 +144,7 @@ def main() -> None:
     seconds = time.monotonic() - began
     figures = {"events": pipeline.events, "windows": pipeline.windows, "cpu_s": time.process_time() - cpu}
     print(json.dumps({**figures, "seconds": round(seconds, 3), "at_end": len(ends) == len(partitions)}), flush=True)
+    pipeline.alerts = alerts
     while arguments.go_on and not stop:
         _read(consumer, pipeline, 0.05)
     producer.flush(60)
