@@ -39,6 +39,11 @@ pub struct JobConfig {
 }
 
 impl JobConfig {
+    /// Whether it listens on `/ingest`.
+    pub fn has_http_source(&self) -> bool {
+        self.sources.iter().any(|source| source.http.is_some())
+    }
+
     /// Reads the normalised JSON. The error names the member and its line.
     pub fn from_json(json: &str) -> Result<JobConfig, crate::Error> {
         let config: JobConfig = serde_json::from_str(json)
@@ -141,6 +146,23 @@ pub struct SourceConfig {
     pub http: Option<HttpSourceConfig>,
     pub file: Option<FileSourceConfig>,
     pub kafka: Option<KafkaSourceConfig>,
+}
+
+impl SourceConfig {
+    /// Whether its rows are journaled, since nobody has them any more once they are acknowledged.
+    pub fn is_push(&self) -> bool {
+        self.http.is_some()
+    }
+
+    /// Whether it has no end of its own: it waits for whoever sends.
+    pub fn is_endless(&self) -> bool {
+        self.http.is_some()
+    }
+
+    /// Whether its position is journaled with its rows.
+    pub fn keeps_position(&self) -> bool {
+        false
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

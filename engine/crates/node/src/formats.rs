@@ -9,7 +9,7 @@ use streamjob_core::decode::{AvroBodyError, Decoder, Positions};
 use streamjob_core::plan::Plan;
 
 use crate::ingest::Answer;
-use crate::schemas::Jitter;
+use crate::random::Random;
 
 /// How a body is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Format {
 pub struct Formats {
     avro: Option<AvroConfig>,
     registry: Option<Registry>,
-    jitter: Jitter,
+    random: Random,
 }
 
 impl Formats {
@@ -79,8 +79,7 @@ impl Formats {
         };
         let registry = source.as_ref().and_then(|(_, avro)| avro.registry.as_ref());
         let registry = registry.map(Registry::new).transpose().map_err(in_source)?;
-        let jitter = Jitter::new(uuid::Uuid::new_v4().as_u64_pair().0);
-        let formats = Formats { avro: source.as_ref().map(|(_, avro)| avro.clone()), registry, jitter };
+        let formats = Formats { avro: source.as_ref().map(|(_, avro)| avro.clone()), registry, random: Random::new() };
         formats.decoder(plan).map_err(in_source)?;
         Ok(formats)
     }
@@ -152,7 +151,7 @@ impl Formats {
         let Some(registry) = &self.registry else {
             return Err(Answer::problem(StatusCode::BAD_REQUEST, "the job has no schema registry"));
         };
-        match registry.schema(schema, || self.jitter.next()).await {
+        match registry.schema(schema, || self.random.next()).await {
             Found::Schema(_) => Ok(()),
             Found::Missing(reason) => Err(Answer::problem(StatusCode::BAD_REQUEST, &reason)),
         }

@@ -17,6 +17,9 @@ mod options;
 mod paced;
 mod port;
 mod progress_json;
+#[allow(dead_code, reason = "the way of sources that come with the next commits")]
+mod push;
+mod random;
 mod read_again;
 mod replay;
 mod rest;

@@ -10,7 +10,7 @@ use streamjob_connectors::connection::Connection;
 use streamjob_connectors::deliveries::{Delivery as BatchDelivery, DeliveryReport, run_deliveries};
 use streamjob_connectors::kafka::{Hooks, KafkaSink, SinkVerdict};
 use streamjob_connectors::webhook::Webhook;
-use streamjob_core::config::{Delivery, HttpSinkConfig, KafkaSinkConfig, SinkConfig};
+use streamjob_core::config::{Delivery, HttpSinkConfig, KafkaSinkConfig, SinkConfig, SourceConfig};
 use streamjob_core::outbox::{MAX_OUTBOX_BYTES, first_number, incarnation_of};
 use streamjob_core::plan::{Limits, Plan};
 use streamjob_core::progress::{SplitIndex, SplitStatus};
@@ -133,7 +133,8 @@ async fn run_once(
     })?;
     let mut ready = None;
     if let Some((listener, address)) = listener {
-        let ingest = running.sequencer.clone().map(|sequencer| Arc::new(Ingest::new(running.shared.clone(), sequencer, formats)));
+        let sequencer = running.sequencer.clone().filter(|_| running.shared.plan.config.has_http_source());
+        let ingest = sequencer.map(|sequencer| Arc::new(Ingest::new(running.shared.clone(), sequencer, formats)));
         let token = options.control_token.clone().map(|token| ControlToken::new(token, options.control_token_file.clone()));
         let router = crate::rest::router(Rest { shared: running.shared.clone() }, token);
         tokio::spawn(server::serve(listener, ingest, router, tasks.listener.clone(), tasks.connections.clone()));
@@ -187,7 +188,7 @@ fn start_messages(tasks: &Tasks, shared: &Arc<Shared>, sink: usize, config: &Sin
         (None, Some(kafka)) => start_kafka(tasks, shared, sink, kafka, receiver, report)?,
         _ => return Err(Error::engine(format!("sink {name} takes no messages"))),
     };
-    shared.connections.lock().push(ConnectionView { source: false, name: name.clone(), connection, topic: None });
+    shared.connections.lock().push(ConnectionView { source: false, name: name.clone(), connection, topic: None, bytes: None });
     Ok(Output::Messages { name, sender })
 }
 
@@ -325,7 +326,7 @@ struct Idle {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
     No,
-    /// All files are read; the push source is closed.
+    /// All files are read and sources that have an end are there; push sources are closed.
     Closed,
     /// The end of time was announced.
     Announced,
@@ -411,12 +412,18 @@ impl Watch {
         self.shared.inboxes.iter().for_each(|inbox| inbox.put(Message::Status { split, at, status }));
     }
 
+    /// Whether nothing but what is being read keeps time from ending.
+    fn may_end(&self, exit_at_end: bool) -> bool {
+        let has_endless = self.shared.plan.config.sources.iter().any(SourceConfig::is_endless);
+        (exit_at_end || !has_endless) && !self.shared.has_unfinished_sources()
+    }
+
     /// True once everything is read, closed, committed and delivered. Without `exit_at_end` that never ends a run, but where
     /// all sources have an end, time ends with them all the same.
     fn look_at_end(&mut self, running: &Running, exit_at_end: bool) -> bool {
         match self.ending {
-            Ending::No if (exit_at_end || running.sequencer.is_none()) && running.replayed() => {
-                if self.shared.plan.config.sources.iter().all(|source| source.file.is_none() && source.kafka.is_none()) {
+            Ending::No if self.may_end(exit_at_end) && running.replayed() => {
+                if self.shared.plan.config.sources.iter().all(SourceConfig::is_endless) {
                     tracing::warn!(
                         "the job has nothing to read to an end: it takes nothing, finishes what its journal holds and ends"
                     );

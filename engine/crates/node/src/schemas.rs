@@ -4,7 +4,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -14,7 +13,10 @@ use streamjob_core::config::MessageFormat;
 use streamjob_core::decode::{Decoder, Payload};
 use streamjob_core::{Error, Result};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
+
+use crate::random::Random;
 
 /// Whoever waits for a schema looks this often whether it should go on waiting.
 const LOOK: Duration = Duration::from_millis(50);
@@ -31,13 +33,15 @@ struct Asking {
     answers: Arc<Answers>,
     /// Ends with this.
     tasks: Mutex<JoinSet<()>>,
-    jitter: Arc<Jitter>,
+    random: Arc<Random>,
 }
 
 #[derive(Default)]
 struct Answers {
     known: Mutex<Known>,
     arrived: Condvar,
+    /// The same for a task.
+    arrived_for_task: Notify,
 }
 
 /// What was asked, beside the schemas, which the registry's client keeps.
@@ -62,7 +66,7 @@ impl Schemas {
             runtime,
             answers: Arc::default(),
             tasks: Mutex::default(),
-            jitter: Arc::new(Jitter::new(uuid::Uuid::new_v4().as_u64_pair().0)),
+            random: Arc::new(Random::new()),
         };
         Ok(Schemas { asking: Some(asking) })
     }
@@ -113,6 +117,14 @@ impl Schemas {
         }
     }
 
+    /// Waits until some schema has come since the last call; for the one task that decodes.
+    pub async fn arrival(&self) {
+        match &self.asking {
+            Some(asking) => asking.answers.arrived_for_task.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// What is under a number, if that is known; else it is on its way.
     fn ask(&self, id: u32) -> Option<Found> {
         let Some(asking) = &self.asking else {
@@ -132,12 +144,12 @@ impl Asking {
             return Some(Found::Missing(reason.clone()));
         }
         if known.asked.insert(id) {
-            let (registry, answers, jitter) = (self.registry.clone(), self.answers.clone(), self.jitter.clone());
+            let (registry, answers, random) = (self.registry.clone(), self.answers.clone(), self.random.clone());
             let mut tasks = self.tasks.lock();
             while tasks.try_join_next().is_some() {}
             tasks.spawn_on(
                 async move {
-                    let found = registry.schema(id, || jitter.next()).await;
+                    let found = registry.schema(id, || random.next()).await;
                     answers.note(id, found);
                 },
                 &self.runtime,
@@ -158,23 +170,6 @@ impl Answers {
             known.missing.insert(id, reason);
         }
         self.arrived.notify_all();
-    }
-}
-
-/// Numbers from 0 to 1 for the spacing of tries (SplitMix64).
-pub struct Jitter {
-    state: AtomicU64,
-}
-
-impl Jitter {
-    pub fn new(seed: u64) -> Jitter {
-        Jitter { state: AtomicU64::new(seed) }
-    }
-
-    pub fn next(&self) -> f64 {
-        let mut bits = self.state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((bits ^ bits >> 31) >> 11) as f64 / (1u64 << 53) as f64
+        self.arrived_for_task.notify_one();
     }
 }
