@@ -425,6 +425,8 @@ fn open_shards(shared: &Arc<Shared>, worker: usize, udfs: &dyn UdfFactory) -> Re
     }
     let mut ledger = Ledger::default();
     shards.iter().for_each(|shard| ledger.add(&shard.ledger));
+    // Before anybody can ask: to whoever reads the counters they must never seem to begin anew.
+    shared.figures[worker].lock().ledger.add(&ledger);
     let report = Report {
         positions: (0..shared.splits.len())
             .map(|split| shards.iter().map(|shard| (shard.id, shard.progress(split as SplitIndex).position)).collect())

@@ -67,9 +67,7 @@ async fn what_is_not_there_is_said_for_good() {
     let Found::Missing(reason) = registry.schema(8, || 1.0).await else { panic!("there is none") };
     assert!(reason.contains("has no schema 8"), "{reason}");
     assert_eq!(answers.came.lock().unwrap().len(), MISSING_TRIES as usize);
-    for (entry, told) in [
-        (r#"{"schema":"x","schemaType":"PROTOBUF"}"#, "is PROTOBUF, not Avro"),
-    ] {
+    for (entry, told) in [(r#"{"schema":"x","schemaType":"PROTOBUF"}"#, "is PROTOBUF, not Avro")] {
         let (_, registry) = start(&[(200, entry), (200, entry)], None).await;
         let Found::Missing(reason) = registry.schema(9, || 1.0).await else { panic!("it cannot be read") };
         assert!(reason.contains(told), "{reason}");
@@ -127,7 +125,9 @@ async fn what_a_schema_refers_to_is_fetched_with_it() {
         _ => None,
     };
     let id = |id: u32| match id {
-        1 => Some(r#"{"schema":"[\"null\",\"geo.Place\"]","references":[{"name":"geo.Place","subject":"places/geo.Place","version":3}]}"#),
+        1 => Some(
+            r#"{"schema":"[\"null\",\"geo.Place\"]","references":[{"name":"geo.Place","subject":"places/geo.Place","version":3}]}"#,
+        ),
         2 => Some(r#"{"schema":"\"geo.Place\"","references":[{"name":"geo.Place","subject":"places/geo.Place","version":4}]}"#),
         _ => None,
     };
@@ -135,9 +135,8 @@ async fn what_a_schema_refers_to_is_fetched_with_it() {
         Some(text) => (StatusCode::OK, text),
         None => (StatusCode::NOT_FOUND, ""),
     };
-    let router = Router::new()
-        .route("/schemas/ids/{id}", get(move |Path(number): Path<u32>| async move { found(id(number)) }))
-        .route(
+    let router =
+        Router::new().route("/schemas/ids/{id}", get(move |Path(number): Path<u32>| async move { found(id(number)) })).route(
             "/subjects/{subject}/versions/{version}",
             get(move |Path((subject, version)): Path<(String, u32)>| async move { found(named(&subject, version)) }),
         );
