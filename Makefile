@@ -97,6 +97,7 @@ test: setup $(DATA) ## Set up, then every test that needs no outside server
 
 .PHONY: integration
 integration: wheels $(DATA) .venv/.crash ## The engine as a user runs it: contracts, kills, restarts
+	@engine/tools/system.sh --servers
 	STREAMJOB_CRASH_ENGINE=$(CURDIR)/.venv/crash-engine $(BIN)/python -m pytest -q integration
 
 # A second engine that kills itself at named steps of a commit; only for tests.

@@ -11,9 +11,13 @@ from pathlib import Path
 import harness
 import kafka_broker
 import kills
+import nats_server
+import postgres_server
 import pytest
 from harness import Job
 from kafka_broker import Broker
+from nats_server import Nats
+from postgres_server import Postgres
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -119,3 +123,59 @@ def make_broker(folder: Path) -> Iterator[Callable[..., Broker]]:
     yield make
     for broker in made:
         broker.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server that many tests share: each has a database of its own."""
+    reason = postgres_server.missing()
+    if reason:
+        skip_or_fail(reason)
+    server = Postgres().start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def make_postgres() -> Iterator[Callable[..., Postgres]]:
+    """Makes servers for a test that does something to them; none is started yet."""
+    reason = postgres_server.missing()
+    if reason:
+        skip_or_fail(reason)
+    made: list[Postgres] = []
+
+    def make(**options: object) -> Postgres:
+        made.append(Postgres(**options))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nats]:
+    """A NATS server that many tests share: each has streams of its own."""
+    reason = nats_server.missing()
+    if reason:
+        skip_or_fail(reason)
+    server = Nats(tmp_path_factory.mktemp("nats")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def make_nats(folder: Path) -> Iterator[Callable[..., Nats]]:
+    """Makes NATS servers for a test that does something to them; none is started yet."""
+    reason = nats_server.missing()
+    if reason:
+        skip_or_fail(reason)
+    made: list[Nats] = []
+
+    def make(**options: object) -> Nats:
+        made.append(Nats(folder / f"nats-{len(made)}", **options))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.stop()

@@ -269,11 +269,14 @@ class Running:
 
         def look() -> bool:
             try:
-                seen[:] = [self.metrics()]
+                answer = self.get("/metrics")
             except httpx.TransportError:
                 # The state is opened anew: the next look finds it.
                 assert self.process.poll() is None, f"the engine has ended\n{self.stderr[-3000:]}"
                 return False
+            if answer.status_code == 503:
+                return False  # likewise
+            seen[:] = [Metrics(answer.text)]
             return seen[0].sum(name, **labels) >= at_least
 
         wait_until(f"{name}{labels or ''} >= {at_least}", look, within_s)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import certificates
 import kills
 import pytest
 from confluent_kafka import TopicPartition
@@ -356,42 +357,11 @@ def test_connections_are_tried_and_what_is_wrong_is_said(broker: Broker, make_jo
     assert "create the topic, or correct its name" in tried.stderr
 
 
-def certificates(folder: Path) -> None:
-    """An authority, and a certificate of 127.0.0.1 that it has signed."""
-    folder.mkdir()
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n", encoding="utf-8")
-    new_key = ["-newkey", "rsa:2048", "-nodes", "-subj"]
-    for command in (
-        ["req", "-x509", *new_key, "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2"],
-        ["req", "-new", *new_key, "/CN=broker", "-keyout", "broker.key", "-out", "broker.csr"],
-        [
-            "x509",
-            "-req",
-            "-in",
-            "broker.csr",
-            "-CA",
-            "ca.pem",
-            "-CAkey",
-            "ca.key",
-            "-CAcreateserial",
-            "-days",
-            "2",
-            "-extfile",
-            "names",
-            "-out",
-            "broker.pem",
-        ],
-    ):
-        subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
-    both = (folder / "broker.key").read_text() + (folder / "broker.pem").read_text()
-    (folder / "both.pem").write_text(both, encoding="utf-8")
-
-
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl to make certificates with")
+@pytest.mark.skipif(certificates.MISSING is not None, reason=str(certificates.MISSING))
 def test_tls_and_sasl_with_secrets_by_reference(
     make_broker: Callable[..., Broker], make_job: Callable[..., Job], folder: Path, seed: int
 ) -> None:
-    certificates(folder / "tls")
+    certificates.certificates(folder / "tls")
     login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
     broker = make_broker(
         listener="SASL_SSL",
@@ -493,6 +463,36 @@ spec:
     assert sorted(numbers) == list(range(full))
     # Each partition in its order.
     assert [n for n in numbers if n % 2] == sorted(n for n in numbers if n % 2)
+
+
+@pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
+def test_rows_that_are_too_large_are_left_out_alone(
+    broker: Broker, make_job: Callable[..., Job], delivery: str
+) -> None:
+    out = f"large-{delivery}"
+    broker.create(out, 1)
+    job = make_job(
+        f"""
+apiVersion: streamjob.dev/v1alpha1
+kind: StreamJob
+metadata: {{name: {out}}}
+spec:
+  schema: {{key: device, time: {{field: at, unit: us}}, fields: {{device: string, text: string}}}}
+  sources: [{{name: in, file: {{path: events.ndjson, format: ndjson}}}}]
+  sinks:
+    - name: out
+      from: events
+      delivery: {delivery}
+      kafka: {{bootstrapServers: "{broker.address}", topic: {out}, properties: {{message.max.bytes: "140000"}}}}
+  deadLetters: {{file: {{path: dead}}}}
+"""
+    )
+    rows = [{"device": f"d{n % 3}", "at": n, "text": "x" * (200_000 if n % 10 == 4 else 10)} for n in range(50)]
+    job.write("events.ndjson", "".join(json.dumps(row) + "\n" for row in rows))
+    job.run_to_end()
+    assert sorted(letter["row"]["at"] for letter in job.rows("dead")) == [4, 14, 24, 34, 44]
+    assert all("is larger than message.max.bytes allows" in letter["reason"] for letter in job.rows("dead"))
+    assert sorted(row["at"] for row in broker.rows(out)) == [n for n in range(50) if n % 10 != 4]
 
 
 def test_a_silent_partition_does_not_hold_windows_back(broker: Broker, make_job: Callable[..., Job]) -> None:

@@ -27,6 +27,8 @@ ONLY_IN = {
     "rustix": {"streamjob-state", "streamjob-connectors", "streamjob-node"},
     "tokio": {"streamjob-connectors", "streamjob-node"},
     "rdkafka": {"streamjob-connectors"},
+    "async-nats": {"streamjob-connectors"},
+    "tokio-postgres": {"streamjob-connectors"},
     "hyper": {"streamjob-connectors", "streamjob-node"},
     "rand": {"streamjob-simulation"},
 }

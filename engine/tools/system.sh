@@ -13,6 +13,22 @@ find_libclang() {
     return 1
 }
 if [ "${1:-}" = --has-libclang ]; then find_libclang; exit; fi
+as_root=()
+[ "$(id -u)" = 0 ] || as_root=(sudo -n)
+has_apt() { command -v apt-get >/dev/null && "${as_root[@]}" true 2>/dev/null; }
+install() {
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >&2 2>&1 \
+        || { "${as_root[@]}" apt-get update -qq >&2 && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >&2; }
+}
+# What the integration tests start of their own. Without them these tests are skipped, each with its reason.
+if [ "${1:-}" = --servers ]; then
+    command -v postgres >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
+    command -v nats-server >/dev/null || missing+=(nats-server)
+    [ ${#missing[@]} -eq 0 ] && exit
+    echo "setup: the integration tests want ${missing[*]} from the system" >&2
+    { has_apt && install "${missing[@]}"; } || echo "setup: without ${missing[*]} (Debian's package names) some are skipped" >&2
+    exit 0
+fi
 command -v c++ >/dev/null || missing+=(g++)
 find_libclang || missing+=(libclang-dev)
 # OpenSSL and librdkafka are built from source: the one by Perl with its usual modules, both by make.
@@ -22,12 +38,9 @@ command -v make >/dev/null || missing+=(make)
 
 if [ ${#missing[@]} -gt 0 ]; then
     echo "setup: the build needs ${missing[*]} from the system" >&2
-    as_root=()
-    [ "$(id -u)" = 0 ] || as_root=(sudo -n)
-    if command -v apt-get >/dev/null && "${as_root[@]}" true 2>/dev/null; then
+    if has_apt; then
         echo "setup: installing ${missing[*]} with apt (a minute)" >&2
-        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >&2 2>&1 \
-            || { "${as_root[@]}" apt-get update -qq >&2 && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >&2; } \
+        install "${missing[@]}" \
             || { echo "setup: apt could not install ${missing[*]}; install them and run make again" >&2; exit 1; }
     else
         echo "setup: please install ${missing[*]} (Debian's package names) and run make again" >&2

@@ -90,7 +90,17 @@ def source_of(**members: Any) -> dict[str, Any]:
     return {"name": "in", "kafka": kafka(**members)}
 
 
+def nats(**members: Any) -> dict[str, Any]:
+    return {"name": "o", "from": "events", "nats": {"servers": "a:4222", "subject": "s", **members}}
+
+
+def postgres(**members: Any) -> dict[str, Any]:
+    base = {"host": "db", "database": "d", "username": "u", "table": "t"}
+    return {"name": "o", "from": "events", "postgres": {**base, **members}}
+
+
 _SOURCE: Path = ("spec", "sources", 0)
+_SOMEWHERE = {"secretRef": {"env": "A"}}
 _NOWHERE = {"secretRef": {}}
 _SASL = {"sasl": {"mechanism": "PLAIN", "username": "u", "password": _NOWHERE}}
 _TLS = {"tls": {"keyPassword": _NOWHERE}}
@@ -167,6 +177,16 @@ WRONG: list[tuple[str, dict[str, Any], Path, Any]] = [
     ("spec.sinks[].kafka", {}, ("spec", "sinks", 0), sink_to(transactionTimeout="1ms")),
     ("spec.sinks[].kafka.sasl.password.secretRef", {}, ("spec", "sinks", 0), sink_to(**_SASL)),
     ("spec.sinks[].kafka.tls.keyPassword.secretRef", {}, ("spec", "sinks", 0), sink_to(**_TLS)),
+    ("spec.sinks[].nats", {}, ("spec", "sinks", 0), nats(timeout="1ms")),
+    ("spec.sinks[].nats", {}, ("spec", "sinks", 0), nats(username="u")),
+    ("spec.sinks[].nats", {}, ("spec", "sinks", 0), nats(token=_SOMEWHERE, credentials=_SOMEWHERE)),
+    ("spec.sinks[].nats.password.secretRef", {}, ("spec", "sinks", 0), nats(username="u", password=_NOWHERE)),
+    ("spec.sinks[].nats.token.secretRef", {}, ("spec", "sinks", 0), nats(token=_NOWHERE)),
+    ("spec.sinks[].nats.credentials.secretRef", {}, ("spec", "sinks", 0), nats(credentials=_NOWHERE)),
+    ("spec.sinks[].postgres", {}, ("spec", "sinks", 0), postgres(timeout="1ms")),
+    ("spec.sinks[].postgres", {}, ("spec", "sinks", 0), postgres(mode="upsert")),
+    ("spec.sinks[].postgres", {}, ("spec", "sinks", 0), postgres(key=["key"])),
+    ("spec.sinks[].postgres.password.secretRef", {}, ("spec", "sinks", 0), postgres(password=_NOWHERE)),
     ("spec.sources[].kafka", {}, _SOURCE, source_of(refresh="1ms")),
     ("spec.sources[].kafka.sasl.password.secretRef", {}, _SOURCE, source_of(**_SASL)),
     ("spec.sources[].kafka.tls.keyPassword.secretRef", {}, _SOURCE, source_of(**_TLS)),

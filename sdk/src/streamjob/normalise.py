@@ -16,17 +16,21 @@ from streamjob.loading import LoadedJob
 from streamjob.models import (
     EVENTS,
     Avro,
+    ClientTls,
     FileFormatKinds,
     KafkaConnection,
     KafkaSink,
     KafkaSource,
     MessageFormatKinds,
+    NatsSink,
+    PostgresSink,
     Registry,
     Secret,
     SinkSpec,
     SourceSpec,
     WindowSpec,
 )
+from streamjob.models.kafka import Tls
 from streamjob.paths import parse_path
 from streamjob.problems import Path, Problem
 from streamjob.resolve import ResolvedUdf, resolve_path
@@ -126,19 +130,23 @@ def _file(path: str | None, base_dir: str) -> str | None:
     return None if path is None else resolve_path(path, base_dir)
 
 
+def _tls(tls: ClientTls | None, base_dir: str) -> dict[str, Any] | None:
+    if tls is None:
+        return None
+    return {
+        "ca_file": _file(tls.ca_file, base_dir),
+        "certificate_file": _file(tls.certificate_file, base_dir),
+        "key_file": _file(tls.key_file, base_dir),
+        "key_password": _secret(tls.key_password, base_dir) if isinstance(tls, Tls) else None,
+        "verify_hostname": tls.verify_hostname,
+    }
+
+
 def _connection(kafka: KafkaConnection, base_dir: str) -> dict[str, Any]:
     tls, sasl = kafka.tls, kafka.sasl
     return {
         "bootstrap_servers": kafka.bootstrap_servers,
-        "tls": None
-        if tls is None
-        else {
-            "ca_file": _file(tls.ca_file, base_dir),
-            "certificate_file": _file(tls.certificate_file, base_dir),
-            "key_file": _file(tls.key_file, base_dir),
-            "key_password": _secret(tls.key_password, base_dir),
-            "verify_hostname": tls.verify_hostname,
-        },
+        "tls": _tls(tls, base_dir),
         "sasl": None
         if sasl is None
         else {
@@ -187,6 +195,51 @@ def _kafka_sink(kafka: KafkaSink, sink: SinkSpec, loaded: LoadedJob) -> dict[str
         "max_batch_rows": kafka.max_batch_rows,
         "backoff_initial_us": int(kafka.backoff.initial),
         "backoff_max_us": int(kafka.backoff.max),
+    }
+
+
+def _nats_sink(nats: NatsSink, base_dir: str) -> dict[str, Any]:
+    auth: dict[str, Any] | None = None
+    if nats.username is not None and nats.password is not None:
+        auth = {"password": {"username": nats.username, "password": secret(nats.password, base_dir)}}
+    elif nats.token is not None:
+        auth = {"token": secret(nats.token, base_dir)}
+    elif nats.credentials is not None:
+        auth = {"credentials": secret(nats.credentials, base_dir)}
+    return {
+        "connection": {"servers": nats.servers, "auth": auth, "tls": _tls(nats.tls, base_dir)},
+        "subject": nats.subject,
+        "headers": dict(nats.headers),
+        "duplicate_window_us": int(nats.duplicate_window),
+        "max_batch_rows": nats.max_batch_rows,
+        "timeout_us": int(nats.timeout),
+        "backoff_initial_us": int(nats.backoff.initial),
+        "backoff_max_us": int(nats.backoff.max),
+    }
+
+
+def _postgres_sink(postgres: PostgresSink, base_dir: str) -> dict[str, Any]:
+    columns = postgres.columns
+    return {
+        "connection": {
+            "host": postgres.host,
+            "port": postgres.port,
+            "database": postgres.database,
+            "username": postgres.username,
+            "password": _secret(postgres.password, base_dir),
+            "tls": _tls(postgres.tls, base_dir),
+        },
+        "table": postgres.table,
+        "mode": postgres.mode,
+        "key": list(postgres.key),
+        "columns": None
+        if columns is None
+        else [{"column": column, "member": member} for column, member in columns.items()],
+        "progress_table": postgres.progress_table,
+        "max_batch_rows": postgres.max_batch_rows,
+        "timeout_us": int(postgres.timeout),
+        "backoff_initial_us": int(postgres.backoff.initial),
+        "backoff_max_us": int(postgres.backoff.max),
     }
 
 
@@ -305,5 +358,7 @@ def _sink(sink: SinkSpec, loaded: LoadedJob, scope: Scope) -> dict[str, Any]:
             "backoff_max_us": int(http.backoff.max),
         },
         "kafka": None if sink.kafka is None else _kafka_sink(sink.kafka, sink, loaded),
+        "nats": None if sink.nats is None else _nats_sink(sink.nats, base_dir),
+        "postgres": None if sink.postgres is None else _postgres_sink(sink.postgres, base_dir),
         "stdout": None if sink.stdout is None else {},
     }

@@ -8,11 +8,16 @@ pub mod file_sink;
 pub mod file_source;
 mod http_client;
 pub mod kafka;
+pub mod nats;
 mod os;
+pub mod postgres;
 pub mod registry;
 pub mod replay_file;
+mod rows;
 pub mod secret;
 pub mod stdout;
+mod tls;
+pub mod transacting;
 pub mod webhook;
 
 pub use os::is_disk_full;

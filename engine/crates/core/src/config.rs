@@ -4,6 +4,8 @@
 //! microseconds, sizes are bytes; the unit is part of the member's name.
 
 mod format;
+mod nats;
+mod postgres;
 
 use std::collections::BTreeMap;
 
@@ -12,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::expr::Expr;
 
 pub use format::{AvroConfig, AvroFileConfig, FileSourceFormat, Framing, MessageFormat, RegistryAuth, RegistryConfig};
+pub use nats::{NatsAuthConfig, NatsConnectionConfig, NatsSinkConfig};
+pub use postgres::{PostgresConnectionConfig, PostgresSinkConfig, TableColumnConfig, TableMode};
 
 /// One validated StreamJob with every default filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -370,6 +374,8 @@ pub struct SinkConfig {
     pub file: Option<FileSinkConfig>,
     pub http: Option<HttpSinkConfig>,
     pub kafka: Option<KafkaSinkConfig>,
+    pub nats: Option<NatsSinkConfig>,
+    pub postgres: Option<PostgresSinkConfig>,
     pub stdout: Option<StdoutSinkConfig>,
 }
 

@@ -24,6 +24,8 @@ pub struct Batch {
     pub number: u64,
     pub rows: u32,
     pub body: Arc<[u8]>,
+    /// Once the batch may leave, those below this number are confirmed and deleted by a commit: they never come again.
+    pub confirmed_below: u64,
 }
 
 /// The first number of an output incarnation: a state that was restored from before what its sinks have must not use their
@@ -93,11 +95,16 @@ impl Outbox {
         self
     }
 
-    /// Takes up a batch that the store held at the start.
-    pub fn restore(&mut self, batch: Batch) {
+    /// Takes up a batch that the store held at the start, in the order of their numbers.
+    pub fn restore(&mut self, mut batch: Batch) {
         debug_assert!(batch.number < self.next_number);
+        batch.confirmed_below = self.first_held().unwrap_or(batch.number);
         self.bytes += batch.body.len();
         self.held.push_back(Held { batch, stored: true });
+    }
+
+    fn first_held(&self) -> Option<u64> {
+        self.held.front().map(|held| held.batch.number)
     }
 
     /// Goes on with the numbers of an output incarnation. Batches that are there keep theirs. False: it was there already.
@@ -150,6 +157,8 @@ impl Outbox {
     pub fn cut(&mut self) -> Vec<Batch> {
         let mut cut = Vec::new();
         let mut start = 0usize;
+        // Exactly-once batches are cut for the commit that deletes what was confirmed.
+        let confirmed_below = self.first_held().unwrap_or(self.next_number);
         for ends in self.staged_ends.chunks(self.max_batch_rows as usize) {
             let mut body = Vec::with_capacity(*ends.last().expect("chunks are not empty") as usize - start + ends.len() + 2);
             for end in ends {
@@ -158,7 +167,7 @@ impl Outbox {
                 start = *end as usize;
             }
             body.push(b']');
-            let batch = Batch { number: self.next_number, rows: ends.len() as u32, body: body.into() };
+            let batch = Batch { number: self.next_number, rows: ends.len() as u32, body: body.into(), confirmed_below };
             self.next_number += 1;
             self.bytes += batch.body.len();
             self.held.push_back(Held { batch: batch.clone(), stored: false });
@@ -250,6 +259,25 @@ mod tests {
         assert!(outbox.begin_incarnation(2) && !outbox.begin_incarnation(1));
         assert_eq!(outbox.unconfirmed().map(|batch| batch.number).collect::<Vec<_>>(), [7, 1 << 40]);
         assert_eq!(outbox.next_number(), 2 << 40);
+    }
+
+    #[test]
+    fn a_batch_says_below_which_number_none_comes_again() {
+        let mut outbox = Outbox::new(1, 0);
+        let mut cut = |outbox: &mut Outbox| {
+            outbox.stage(b"{}");
+            outbox.cut().remove(0)
+        };
+        let floors = [0, 1].map(|_| cut(&mut outbox).confirmed_below);
+        outbox.freeze();
+        outbox.confirm(0);
+        assert_eq!((floors, cut(&mut outbox).confirmed_below), ([0, 0], 1));
+        outbox.confirm(2);
+        assert_eq!(cut(&mut outbox).confirmed_below, 1, "1 is not confirmed");
+        outbox.freeze();
+        let mut again = Outbox::new(1, 4);
+        outbox.unconfirmed().for_each(|batch| again.restore(batch.clone()));
+        assert_eq!(again.unconfirmed().map(|batch| batch.confirmed_below).collect::<Vec<_>>(), [1, 1]);
     }
 
     #[test]

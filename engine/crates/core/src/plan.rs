@@ -449,15 +449,24 @@ fn compile_sinks(config: &JobConfig, event_columns: &[FieldConfig], windows: &mu
 }
 
 fn sink_mode(sink: &SinkConfig) -> Result<(SinkMode, u32)> {
-    match (&sink.file, &sink.http, &sink.kafka, &sink.stdout) {
+    let messages = [
+        sink.http.as_ref().map(|http| http.max_batch_rows),
+        sink.kafka.as_ref().map(|kafka| kafka.max_batch_rows),
+        sink.nats.as_ref().map(|nats| nats.max_batch_rows),
+        sink.postgres.as_ref().map(|postgres| postgres.max_batch_rows),
+    ];
+    let mut messages = messages.into_iter().flatten();
+    match (&sink.file, messages.next(), messages.next(), &sink.stdout) {
         (Some(_), None, None, None) => Ok((SinkMode::Segments, u32::MAX)),
-        (None, Some(http), None, None) => Ok((SinkMode::Messages, http.max_batch_rows.max(1))),
-        (None, None, Some(kafka), None) => Ok((SinkMode::Messages, kafka.max_batch_rows.max(1))),
+        (None, Some(max_batch_rows), None, None) => Ok((SinkMode::Messages, max_batch_rows.max(1))),
         (None, None, None, Some(_)) if sink.delivery == Delivery::AtLeastOnce => Ok((SinkMode::Stream, u32::MAX)),
         (None, None, None, Some(_)) => {
             Err(Error::user(format!("sink {}: stdout can't be exactly-once; set delivery: at-least-once", sink.name)))
         }
-        _ => Err(Error::user(format!("sink {}: exactly one of file, http, kafka and stdout must be set", sink.name))),
+        _ => Err(Error::user(format!(
+            "sink {}: exactly one of file, http, kafka, nats, postgres and stdout must be set",
+            sink.name
+        ))),
     }
 }
 

@@ -12,6 +12,7 @@ mod formats;
 mod idempotency;
 mod inbox;
 mod ingest;
+mod message_sinks;
 mod metrics;
 mod options;
 mod paced;

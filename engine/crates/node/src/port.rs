@@ -249,6 +249,7 @@ impl SinkPort for Port {
             shard,
             sink: name.clone(),
             last_seq: batch.number,
+            confirmed_below: batch.confirmed_below,
             batch: WebhookBatch {
                 body: Bytes::from_owner(batch.body.clone()),
                 rows: batch.rows,

@@ -1,23 +1,16 @@
 //! One run from start to end: signals, time limits, checkpoints, the live view.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use streamjob_connectors::backoff::Backoff;
-use streamjob_connectors::connection::Connection;
-use streamjob_connectors::deliveries::{Delivery as BatchDelivery, DeliveryReport, run_deliveries};
-use streamjob_connectors::kafka::{Hooks, KafkaSink, SinkVerdict};
-use streamjob_connectors::webhook::Webhook;
-use streamjob_core::config::{Delivery, HttpSinkConfig, KafkaSinkConfig, SinkConfig, SourceConfig};
-use streamjob_core::outbox::{MAX_OUTBOX_BYTES, first_number, incarnation_of};
+use streamjob_core::config::SourceConfig;
+use streamjob_core::outbox::MAX_OUTBOX_BYTES;
 use streamjob_core::plan::{Limits, Plan};
 use streamjob_core::progress::{SplitIndex, SplitStatus};
 use streamjob_core::{Error, Result};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,10 +19,10 @@ use crate::control_token::ControlToken;
 use crate::formats::Formats;
 use crate::inbox::Message;
 use crate::ingest::Ingest;
+use crate::message_sinks::MessageSinks;
 use crate::options::{OnReady, Options, StopHandle, Totals};
-use crate::port::{MESSAGE_QUEUE, Output};
 use crate::rest::Rest;
-use crate::shared::{ConnectionView, Gate, Shared};
+use crate::shared::{Gate, Shared};
 use crate::start::{Opened, Running, open_outputs};
 use crate::telemetry::Traces;
 use crate::{progress_json, server, telemetry};
@@ -75,9 +68,7 @@ struct Tasks {
     /// Ends the listener, and each connection after the request that it is at.
     listener: CancellationToken,
     connections: TaskTracker,
-    /// Ends deliveries, also those that wait.
-    deliveries: CancellationToken,
-    delivering: TaskTracker,
+    sinks: MessageSinks,
 }
 
 /// How one opening of the state ended.
@@ -119,16 +110,11 @@ async fn run_once(
 ) -> Result<(End, Totals)> {
     let traces = Traces::from_env(&plan.config.name)?;
     let formats = Formats::new(&plan)?;
-    let tasks = Tasks {
-        listener: CancellationToken::new(),
-        connections: TaskTracker::new(),
-        deliveries: CancellationToken::new(),
-        delivering: TaskTracker::new(),
-    };
+    let tasks = Tasks { listener: CancellationToken::new(), connections: TaskTracker::new(), sinks: MessageSinks::default() };
     let (udfs, exit_at_end) = (options.udfs.clone(), options.exit_at_end);
     let mut running = tokio::task::block_in_place(|| {
         let opened = Opened::open(plan, &options.state_dir)?;
-        let start = |shared: &Arc<Shared>| open_outputs(shared, |sink, config| start_messages(&tasks, shared, sink, config));
+        let start = |shared: &Arc<Shared>| open_outputs(shared, |sink, config| tasks.sinks.start(shared, sink, config));
         opened.start(traces, &udfs, exit_at_end, start)
     })?;
     let mut ready = None;
@@ -160,9 +146,7 @@ async fn finish(mut running: Running, tasks: Tasks, outcome: Result<()>) -> Resu
     shared.close_gate();
     tokio::task::block_in_place(|| running.begin_stop());
     running.rest(REST).await;
-    tasks.deliveries.cancel();
-    tasks.delivering.close();
-    tasks.delivering.wait().await;
+    tasks.sinks.end().await;
     let ended = tokio::task::block_in_place(|| running.end());
     let _ = tokio::time::timeout(LAST_ANSWERS, tasks.connections.wait()).await;
     tokio::task::block_in_place(|| shared.traces.finish());
@@ -172,102 +156,6 @@ async fn finish(mut running: Running, tasks: Tasks, outcome: Result<()>) -> Resu
     }
     ended?;
     Ok(progress_json::totals(&shared, resumed))
-}
-
-/// Starts what sends the batches of one sink.
-fn start_messages(tasks: &Tasks, shared: &Arc<Shared>, sink: usize, config: &SinkConfig) -> Result<Output> {
-    let (sender, receiver) = mpsc::channel(MESSAGE_QUEUE);
-    let name: Arc<str> = shared.plan.sinks[sink].name.as_str().into();
-    let reports = shared.clone();
-    let report = move |report: DeliveryReport| {
-        let worker = usize::from(reports.worker_of[usize::from(report.shard)]);
-        reports.inboxes[worker].put(Message::Report { sink, report });
-    };
-    let connection = match (&config.http, &config.kafka) {
-        (Some(http), None) => start_webhook(tasks, http, receiver, report)?,
-        (None, Some(kafka)) => start_kafka(tasks, shared, sink, kafka, receiver, report)?,
-        _ => return Err(Error::engine(format!("sink {name} takes no messages"))),
-    };
-    shared.connections.lock().push(ConnectionView { source: false, name: name.clone(), connection, topic: None, bytes: None });
-    Ok(Output::Messages { name, sender })
-}
-
-fn start_webhook(
-    tasks: &Tasks,
-    config: &HttpSinkConfig,
-    receiver: mpsc::Receiver<BatchDelivery>,
-    report: impl FnMut(DeliveryReport) + Send + 'static,
-) -> Result<Arc<Connection>> {
-    let webhook = Arc::new(Webhook::new(config)?);
-    let connection = webhook.connection().clone();
-    let backoff = Backoff::new(
-        Duration::from_micros(config.backoff_initial_us.max(0) as u64),
-        Duration::from_micros(config.backoff_max_us.max(0) as u64),
-    );
-    let seed = uuid::Uuid::new_v4().as_u64_pair().0;
-    let shutdown = tasks.deliveries.clone();
-    tasks.delivering.spawn(async move {
-        run_deliveries(webhook, backoff, seed, receiver, report, shutdown).await;
-    });
-    Ok(connection)
-}
-
-/// The library's calls block, so that the sink has a thread of its own.
-fn start_kafka(
-    tasks: &Tasks,
-    shared: &Arc<Shared>,
-    sink: usize,
-    config: &KafkaSinkConfig,
-    receiver: mpsc::Receiver<BatchDelivery>,
-    report: impl FnMut(DeliveryReport) + Send + 'static,
-) -> Result<Arc<Connection>> {
-    let connection: Arc<Connection> = Arc::default();
-    let (plan, state_id) = (&shared.plan.sinks[sink], shared.state.state_id());
-    let seed = uuid::Uuid::new_v4().as_u64_pair().0;
-    let place = format!("sinks.{}.kafka", plan.name);
-    let kafka = KafkaSink::new(&place, &plan.name, config, plan.delivery, state_id, seed, connection.clone())?;
-    if plan.delivery == Delivery::ExactlyOnce {
-        shared.await_sink();
-    }
-    let (known, mut first) = (shared.clone(), true);
-    let decide = move |progress: &HashMap<u16, u64>| match std::mem::replace(&mut first, false) {
-        true => judge_progress(&known, sink, progress),
-        false => SinkVerdict::GoOn,
-    };
-    let (failed, stop) = (shared.clone(), tasks.deliveries.clone());
-    tasks.delivering.spawn_blocking(move || {
-        if let Err(error) = kafka.run(receiver, Hooks { report, decide }, &stop) {
-            failed.fail(error);
-        }
-    });
-    Ok(connection)
-}
-
-/// Whether the state is as new as what the sink has. One that is older, as one restored from a backup is, begins a new output
-/// incarnation, for which it is opened anew: nothing was processed before.
-fn judge_progress(shared: &Shared, sink: usize, progress: &HashMap<u16, u64>) -> SinkVerdict {
-    let incarnation = shared.state.output_incarnation();
-    let first = |shard: u16| {
-        let known = shared.first_numbers.get().and_then(|numbers| numbers.get(&(sink, shard))).copied().unwrap_or(0);
-        known.max(first_number(incarnation))
-    };
-    let ahead = progress.iter().filter(|(shard, next)| **next > first(**shard)).map(|(_, next)| *next).max();
-    let Some(ahead) = ahead else {
-        shared.sink_is_known();
-        return SinkVerdict::GoOn;
-    };
-    let incarnation = incarnation.max(incarnation_of(ahead)) + 1;
-    tracing::warn!(
-        reason = "OutputsMayRepeat",
-        incarnation,
-        sink = shared.plan.sinks[sink].name,
-        "the state is older than what this sink holds, as one restored from a backup is: rows since then may come again"
-    );
-    match shared.state.set_output_incarnation(incarnation) {
-        Ok(()) => shared.ask_reopen("a new output incarnation begins"),
-        Err(error) => shared.fail(error),
-    }
-    SinkVerdict::Stop
 }
 
 /// Whatever asks the run to end: SIGINT, SIGTERM, the host process.

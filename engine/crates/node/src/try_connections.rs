@@ -4,11 +4,16 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use streamjob_connectors::kafka::Topic;
+use streamjob_connectors::nats::NatsSink;
+use streamjob_connectors::postgres::PostgresSink;
 use streamjob_connectors::registry::Registry;
 use streamjob_connectors::webhook::Webhook;
 use streamjob_core::config::{AvroConfig, Delivery, Isolation, JobConfig, KafkaConnectionConfig, MessageFormat};
+use streamjob_core::plan::Plan;
 use streamjob_core::{Error, Result};
 use tokio::runtime::Runtime;
+
+use crate::message_sinks::row_shape;
 
 /// What came of one connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -54,6 +59,20 @@ pub fn try_connections(config: &JobConfig) -> Result<Vec<Tried>> {
                 format!("{said}; {kept}")
             });
             tried.push(told(place, found));
+        }
+        if let Some(nats) = &sink.nats {
+            let place = format!("spec.sinks[{number}].nats");
+            let asked = NatsSink::new(&place, &sink.name, nats, sink.delivery, 0, Arc::default());
+            tried.push(told(place, asked.and_then(|nats| runtime.block_on(nats.describe()))));
+        }
+        if let Some(postgres) = &sink.postgres {
+            let place = format!("spec.sinks[{number}].postgres");
+            let asked = Plan::compile(config.clone()).and_then(|plan| {
+                let shape = row_shape(&plan, number);
+                let sink = PostgresSink::new(&place, &sink.name, postgres, shape, sink.delivery, "", 0, Arc::default())?;
+                runtime.block_on(sink.describe())
+            });
+            tried.push(told(place, asked));
         }
         if let Some(http) = &sink.http {
             let asked = Webhook::new(http).and_then(|webhook| runtime.block_on(webhook.ask()));

@@ -133,7 +133,7 @@ RULES: dict[str, list[Rule]] = {
     ],
     "spec.udfs[].code": [_one_of(("inline", "configMap"), "code")],
     "spec.sinks[]": [
-        _one_of(("file", "http", "kafka", "stdout"), "a sink"),
+        _one_of(("file", "http", "kafka", "nats", "postgres", "stdout"), "a sink"),
         rule("self.name != 'dead-letters'", "dead-letters is the built-in output of that name: rename the sink"),
         rule(
             "!has(self.stdout) || !has(self.delivery) || self.delivery != 'exactly-once'",
@@ -145,6 +145,28 @@ RULES: dict[str, list[Rule]] = {
     "spec.sinks[].kafka": [_at_least("transactionTimeout", "1s", "transactionTimeout")],
     "spec.sinks[].kafka.sasl.password.secretRef": [_one_of(("env", "file"), "a secretRef")],
     "spec.sinks[].kafka.tls.keyPassword.secretRef": [_one_of(("env", "file"), "a secretRef")],
+    "spec.sinks[].nats": [
+        _at_least("timeout", "100ms", "timeout"),
+        rule(
+            "has(self.username) == has(self.password)",
+            "a user has a password: write username and password, or neither",
+        ),
+        rule(
+            "[has(self.username), has(self.token), has(self.credentials)].filter(given, given).size() <= 1",
+            "there are several ways to sign in: keep one of username, token and credentials",
+        ),
+    ],
+    "spec.sinks[].nats.password.secretRef": [_one_of(("env", "file"), "a secretRef")],
+    "spec.sinks[].nats.token.secretRef": [_one_of(("env", "file"), "a secretRef")],
+    "spec.sinks[].nats.credentials.secretRef": [_one_of(("env", "file"), "a secretRef")],
+    "spec.sinks[].postgres": [
+        _at_least("timeout", "1s", "timeout"),
+        rule(
+            "(has(self.mode) && self.mode == 'upsert') == (has(self.key) && self.key.size() > 0)",
+            "mode: upsert and key belong together: name the columns of a unique index, or write mode: append",
+        ),
+    ],
+    "spec.sinks[].postgres.password.secretRef": [_one_of(("env", "file"), "a secretRef")],
     "spec.sinks[].http.backoff": [
         _at_least("initial", "1ms", "backoff.initial"),
         rule(

@@ -1,10 +1,13 @@
 """The StreamJob API as pydantic models: the single source of the YAML's shape, its defaults and its descriptions."""
 
 from streamjob.models.base import ColumnType, Duration, Size
+from streamjob.models.connections import ClientTls, ConnectionBackoff
 from streamjob.models.formats import Avro, AvroFile, FileFormatKinds, MessageFormatKinds, Registry, SchemaText
 from streamjob.models.job import API_VERSION, KIND, JobSpec, Metadata, StreamJob
 from streamjob.models.kafka import KafkaConnection, KafkaSink, KafkaSource
 from streamjob.models.kubernetes import PodMetadata, PodTemplate, StorageSpec
+from streamjob.models.nats import NatsSink
+from streamjob.models.postgres import PostgresSink
 from streamjob.models.processing import CodeSpec, ConfigMapCode, UdfSpec, WindowSpec
 from streamjob.models.schema import EventTime, FieldSpec, KeySpec, SchemaSpec
 from streamjob.models.secrets import Secret, SecretRef
@@ -29,9 +32,11 @@ __all__ = [
     "AvroFile",
     "Backoff",
     "CheckpointSpec",
+    "ClientTls",
     "CodeSpec",
     "ColumnType",
     "ConfigMapCode",
+    "ConnectionBackoff",
     "DeadLetterSpec",
     "Duration",
     "EngineSpec",
@@ -52,8 +57,10 @@ __all__ = [
     "KeySpec",
     "MessageFormatKinds",
     "Metadata",
+    "NatsSink",
     "PodMetadata",
     "PodTemplate",
+    "PostgresSink",
     "Registry",
     "RestSpec",
     "SchemaSpec",

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, Field
 
 from streamjob.models.base import ColumnName, Duration, Model, problem
+from streamjob.models.connections import ClientTls, ConnectionBackoff
 from streamjob.models.formats import JSON, MessageFormat
 from streamjob.models.secrets import Secret
 
@@ -16,23 +17,11 @@ TopicHeader: TypeAlias = Annotated[str, Field(min_length=1, max_length=249)]
 PropertyText: TypeAlias = Annotated[str, Field(max_length=4096)]
 
 
-class Tls(Model):
+class Tls(ClientTls):
     """An encrypted connection. `{}` trusts the authorities of the system."""
-
-    ca_file: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
-    """The authorities to trust instead, PEM."""
-
-    certificate_file: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
-    """The client's own certificate, PEM, where the server asks for one."""
-
-    key_file: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
-    """The key of that certificate, PEM."""
 
     key_password: Secret | None = None
     """The key's password."""
-
-    verify_hostname: bool = True
-    """Whether the server's certificate must be for the name that it is reached by."""
 
 
 class Sasl(Model):
@@ -110,16 +99,6 @@ class KafkaSource(KafkaConnection):
     """How often new partitions, and a topic that was made anew, are looked for."""
 
 
-class KafkaBackoff(Model):
-    """How long to wait before a transaction is tried again."""
-
-    initial: Duration = 100_000
-    """The first wait; each following one is twice as long, with jitter."""
-
-    max: Duration = 10_000_000
-    """The longest wait."""
-
-
 class KafkaSink(KafkaConnection):
     """Rows as messages of a topic, as JSON."""
 
@@ -151,5 +130,5 @@ class KafkaSink(KafkaConnection):
     max_batch_rows: Annotated[int, Field(ge=1, le=100_000)] = 5_000
     """The most rows in one batch; a transaction holds several."""
 
-    backoff: KafkaBackoff = KafkaBackoff()
+    backoff: ConnectionBackoff = ConnectionBackoff()
     """How retries are spaced."""

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from streamjob.models.base import Duration, Model, Name
 from streamjob.models.kafka import KafkaSink
+from streamjob.models.nats import NatsSink
+from streamjob.models.postgres import PostgresSink
 from streamjob.models.secrets import Secret
 
 EVENTS = "events"
@@ -75,7 +77,7 @@ class HttpSink(Model):
 class SinkSpec(Model):
     """One destination; exactly one of the kinds is set."""
 
-    KINDS: ClassVar[tuple[str, ...]] = ("file", "http", "kafka", "stdout")
+    KINDS: ClassVar[tuple[str, ...]] = ("file", "http", "kafka", "nats", "postgres", "stdout")
 
     name: Name
     """The sink's name."""
@@ -97,6 +99,12 @@ class SinkSpec(Model):
 
     kafka: KafkaSink | None = None
     """Write to a topic."""
+
+    nats: NatsSink | None = None
+    """Publish to a JetStream of NATS."""
+
+    postgres: PostgresSink | None = None
+    """Write to a table of PostgreSQL."""
 
     stdout: StdoutSink | None = None
     """Print to standard output."""

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamjob.models import Secret, SecretRef, StreamJob
+from streamjob.models import EVENTS, ClientTls, ConnectionBackoff, Secret, SecretRef, SinkSpec, StreamJob
 from streamjob.models.base import Model
-from streamjob.models.kafka import KafkaBackoff
 from streamjob.models.sinks import Backoff
 from streamjob.problems import Path, Problem, did_you_mean
 from streamjob.resolve import ResolvedUdf
@@ -35,7 +34,7 @@ class Examination:
         """Notes a problem at `path`."""
         self.problems.append(self.source.problem(path, message, got=got, fix=fix))
 
-    def backoff(self, path: Path, backoff: Backoff | KafkaBackoff) -> None:
+    def backoff(self, path: Path, backoff: Backoff | ConnectionBackoff) -> None:
         """Reports waits between tries that are too short, or that shrink."""
         if backoff.initial < 1_000:
             self.report((*path, "initial"), "must be at least 1ms", fix="use for example 100ms")
@@ -87,3 +86,17 @@ class Examination:
         """Reports unless the secret at `path`, if there is one, says exactly one place to read it from."""
         if secret is not None:
             self.exactly_one((*path, "secretRef"), secret.secret_ref, SecretRef.KINDS, "secret")
+
+    def client_tls(self, path: Path, tls: ClientTls | None) -> None:
+        """Reports a certificate without its key, and a key without its certificate."""
+        if tls is not None and (tls.certificate_file is None) != (tls.key_file is None):
+            missing = "keyFile" if tls.key_file is None else "certificateFile"
+            self.report(path, f"has no {missing}", fix=f"add {missing}:")
+
+    def members(self, sink: SinkSpec) -> list[str] | None:
+        """The members of the rows that a sink gets; none where it is not known what it gets."""
+        if sink.from_ == EVENTS:
+            return [*self.scope.event_columns(), "_id"]
+        if sink.from_ in self.scope.windows:
+            return [*self.scope.window_columns(sink.from_), "revision", "_id"]
+        return None

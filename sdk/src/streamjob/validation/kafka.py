@@ -99,6 +99,4 @@ def _connection(examination: Examination, path: Path, kafka: KafkaConnection) ->
     if tls is None:
         return
     examination.secret((*path, "tls", "keyPassword"), tls.key_password)
-    if (tls.certificate_file is None) != (tls.key_file is None):
-        missing = "keyFile" if tls.key_file is None else "certificateFile"
-        examination.report((*path, "tls"), f"has no {missing}", fix=f"add {missing}:")
+    examination.client_tls((*path, "tls"), tls)

@@ -12,6 +12,8 @@ from streamjob.resolve import resolve_path
 from streamjob.sql import ExpressionError
 from streamjob.validation.common import Examination
 from streamjob.validation.kafka import check_kafka_sink
+from streamjob.validation.nats import check_nats_sink
+from streamjob.validation.postgres import check_postgres_sink
 
 _PORT = re.compile(r"https?://[^/?]*:([0-9]+)(?:[/?]|$)")
 _OWN_HEADERS = ("idempotency-key", "content-length", "traceparent", "host", "connection", "transfer-encoding")
@@ -40,6 +42,10 @@ def check_sinks(examination: Examination) -> None:
             _http(examination, (*place, "http"), sink)
         if sink.kafka is not None:
             check_kafka_sink(examination, (*place, "kafka"), sink, sink.kafka)
+        if sink.nats is not None:
+            check_nats_sink(examination, (*place, "nats"), sink, sink.nats)
+        if sink.postgres is not None:
+            check_postgres_sink(examination, (*place, "postgres"), sink, sink.postgres)
     _folders(examination)
 
 

@@ -7,7 +7,6 @@ mod client;
 mod errors;
 mod produce;
 mod progress;
-mod rows;
 mod sink;
 mod sink_at_least_once;
 mod source;
@@ -15,6 +14,6 @@ mod topic;
 
 pub use client::RESERVED_PROPERTIES;
 pub use rdkafka::error::RDKafkaErrorCode as Code;
-pub use sink::{Hooks, KafkaSink, SinkVerdict};
+pub use sink::KafkaSink;
 pub use source::{Event, MIN_PREFETCH_KB, Message, Messages, PREFETCH_KB, PartitionQueue, REREAD_PREFETCH_KB, TopicReader};
 pub use topic::{Bounds, Topic, TopicInfo};

@@ -3,43 +3,47 @@
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders, ToBytes};
 use rdkafka::producer::{BaseProducer, BaseRecord};
+use serde_json::value::RawValue;
+use streamjob_core::transactions::RefusedRow;
 use streamjob_core::{Error, Result};
 use tokio_util::sync::CancellationToken;
 
 use super::client::Context;
 use super::errors::code;
-use super::rows::{key_bytes, member, rows};
 use super::sink::{KafkaSink, LOOK};
-use crate::deliveries::{Delivery, Refusal};
-
-/// The status of a batch that can never be written, as of HTTP.
-const TOO_LARGE: u16 = 413;
+use crate::deliveries::Delivery;
+use crate::rows::{key_bytes, member, rows};
 
 impl KafkaSink {
-    /// Why a batch can never be written.
-    pub(super) fn refusal_of(&self, delivery: &Delivery) -> Result<Option<Refusal>> {
+    /// Rows of a batch that can never be written.
+    pub(super) fn too_large(&self, delivery: &Delivery) -> Result<Vec<RefusedRow>> {
         if delivery.batch.body.len() <= self.max_row_bytes {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        let longest = rows(&delivery.batch.body)?.iter().map(|row| row.get().len()).max().unwrap_or(0);
-        Ok((longest > self.max_row_bytes).then(|| Refusal {
-            status: TOO_LARGE,
-            reason: format!(
-                "a row of {longest} bytes is larger than message.max.bytes allows; raise it in kafka.properties and on the topic"
-            ),
-        }))
+        let refused = |(place, row): (usize, &RawValue)| {
+            let bytes = row.get().len();
+            let reason =
+                format!("a row of {bytes} bytes is larger than message.max.bytes allows; raise it here and on the topic");
+            (bytes > self.max_row_bytes).then_some(RefusedRow { batch: delivery.last_seq, row: place as u32, reason })
+        };
+        Ok(rows(&delivery.batch.body)?.into_iter().enumerate().filter_map(refused).collect())
     }
 
-    /// Hands the rows of a batch to the producer.
-    pub(super) fn produce(
+    /// Hands the rows of a batch, but for those that are left out, to the producer.
+    pub(super) fn produce<'r>(
         &self,
         producer: &BaseProducer<Context>,
         delivery: &Delivery,
+        left_out: impl Iterator<Item = &'r RefusedRow>,
         batch: u64,
         stop: &CancellationToken,
     ) -> Result<(), KafkaError> {
         let broken = |error: Error| KafkaError::ClientCreation(error.message().to_owned());
-        for row in rows(&delivery.batch.body).map_err(broken)? {
+        let mut left_out = left_out.map(|refused| refused.row as usize).peekable();
+        for (place, row) in rows(&delivery.batch.body).map_err(broken)?.into_iter().enumerate() {
+            if left_out.next_if_eq(&place).is_some() {
+                continue;
+            }
             let text = row.get();
             let key = self.config.key.as_deref().and_then(|name| member(text, name)).map(key_bytes);
             let partition = self.config.partition.as_deref().and_then(|name| member(text, name)?.parse::<i32>().ok());

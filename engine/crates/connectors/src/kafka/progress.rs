@@ -9,6 +9,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde::{Deserialize, Serialize};
 use streamjob_core::config::{Isolation, KafkaSinkConfig};
+use streamjob_core::transactions::{Progress, RefusedRow};
 use streamjob_core::{Error, Result};
 use tokio::runtime::Handle;
 
@@ -30,10 +31,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Record {
     /// The number behind the newest batch that is in the topic.
     next: u64,
+    /// Rows of its batches that are not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    refused: Vec<RefusedRow>,
 }
 
 /// The progress records of one sink of one state.
-pub struct Progress {
+pub struct ProgressTopic {
     place: String,
     config: KafkaSinkConfig,
     /// What the keys of its records begin with.
@@ -41,18 +45,19 @@ pub struct Progress {
     connection: Arc<Connection>,
 }
 
-impl Progress {
-    pub fn new(place: &str, config: &KafkaSinkConfig, state_id: &str, sink: &str, connection: Arc<Connection>) -> Progress {
-        Progress { place: place.to_owned(), config: config.clone(), prefix: format!("{state_id}/{sink}/"), connection }
+impl ProgressTopic {
+    pub fn new(place: &str, config: &KafkaSinkConfig, state_id: &str, sink: &str, connection: Arc<Connection>) -> ProgressTopic {
+        ProgressTopic { place: place.to_owned(), config: config.clone(), prefix: format!("{state_id}/{sink}/"), connection }
     }
 
     pub fn name(&self) -> &str {
         &self.config.progress_topic
     }
 
-    /// The record that says that a shard's batches below `next` are there: key and value.
-    pub fn record(&self, shard: u16, next: u64) -> (String, String) {
-        let value = serde_json::to_string(&Record { next }).expect("a number is JSON");
+    /// The record that says how far the topic is with a shard: key and value.
+    pub fn record(&self, shard: u16, reached: Progress) -> (String, String) {
+        let record = Record { next: reached.next, refused: reached.refused };
+        let value = serde_json::to_string(&record).expect("numbers and texts are JSON");
         (format!("{}{shard}", self.prefix), value)
     }
 
@@ -90,9 +95,9 @@ impl Progress {
         }
     }
 
-    /// By shard: the number behind the newest batch that is in the topic. Whoever asks has fenced all others off before, so
+    /// By shard: what is in the topic. Whoever asks has fenced all others off before, so
     /// that none of their transactions is open. `None` if `stop` says so first.
-    pub fn read(&self, stop: &dyn Fn() -> bool) -> Result<Option<HashMap<u16, u64>>> {
+    pub fn read(&self, stop: &dyn Fn() -> bool) -> Result<Option<HashMap<u16, Progress>>> {
         let uncommitted = self.client(Isolation::ReadUncommitted)?;
         let info = uncommitted.describe()?;
         let mut ends = HashMap::new();
@@ -143,7 +148,7 @@ impl Progress {
         messages: &Messages,
         partition: i32,
         ends: &mut HashMap<i32, u64>,
-        found: &mut HashMap<u16, u64>,
+        found: &mut HashMap<u16, Progress>,
     ) -> Result<()> {
         for event in messages.iter() {
             let reached = match event {
@@ -164,7 +169,7 @@ impl Progress {
         Ok(())
     }
 
-    fn take_record(&self, key: Option<&[u8]>, value: Option<&[u8]>, found: &mut HashMap<u16, u64>) -> Result<()> {
+    fn take_record(&self, key: Option<&[u8]>, value: Option<&[u8]>, found: &mut HashMap<u16, Progress>) -> Result<()> {
         let key = key.and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
         let Some(shard) = key.strip_prefix(&*self.prefix).and_then(|shard| shard.parse().ok()) else { return Ok(()) };
         let Some(value) = value else { return Ok(()) };
@@ -175,7 +180,7 @@ impl Progress {
                 self.name()
             ))
         })?;
-        found.insert(shard, record.next);
+        found.insert(shard, Progress { next: record.next, refused: record.refused });
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
 use streamjob_core::config::{Delivery as Guarantee, KafkaSinkConfig};
 use streamjob_core::crash;
-use streamjob_core::transactions::{Bounds, Numbered, Transactions};
+use streamjob_core::transactions::{Begun, Bounds, Progress, RefusedRow, Transactions};
 use streamjob_core::{Error, Result};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -21,17 +21,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{Context, SOCKET_TIMEOUT_MS, settings};
 use super::errors::{explain, is_fenced};
-use super::progress::Progress;
+use super::progress::ProgressTopic;
 use crate::backoff::Backoff;
 use crate::connection::Connection;
-use crate::deliveries::{Delivery, DeliveryReport, Refusal, random};
+use crate::deliveries::{Delivery, DeliveryReport};
+use crate::transacting::{Hooks, MAX_HELD_BATCHES, Retry, SinkVerdict, TRANSACTION_BYTES, TRANSACTION_ROWS, receive};
 
-/// Batches that were taken from the channel and are not confirmed.
-pub const MAX_HELD_BATCHES: usize = 256;
-/// Rows of one transaction, but for its first batch.
-pub const TRANSACTION_ROWS: usize = 100_000;
-/// Bytes of one transaction, but for its first batch.
-pub const TRANSACTION_BYTES: usize = 8 << 20;
 /// What the producer holds that the broker has not taken, kilobytes.
 pub const PRODUCER_KB: usize = 64 << 10;
 /// One answer of the coordinator is waited for so long before it is asked again.
@@ -40,19 +35,13 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) const LOOK: Duration = Duration::from_millis(20);
 /// When the process stops, the open transaction gets this long to end.
 const LAST_ANSWER: Duration = Duration::from_secs(2);
-/// The largest message, bytes, unless the job's properties say otherwise. A larger row goes with its batch to the dead letters.
+/// The largest message, bytes, unless the job's properties say otherwise. A larger row goes to the dead letters.
 const MAX_MESSAGE_BYTES: usize = 1_000_000;
+/// The least of an exactly-once topic. A record of progress names the rows that are larger than a message may be; an outbox holds
+/// so few of them that it fits into a message itself.
+pub const MIN_MESSAGE_BYTES: usize = 128 << 10;
 /// What the broker may add to a row.
 const MESSAGE_OVERHEAD: usize = 512;
-
-/// What becomes of the sink once it is known how far its topic is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SinkVerdict {
-    /// Batches may be sent.
-    GoOn,
-    /// Nothing is sent any more by this run.
-    Stop,
-}
 
 /// One topic that rows go to.
 pub struct KafkaSink {
@@ -61,37 +50,10 @@ pub struct KafkaSink {
     pub(super) config: KafkaSinkConfig,
     guarantee: Guarantee,
     producer: ClientConfig,
-    progress: Progress,
+    progress: ProgressTopic,
     connection: Arc<Connection>,
     pub(super) max_row_bytes: usize,
-    backoff: Backoff,
-    seed: u64,
-}
-
-/// What hears of the sink.
-pub struct Hooks<R, D> {
-    /// Called once for each batch that is there or never will be.
-    pub report: R,
-    /// Called each time that it is known how far the topic is, before anything is sent.
-    pub decide: D,
-}
-
-/// A batch as the transactions see it.
-struct Item(Delivery);
-
-impl Numbered for Item {
-    fn shard(&self) -> u16 {
-        self.0.shard
-    }
-    fn number(&self) -> u64 {
-        self.0.last_seq
-    }
-    fn rows(&self) -> usize {
-        self.0.batch.rows as usize
-    }
-    fn bytes(&self) -> usize {
-        self.0.batch.body.len()
-    }
+    retry: Retry,
 }
 
 /// How a transaction ended.
@@ -139,17 +101,26 @@ impl KafkaSink {
         }
         let max_message: usize =
             producer.get("message.max.bytes").and_then(|text| text.parse().ok()).unwrap_or(MAX_MESSAGE_BYTES);
+        if guarantee == Guarantee::ExactlyOnce && max_message < MIN_MESSAGE_BYTES {
+            return Err(Error::user(format!(
+                "{place}.properties: message.max.bytes is {max_message}; exactly-once needs {MIN_MESSAGE_BYTES} at least"
+            )));
+        }
         let micros = |us: i64| Duration::from_micros(us.max(0) as u64);
         Ok(KafkaSink {
-            progress: Progress::new(place, config, state_id, name, connection.clone()),
+            progress: ProgressTopic::new(place, config, state_id, name, connection.clone()),
             place: place.to_owned(),
             name: name.into(),
             guarantee,
             producer,
             max_row_bytes: max_message.saturating_sub(MESSAGE_OVERHEAD),
-            backoff: Backoff::new(micros(config.backoff_initial_us), micros(config.backoff_max_us)),
+            retry: Retry {
+                sink: name.into(),
+                backoff: Backoff::new(micros(config.backoff_initial_us), micros(config.backoff_max_us)),
+                seed,
+                connection: connection.clone(),
+            },
             config: config.clone(),
-            seed,
             connection,
         })
     }
@@ -162,7 +133,7 @@ impl KafkaSink {
     pub fn run<R, D>(self, mut batches: mpsc::Receiver<Delivery>, mut hooks: Hooks<R, D>, stop: &CancellationToken) -> Result<()>
     where
         R: FnMut(DeliveryReport),
-        D: FnMut(&HashMap<u16, u64>) -> SinkVerdict,
+        D: FnMut(&HashMap<u16, Progress>) -> SinkVerdict,
     {
         match self.guarantee {
             Guarantee::ExactlyOnce => self.run_exactly_once(&mut batches, &mut hooks, stop),
@@ -178,9 +149,9 @@ impl KafkaSink {
     ) -> Result<()>
     where
         R: FnMut(DeliveryReport),
-        D: FnMut(&HashMap<u16, u64>) -> SinkVerdict,
+        D: FnMut(&HashMap<u16, Progress>) -> SinkVerdict,
     {
-        let mut transactions = Transactions::default();
+        let mut transactions: Transactions<Delivery> = Transactions::default();
         let mut failures = 0;
         while !stop.is_cancelled() {
             let connected = match self.connect(stop) {
@@ -197,7 +168,7 @@ impl KafkaSink {
             if (hooks.decide)(&progress) == SinkVerdict::Stop {
                 return Ok(());
             }
-            self.confirm(transactions.recovered(progress)?, hooks);
+            hooks.confirm(transactions.recovered(progress)?);
             self.send_all(&producer, batches, &mut transactions, hooks, stop)?;
             transactions.lost();
         }
@@ -206,7 +177,7 @@ impl KafkaSink {
 
     /// A producer that has fenced its predecessors off, and how far the topic is. `None` if the process stops first.
     #[expect(clippy::type_complexity, reason = "what a connection is")]
-    fn connect(&self, stop: &CancellationToken) -> Result<Option<(BaseProducer<Context>, HashMap<u16, u64>)>> {
+    fn connect(&self, stop: &CancellationToken) -> Result<Option<(BaseProducer<Context>, HashMap<u16, Progress>)>> {
         let doing = format!("sink {}: beginning transactions", self.name);
         self.progress.create_topic(&Handle::current())?;
         let producer = self.create_producer()?;
@@ -238,38 +209,33 @@ impl KafkaSink {
         &self,
         producer: &BaseProducer<Context>,
         batches: &mut mpsc::Receiver<Delivery>,
-        transactions: &mut Transactions<Item>,
+        transactions: &mut Transactions<Delivery>,
         hooks: &mut Hooks<R, D>,
         stop: &CancellationToken,
     ) -> Result<()>
     where
         R: FnMut(DeliveryReport),
+        D: FnMut(&HashMap<u16, Progress>) -> SinkVerdict,
     {
         let mut failures = 0;
         loop {
             let room = MAX_HELD_BATCHES.saturating_sub(transactions.len());
-            match receive(batches, transactions.is_empty(), room, stop) {
-                None => return Ok(()),
-                Some(received) => {
-                    for delivery in received {
-                        match self.refusal_of(&delivery)? {
-                            Some(refusal) => (hooks.report)(reported(delivery, Err(refusal))),
-                            None => transactions.put(Item(delivery)),
-                        }
-                    }
-                }
-            }
+            let Some(received) = self.receive(batches, transactions.is_empty(), room, stop) else { return Ok(()) };
+            received.into_iter().for_each(|delivery| transactions.put(delivery));
             producer.poll(Duration::ZERO);
-            self.confirm(transactions.take_known(), hooks);
+            hooks.confirm(transactions.take_known());
             let bounds = Bounds { rows: TRANSACTION_ROWS, bytes: TRANSACTION_BYTES };
             let Some(begun) = transactions.begin(bounds) else { continue };
-            match self.transact(producer, begun.batches, &begun.reached, stop) {
+            let mut refused = Vec::new();
+            for delivery in begun.batches {
+                refused.extend(self.too_large(delivery)?.into_iter().map(|row| (delivery.shard, row)));
+            }
+            match self.transact(producer, &begun, &refused, stop) {
                 End::Committed => {
                     failures = 0;
                     self.connection.answered();
                     crash::point("kafka-after-commit");
-                    let done = transactions.committed();
-                    self.confirm(done, hooks);
+                    hooks.confirm(transactions.committed(&refused));
                 }
                 End::Aborted(error) => {
                     transactions.aborted();
@@ -285,17 +251,27 @@ impl KafkaSink {
     }
 
     /// One transaction: rows, progress, commit.
-    fn transact(&self, producer: &BaseProducer<Context>, open: &[Item], reached: &[(u16, u64)], stop: &CancellationToken) -> End {
-        let begun = Instant::now();
+    fn transact(
+        &self,
+        producer: &BaseProducer<Context>,
+        begun: &Begun<'_, Delivery>,
+        refused: &[(u16, RefusedRow)],
+        stop: &CancellationToken,
+    ) -> End {
+        let since = Instant::now();
         let doing = format!("sink {}: a transaction", self.name);
         let failed = |error: KafkaError| (is_fenced(&error), explain(&doing, &error, &self.connection));
         if let Err(error) = producer.begin_transaction() {
-            return self.lost(failed(error), begun);
+            return self.lost(failed(error), since);
         }
-        let produced = open.iter().try_for_each(|item| self.produce(producer, &item.0, 0, stop)).and_then(|()| {
+        let produce = |delivery: &Delivery| {
+            let left_out = refused.iter().filter(|(shard, row)| (*shard, row.batch) == (delivery.shard, delivery.last_seq));
+            self.produce(producer, delivery, left_out.map(|(_, row)| row), 0, stop)
+        };
+        let produced = begun.batches.iter().try_for_each(produce).and_then(|()| {
             crash::point("kafka-before-progress");
-            reached.iter().try_for_each(|(shard, next)| {
-                let (key, value) = self.progress.record(*shard, *next);
+            begun.reached(refused).into_iter().try_for_each(|(shard, reached)| {
+                let (key, value) = self.progress.record(shard, reached);
                 self.enqueue(producer, stop, || {
                     BaseRecord::with_opaque_to(self.progress.name(), Box::new(0)).key(&key).payload(&value)
                 })
@@ -303,11 +279,11 @@ impl KafkaSink {
         });
         if let Err(error) = produced {
             return match is_fenced(&error) {
-                true => self.lost(failed(error), begun),
-                false => self.abort(producer, explain(&doing, &error, &self.connection), begun, stop),
+                true => self.lost(failed(error), since),
+                false => self.abort(producer, explain(&doing, &error, &self.connection), since, stop),
             };
         }
-        self.commit(producer, begun, stop)
+        self.commit(producer, since, stop)
     }
 
     fn commit(&self, producer: &BaseProducer<Context>, begun: Instant, stop: &CancellationToken) -> End {
@@ -390,65 +366,18 @@ impl KafkaSink {
         }
     }
 
-    fn confirm<R, D>(&self, items: Vec<Item>, hooks: &mut Hooks<R, D>)
-    where
-        R: FnMut(DeliveryReport),
-    {
-        items.into_iter().for_each(|item| (hooks.report)(reported(item.0, Ok(()))));
+    pub(super) fn receive(
+        &self,
+        batches: &mut mpsc::Receiver<Delivery>,
+        idle: bool,
+        room: usize,
+        stop: &CancellationToken,
+    ) -> Option<Vec<Delivery>> {
+        Handle::current().block_on(receive(batches, idle, room, LOOK, stop))
     }
 
     /// Waits before the next try; an error that no wait mends is given back.
     pub(super) fn wait_after(&self, error: &Error, failures: u32, stop: &CancellationToken) -> Result<()> {
-        if !error.retryable() {
-            return Err(error.clone());
-        }
-        self.connection.failed(error.message());
-        let wait = self.backoff.delay(failures, random(self.seed, 0, 0, failures));
-        if failures.is_power_of_two() {
-            tracing::warn!(target: "streamjob", sink = &*self.name, failures, ?wait, "{error}; trying again");
-        }
-        Handle::current().block_on(async {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(wait) => {}
-            }
-        });
-        Ok(())
+        Handle::current().block_on(self.retry.wait_after(error, failures, stop))
     }
-}
-
-/// What the report of a batch says.
-pub(super) fn reported(delivery: Delivery, result: Result<(), Refusal>) -> DeliveryReport {
-    let Delivery { shard, sink, last_seq, batch } = delivery;
-    DeliveryReport { shard, sink, last_seq, attempts: 1, batch, result }
-}
-
-/// What has come, at most `room` batches; waits a moment where there is nothing to do. `None` once the sink is to end.
-pub(super) fn receive(
-    batches: &mut mpsc::Receiver<Delivery>,
-    idle: bool,
-    room: usize,
-    stop: &CancellationToken,
-) -> Option<Vec<Delivery>> {
-    if stop.is_cancelled() {
-        return None;
-    }
-    let mut received = Vec::new();
-    if idle && room > 0 {
-        let first = Handle::current().block_on(async {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => None,
-                batch = batches.recv() => Some(batch),
-                () = tokio::time::sleep(LOOK) => Some(None),
-            }
-        });
-        received.extend(first?);
-    }
-    while received.len() < room
-        && let Ok(batch) = batches.try_recv()
-    {
-        received.push(batch);
-    }
-    Some(received)
 }

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use rdkafka::producer::{BaseProducer, Producer};
 use streamjob_core::Result;
+use streamjob_core::transactions::{Done, RefusedRow};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::client::Context;
-use super::sink::{KafkaSink, MAX_HELD_BATCHES, receive, reported};
+use super::sink::KafkaSink;
 use crate::deliveries::{Delivery, DeliveryReport};
+use crate::transacting::MAX_HELD_BATCHES;
 
 /// While some are under way, their answers are waited for so long before it is looked at what else has come.
 const ANSWER_LOOK: Duration = Duration::from_millis(2);
@@ -18,6 +20,8 @@ const ANSWER_LOOK: Duration = Duration::from_millis(2);
 /// A batch whose rows the broker does not have yet.
 struct UnderWay {
     delivery: Delivery,
+    /// Rows that the broker never will have.
+    refused: Vec<RefusedRow>,
     /// Rows without an answer.
     left: u32,
     failed: bool,
@@ -60,16 +64,17 @@ fn send(
     loop {
         let room = MAX_HELD_BATCHES.saturating_sub(under_way.len() + waiting.len());
         let idle = under_way.is_empty() && waiting.is_empty();
-        let Some(received) = receive(batches, idle, room, stop) else { return Ok(()) };
+        let Some(received) = sink.receive(batches, idle, room, stop) else { return Ok(()) };
         for delivery in std::mem::take(waiting).into_iter().chain(received) {
-            if let Some(refusal) = sink.refusal_of(&delivery)? {
-                report(reported(delivery, Err(refusal)));
+            let refused = sink.too_large(&delivery)?;
+            let (number, left) = (next, delivery.batch.rows.saturating_sub(refused.len() as u32));
+            if left == 0 {
+                report(DeliveryReport::of(Done { batch: delivery, refused }));
                 continue;
             }
-            let (number, left) = (next, delivery.batch.rows);
             next += 1;
-            let produced = sink.produce(producer, &delivery, number, stop);
-            under_way.insert(number, UnderWay { delivery, left, failed: false });
+            let produced = sink.produce(producer, &delivery, refused.iter(), number, stop);
+            under_way.insert(number, UnderWay { delivery, refused, left, failed: false });
             if let Err(error) = produced {
                 return Err(sink.explain("producing", &error));
             }
@@ -104,7 +109,7 @@ fn take_answers(
             waiting.push(batch.delivery);
         } else {
             sink.note_answer();
-            report(reported(batch.delivery, Ok(())));
+            report(DeliveryReport::of(Done { batch: batch.delivery, refused: batch.refused }));
         }
     }
 }

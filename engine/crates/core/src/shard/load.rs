@@ -94,7 +94,7 @@ impl Shard {
         self.store.scan(keys::OUTBOX_FROM, keys::OUTBOX_TO, &mut |key, value| {
             if let (Some(place), Some((rows, body))) = (keys::parse_outbox_key(key), value.split_at_checked(4)) {
                 let rows = u32::from_le_bytes(rows.try_into().expect("four bytes"));
-                batches.push((place, Batch { number: place.1, rows, body: Arc::from(body) }));
+                batches.push((place, Batch { number: place.1, rows, body: Arc::from(body), confirmed_below: 0 }));
             }
             true
         })?;

@@ -39,6 +39,8 @@ fn hidden(from: &str) -> SinkConfig {
         file: None,
         http: None,
         kafka: None,
+        nats: None,
+        postgres: None,
         stdout: Some(StdoutSinkConfig {}),
     }
 }
