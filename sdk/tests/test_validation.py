@@ -190,7 +190,7 @@ CASES = [
         '"exactly_once"',
         '"exactly-once"',
     ),
-    (FILE_SINK + "\n", "", -2, "spec.sinks[0]", "needs one of file, http, kafka, stdout", None, "file:"),
+    (FILE_SINK + "\n", "", -2, "spec.sinks[0]", "needs one of file, http, kafka, python, stdout", None, "file:"),
     (
         FILE_SINK,
         FILE_SINK + "\n      where: mean > x",

@@ -4,13 +4,14 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use streamjob_core::transactions::RefusedRow;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::backoff::Backoff;
-use crate::webhook::{Outcome, Webhook, WebhookBatch};
+use crate::webhook::WebhookBatch;
 
 /// Shards whose batches are under way at once, which also bounds the connections to the server.
 pub const MAX_PARALLEL_SHARDS: usize = 16;
@@ -46,11 +47,29 @@ pub struct DeliveryReport {
     pub result: Result<(), Refusal>,
 }
 
-/// The server will never take the batch.
+/// What the server will never take.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    pub status: u16,
-    pub reason: String,
+pub enum Refusal {
+    /// The batch as a whole.
+    Batch { status: u16, reason: String },
+    /// Some of its rows; it has the others.
+    Rows(Vec<RefusedRow>),
+}
+
+/// One attempt to deliver a batch, and what it came to.
+pub trait Deliver: Send + Sync + 'static {
+    fn deliver(&self, delivery: &Delivery) -> impl Future<Output = Outcome> + Send;
+}
+
+/// What one attempt came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The server has the batch.
+    Delivered,
+    /// The server may take it later. `after` is when it asks to be tried again.
+    Retry { after: Option<Duration>, reason: String },
+    /// The server will never take it, or not all of it.
+    Refused(Refusal),
 }
 
 /// Delivers what comes from `batches`, retrying for ever, and calls `report` once for each batch.
@@ -60,8 +79,8 @@ pub struct Refusal {
 /// may have arrived, the next start sends them again under the same idempotency key.
 ///
 /// `report` must not block. `seed` makes the jitter differ between processes.
-pub async fn run_deliveries(
-    webhook: Arc<Webhook>,
+pub async fn run_deliveries<D: Deliver>(
+    server: Arc<D>,
     backoff: Backoff,
     seed: u64,
     mut batches: mpsc::Receiver<Delivery>,
@@ -75,7 +94,7 @@ pub async fn run_deliveries(
         while running.len() < MAX_PARALLEL_SHARDS
             && let Some(delivery) = lanes.next()
         {
-            running.spawn(deliver_until_answered(webhook.clone(), backoff, seed, delivery));
+            running.spawn(deliver_until_answered(server.clone(), backoff, seed, delivery));
         }
         if !open && running.is_empty() {
             return 0;
@@ -131,25 +150,27 @@ impl Lanes {
     }
 }
 
-async fn deliver_until_answered(webhook: Arc<Webhook>, backoff: Backoff, seed: u64, delivery: Delivery) -> DeliveryReport {
-    let Delivery { shard, sink, last_seq, batch } = delivery;
+async fn deliver_until_answered<D: Deliver>(server: Arc<D>, backoff: Backoff, seed: u64, delivery: Delivery) -> DeliveryReport {
+    let (shard, last_seq) = (delivery.shard, delivery.last_seq);
     let mut attempts: u32 = 0;
     loop {
         attempts = attempts.saturating_add(1);
-        let result = match webhook.deliver(&batch).await {
+        let result = match server.deliver(&delivery).await {
             Outcome::Delivered => Ok(()),
-            Outcome::Rejected { status, reason } => Err(Refusal { status, reason }),
+            Outcome::Refused(refusal) => Err(refusal),
             Outcome::Retry { after, reason } => {
                 let wait = backoff.delay(attempts, random(seed, shard, last_seq, attempts));
                 let wait = wait.max(after.unwrap_or_default().min(MAX_RETRY_AFTER));
                 // A server that is down for long must not fill the log.
                 if attempts.is_power_of_two() {
-                    tracing::warn!(%sink, shard, last_seq, attempts, ?wait, reason, "a webhook delivery failed and is tried again");
+                    let sink = &*delivery.sink;
+                    tracing::warn!(sink, shard, last_seq, attempts, ?wait, reason, "a delivery failed and is tried again");
                 }
                 tokio::time::sleep(wait).await;
                 continue;
             }
         };
+        let Delivery { sink, batch, .. } = delivery;
         return DeliveryReport { shard, sink, last_seq, attempts, batch, result };
     }
 }

@@ -17,6 +17,7 @@ use streamjob_core::{Error, Result};
 use tokio::time::{Instant, timeout_at};
 
 use crate::connection::Connection;
+use crate::deliveries::{Deliver, Delivery, Outcome, Refusal};
 use crate::http_client::{connector, explain_chain, parse_url, quote, read_answer};
 use crate::secret::Secret;
 
@@ -47,17 +48,6 @@ pub struct WebhookBatch {
     pub idempotency_key: String,
     /// The W3C trace context of the batch, if it is sampled.
     pub traceparent: Option<String>,
-}
-
-/// What one attempt came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// The server answered 2xx.
-    Delivered,
-    /// The server may take it later: 429, 5xx, no connection, no answer in time. `after` is its Retry-After.
-    Retry { after: Option<Duration>, reason: String },
-    /// The server will never take it: any other status.
-    Rejected { status: u16, reason: String },
 }
 
 /// A web server's URL with a pool of keep-alive connections. Shared by reference; attempts may run at once.
@@ -92,13 +82,19 @@ impl Webhook {
         format!("{}://{}", self.uri.scheme_str().unwrap_or_default(), self.uri.authority().map_or("", |host| host.as_str()))
     }
 
+    /// Tells somebody's connection what comes of its attempts.
+    pub fn reporting_to(mut self, connection: Arc<Connection>) -> Webhook {
+        self.connection = connection;
+        self
+    }
+
     /// Whether the server answers.
     pub fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }
 
     /// Sends the batch once.
-    pub async fn deliver(&self, batch: &WebhookBatch) -> Outcome {
+    pub async fn deliver_batch(&self, batch: &WebhookBatch) -> Outcome {
         let deadline = Instant::now() + self.timeout;
         let outcome = match timeout_at(deadline, self.client.request(self.request(batch))).await {
             Err(_) => self.retry(format!("no answer within {:?}", self.timeout)),
@@ -107,7 +103,7 @@ impl Webhook {
         };
         match &outcome {
             Outcome::Retry { reason, .. } => drop(self.connection.failed(reason)),
-            Outcome::Delivered | Outcome::Rejected { .. } => drop(self.connection.answered()),
+            Outcome::Delivered | Outcome::Refused(_) => drop(self.connection.answered()),
         }
         outcome
     }
@@ -148,7 +144,8 @@ impl Webhook {
         request
     }
 
-    /// The status decides. The body is read for its reason, and so that the connection can be used again; if it does not come
+    /// The status decides: 2xx is delivered; 429, 5xx, no connection and no answer in time are tried again; anything else is
+    /// refused for good. The body is read for its reason, and so that the connection can be used again; if it does not come
     /// in time or breaks off, that changes nothing.
     async fn judge(&self, response: Response<Incoming>, deadline: Instant) -> Outcome {
         let (parts, body) = response.into_parts();
@@ -165,7 +162,13 @@ impl Webhook {
         }
         // A redirect would turn the POST into a GET, or send rows where nobody configured it.
         let hint = if status.is_redirection() { "; redirects are not followed: put the final URL into the job" } else { "" };
-        Outcome::Rejected { status: status.as_u16(), reason: reason + hint }
+        Outcome::Refused(Refusal::Batch { status: status.as_u16(), reason: reason + hint })
+    }
+}
+
+impl Deliver for Webhook {
+    async fn deliver(&self, delivery: &Delivery) -> Outcome {
+        self.deliver_batch(&delivery.batch).await
     }
 }
 

@@ -449,15 +449,20 @@ fn compile_sinks(config: &JobConfig, event_columns: &[FieldConfig], windows: &mu
 }
 
 fn sink_mode(sink: &SinkConfig) -> Result<(SinkMode, u32)> {
-    match (&sink.file, &sink.http, &sink.kafka, &sink.stdout) {
-        (Some(_), None, None, None) => Ok((SinkMode::Segments, u32::MAX)),
-        (None, Some(http), None, None) => Ok((SinkMode::Messages, http.max_batch_rows.max(1))),
-        (None, None, Some(kafka), None) => Ok((SinkMode::Messages, kafka.max_batch_rows.max(1))),
-        (None, None, None, Some(_)) if sink.delivery == Delivery::AtLeastOnce => Ok((SinkMode::Stream, u32::MAX)),
-        (None, None, None, Some(_)) => {
-            Err(Error::user(format!("sink {}: stdout can't be exactly-once; set delivery: at-least-once", sink.name)))
+    let refused = |why: &str| Err(Error::user(format!("sink {}: {why}", sink.name)));
+    match (&sink.file, &sink.http, &sink.kafka, &sink.python, &sink.stdout) {
+        (Some(_), None, None, None, None) => Ok((SinkMode::Segments, u32::MAX)),
+        (None, Some(http), None, None, None) => Ok((SinkMode::Messages, http.max_batch_rows.max(1))),
+        (None, None, Some(kafka), None, None) => Ok((SinkMode::Messages, kafka.max_batch_rows.max(1))),
+        (None, None, None, Some(python), None) if python.idempotent || sink.delivery == Delivery::AtLeastOnce => {
+            Ok((SinkMode::Messages, python.max_batch_rows.max(1)))
         }
-        _ => Err(Error::user(format!("sink {}: exactly one of file, http, kafka and stdout must be set", sink.name))),
+        (None, None, None, Some(_), None) => {
+            refused("a connector that is not idempotent can't be exactly-once; set idempotent: true or delivery: at-least-once")
+        }
+        (None, None, None, None, Some(_)) if sink.delivery == Delivery::AtLeastOnce => Ok((SinkMode::Stream, u32::MAX)),
+        (None, None, None, None, Some(_)) => refused("stdout can't be exactly-once; set delivery: at-least-once"),
+        _ => refused("exactly one of file, http, kafka, python and stdout must be set"),
     }
 }
 

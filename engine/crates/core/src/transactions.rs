@@ -14,6 +14,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Result};
 
 /// A batch on its way.
@@ -23,6 +25,15 @@ pub trait Numbered {
     fn number(&self) -> u64;
     fn rows(&self) -> usize;
     fn bytes(&self) -> usize;
+}
+
+/// A row that a sink will never take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedRow {
+    pub batch: u64,
+    /// Its place in the batch.
+    pub row: u32,
+    pub reason: String,
 }
 
 /// How large one transaction gets.

@@ -167,6 +167,7 @@ impl PushSource {
             }
         };
         say_too_long(&mut batch, &kept, longest);
+        batch.source = Some(self.name.clone());
         Ok(batch)
     }
 

@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::control_token::ControlToken;
 use crate::formats::Formats;
+use crate::hosted::{self, ConnectorHost};
 use crate::inbox::Message;
 use crate::ingest::Ingest;
 use crate::options::{OnReady, Options, StopHandle, Totals};
@@ -45,6 +46,8 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// Rows that are in when the process stops have this long to be processed, committed and delivered. What is left then is in
 /// the journal, the files or the outbox, for the next start.
 const REST: Duration = Duration::from_secs(2);
+/// User code has this long to close what it has open.
+const HOST_END: Duration = Duration::from_secs(5);
 /// The last answers have this long to leave.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// All outboxes of one sink hold about this many bytes together; each shard has its part.
@@ -75,6 +78,9 @@ struct Tasks {
     /// Ends the listener, and each connection after the request that it is at.
     listener: CancellationToken,
     connections: TaskTracker,
+    /// Ends sources inside of the process, once they have brought what they have.
+    sources: CancellationToken,
+    bringing: TaskTracker,
     /// Ends deliveries, also those that wait.
     deliveries: CancellationToken,
     delivering: TaskTracker,
@@ -122,13 +128,21 @@ async fn run_once(
     let tasks = Tasks {
         listener: CancellationToken::new(),
         connections: TaskTracker::new(),
+        sources: CancellationToken::new(),
+        bringing: TaskTracker::new(),
         deliveries: CancellationToken::new(),
         delivering: TaskTracker::new(),
     };
     let (udfs, exit_at_end) = (options.udfs.clone(), options.exit_at_end);
+    let host = match plan.config.has_user_connectors() {
+        true => Some(tokio::task::block_in_place(|| options.connectors.host())?),
+        false => None,
+    };
     let mut running = tokio::task::block_in_place(|| {
         let opened = Opened::open(plan, &options.state_dir)?;
-        let start = |shared: &Arc<Shared>| open_outputs(shared, |sink, config| start_messages(&tasks, shared, sink, config));
+        let start = |shared: &Arc<Shared>| {
+            open_outputs(shared, |sink, config| start_messages(&tasks, host.as_deref(), shared, sink, config))
+        };
         opened.start(traces, &udfs, exit_at_end, start)
     })?;
     let mut ready = None;
@@ -140,22 +154,28 @@ async fn run_once(
         tokio::spawn(server::serve(listener, ingest, router, tasks.listener.clone(), tasks.connections.clone()));
         ready = options.on_ready.take().map(|on_ready| (on_ready, format!("http://{address}")));
     }
-    let outcome = Watch::new(&running, options, ready, deadline).until_end(&mut running, options, signals).await;
+    let outcome = match tokio::task::block_in_place(|| start_sources(&tasks, host.as_deref(), &running)) {
+        Ok(()) => Watch::new(&running, options, ready, deadline).until_end(&mut running, options, signals).await,
+        Err(error) => Err(error),
+    };
     let end = *outcome.as_ref().unwrap_or(&End::Over);
-    let totals = finish(running, tasks, outcome.map(|_| ())).await?;
+    let totals = finish(running, tasks, host, outcome.map(|_| ())).await?;
     Ok((end, totals))
 }
 
 /// Stops in the order of who needs whom: requests under way get their answers, rows that are in are processed, committed and
 /// delivered as far as that goes within a few seconds, then changes are committed and threads end, the journal's last.
-async fn finish(mut running: Running, tasks: Tasks, outcome: Result<()>) -> Result<Totals> {
+async fn finish(mut running: Running, tasks: Tasks, host: Option<Arc<dyn ConnectorHost>>, outcome: Result<()>) -> Result<Totals> {
     let shared = running.shared.clone();
     let resumed = running.resumed;
     tasks.listener.cancel();
+    tasks.sources.cancel();
+    tasks.bringing.close();
     // Also where there never was a listener.
     tasks.connections.close();
     if outcome.is_ok() && shared.failure().is_none() {
-        let _ = tokio::time::timeout(DRAIN, tasks.connections.wait()).await;
+        let drained = async { tokio::join!(tasks.connections.wait(), tasks.bringing.wait()) };
+        let _ = tokio::time::timeout(DRAIN, drained).await;
     }
     shared.close_gate();
     tokio::task::block_in_place(|| running.begin_stop());
@@ -163,6 +183,9 @@ async fn finish(mut running: Running, tasks: Tasks, outcome: Result<()>) -> Resu
     tasks.deliveries.cancel();
     tasks.delivering.close();
     tasks.delivering.wait().await;
+    if let Some(host) = host {
+        tokio::task::block_in_place(|| host.stop(HOST_END));
+    }
     let ended = tokio::task::block_in_place(|| running.end());
     let _ = tokio::time::timeout(LAST_ANSWERS, tasks.connections.wait()).await;
     tokio::task::block_in_place(|| shared.traces.finish());
@@ -174,8 +197,22 @@ async fn finish(mut running: Running, tasks: Tasks, outcome: Result<()>) -> Resu
     Ok(progress_json::totals(&shared, resumed))
 }
 
+/// Starts the sources inside of the process.
+fn start_sources(tasks: &Tasks, host: Option<&dyn ConnectorHost>, running: &Running) -> Result<()> {
+    match (host, &running.sequencer) {
+        (Some(host), Some(sequencer)) => hosted::start_sources(&running.shared, sequencer, host, &tasks.bringing, &tasks.sources),
+        _ => Ok(()),
+    }
+}
+
 /// Starts what sends the batches of one sink.
-fn start_messages(tasks: &Tasks, shared: &Arc<Shared>, sink: usize, config: &SinkConfig) -> Result<Output> {
+fn start_messages(
+    tasks: &Tasks,
+    host: Option<&dyn ConnectorHost>,
+    shared: &Arc<Shared>,
+    sink: usize,
+    config: &SinkConfig,
+) -> Result<Output> {
     let (sender, receiver) = mpsc::channel(MESSAGE_QUEUE);
     let name: Arc<str> = shared.plan.sinks[sink].name.as_str().into();
     let reports = shared.clone();
@@ -183,9 +220,12 @@ fn start_messages(tasks: &Tasks, shared: &Arc<Shared>, sink: usize, config: &Sin
         let worker = usize::from(reports.worker_of[usize::from(report.shard)]);
         reports.inboxes[worker].put(Message::Report { sink, report });
     };
-    let connection = match (&config.http, &config.kafka) {
-        (Some(http), None) => start_webhook(tasks, http, receiver, report)?,
-        (None, Some(kafka)) => start_kafka(tasks, shared, sink, kafka, receiver, report)?,
+    let connection = match (&config.http, &config.kafka, &config.python, host) {
+        (Some(http), None, None, _) => start_webhook(tasks, http, receiver, report)?,
+        (None, Some(kafka), None, _) => start_kafka(tasks, shared, sink, kafka, receiver, report)?,
+        (None, None, Some(python), Some(host)) => {
+            hosted::start_sink(host, &name, python, receiver, report, &tasks.delivering, &tasks.deliveries)?
+        }
         _ => return Err(Error::engine(format!("sink {name} takes no messages"))),
     };
     shared.connections.lock().push(ConnectionView { source: false, name: name.clone(), connection, topic: None, bytes: None });

@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use streamjob_connectors::deliveries::DeliveryReport;
+use streamjob_connectors::deliveries::{DeliveryReport, Refusal as SinkRefusal};
 use streamjob_core::catch_up::{CatchUp, takes_rows};
 use streamjob_core::checkpoint::{CheckpointRequests, CheckpointScheduler, ShardWish, Unqueued};
 use streamjob_core::processor::{Delivery, Processor, Refusal};
@@ -310,9 +310,15 @@ impl Worker {
                 }
                 Ok(())
             }
-            Err(refusal) => {
-                let reason = format!("{} answered {}: {}", report.sink, refusal.status, refusal.reason);
+            Err(SinkRefusal::Batch { status, reason }) => {
+                let reason = format!("{} answered {status}: {reason}", report.sink);
                 self.processor.refused(report.shard, sink, report.last_seq, &reason, &mut self.port)
+            }
+            Err(SinkRefusal::Rows(mut refused)) => {
+                let taken = u64::from(report.batch.rows).saturating_sub(refused.len() as u64);
+                self.shared.sent_rows[sink].fetch_add(taken, Ordering::Relaxed);
+                refused.iter_mut().for_each(|row| row.reason = format!("{}: {}", report.sink, row.reason));
+                self.processor.refused_rows(report.shard, sink, report.last_seq, &refused, &mut self.port)
             }
         }
     }

@@ -6,6 +6,7 @@ from streamjob.models.job import API_VERSION, KIND, JobSpec, Metadata, StreamJob
 from streamjob.models.kafka import KafkaConnection, KafkaSink, KafkaSource
 from streamjob.models.kubernetes import PodMetadata, PodTemplate, StorageSpec
 from streamjob.models.processing import CodeSpec, ConfigMapCode, UdfSpec, WindowSpec
+from streamjob.models.python import PythonBackoff, PythonCode, PythonSink, PythonSource
 from streamjob.models.schema import EventTime, FieldSpec, KeySpec, SchemaSpec
 from streamjob.models.secrets import Secret, SecretRef
 from streamjob.models.settings import (
@@ -54,6 +55,10 @@ __all__ = [
     "Metadata",
     "PodMetadata",
     "PodTemplate",
+    "PythonBackoff",
+    "PythonCode",
+    "PythonSink",
+    "PythonSource",
     "Registry",
     "RestSpec",
     "SchemaSpec",

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from streamjob.models.base import Duration, Model, Name
 from streamjob.models.kafka import KafkaSink
+from streamjob.models.python import PythonSink
 from streamjob.models.secrets import Secret
 
 EVENTS = "events"
@@ -75,7 +76,7 @@ class HttpSink(Model):
 class SinkSpec(Model):
     """One destination; exactly one of the kinds is set."""
 
-    KINDS: ClassVar[tuple[str, ...]] = ("file", "http", "kafka", "stdout")
+    KINDS: ClassVar[tuple[str, ...]] = ("file", "http", "kafka", "python", "stdout")
 
     name: Name
     """The sink's name."""
@@ -97,6 +98,9 @@ class SinkSpec(Model):
 
     kafka: KafkaSink | None = None
     """Write to a topic."""
+
+    python: PythonSink | None = None
+    """Hand batches to a class in Python."""
 
     stdout: StdoutSink | None = None
     """Print to standard output."""

@@ -9,6 +9,7 @@ from typing import Any
 from streamjob.models import Secret, SecretRef, StreamJob
 from streamjob.models.base import Model
 from streamjob.models.kafka import KafkaBackoff
+from streamjob.models.python import PythonBackoff
 from streamjob.models.sinks import Backoff
 from streamjob.problems import Path, Problem, did_you_mean
 from streamjob.resolve import ResolvedUdf
@@ -35,7 +36,7 @@ class Examination:
         """Notes a problem at `path`."""
         self.problems.append(self.source.problem(path, message, got=got, fix=fix))
 
-    def backoff(self, path: Path, backoff: Backoff | KafkaBackoff) -> None:
+    def backoff(self, path: Path, backoff: Backoff | KafkaBackoff | PythonBackoff) -> None:
         """Reports waits between tries that are too short, or that shrink."""
         if backoff.initial < 1_000:
             self.report((*path, "initial"), "must be at least 1ms", fix="use for example 100ms")

@@ -12,6 +12,7 @@ from streamjob.resolve import resolve_path
 from streamjob.sql import ExpressionError
 from streamjob.validation.common import Examination
 from streamjob.validation.kafka import check_kafka_sink
+from streamjob.validation.python import check_python_sink
 
 _PORT = re.compile(r"https?://[^/?]*:([0-9]+)(?:[/?]|$)")
 _OWN_HEADERS = ("idempotency-key", "content-length", "traceparent", "host", "connection", "transfer-encoding")
@@ -40,6 +41,8 @@ def check_sinks(examination: Examination) -> None:
             _http(examination, (*place, "http"), sink)
         if sink.kafka is not None:
             check_kafka_sink(examination, (*place, "kafka"), sink, sink.kafka)
+        if sink.python is not None:
+            check_python_sink(examination, (*place, "python"), sink, sink.python)
     _folders(examination)
 
 

@@ -22,7 +22,7 @@ impl KafkaSink {
             return Ok(None);
         }
         let longest = rows(&delivery.batch.body)?.iter().map(|row| row.get().len()).max().unwrap_or(0);
-        Ok((longest > self.max_row_bytes).then(|| Refusal {
+        Ok((longest > self.max_row_bytes).then(|| Refusal::Batch {
             status: TOO_LARGE,
             reason: format!(
                 "a row of {longest} bytes is larger than message.max.bytes allows; raise it in kafka.properties and on the topic"

@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use streamjob_connectors::backoff::Backoff;
-use streamjob_connectors::deliveries::{Delivery, DeliveryReport, MAX_PARALLEL_SHARDS, run_deliveries};
+use streamjob_connectors::deliveries::{Delivery, DeliveryReport, MAX_PARALLEL_SHARDS, Refusal, run_deliveries};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -83,7 +83,7 @@ async fn a_refused_batch_is_reported_and_the_next_one_goes_on() {
     }
     let reports = running.finish().await;
     let refusal = reports[0].result.clone().unwrap_err();
-    assert!(refusal.status == 400 && refusal.reason.contains("bad row"), "{refusal:?}");
+    assert!(matches!(&refusal, Refusal::Batch { status: 400, reason } if reason.contains("bad row")), "{refusal:?}");
     assert_eq!(&reports[0].batch.body[..], b"[{\"batch\":\"0/0\"}]");
     assert!(reports[1].result.is_ok());
 }

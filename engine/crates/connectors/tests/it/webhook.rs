@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use streamjob_connectors::webhook::{MAX_ANSWER_BYTES, Outcome, Webhook};
+use streamjob_connectors::deliveries::{Outcome, Refusal};
+use streamjob_connectors::webhook::{MAX_ANSWER_BYTES, Webhook};
 use streamjob_core::Actor;
 
 use crate::webhook_server::{Answer, Server, answer, batch, breaking_server, config, webhook};
@@ -8,13 +9,13 @@ use crate::webhook_server::{Answer, Server, answer, batch, breaking_server, conf
 /// What a server that always answers so makes of one attempt.
 async fn outcome_of(given: Answer) -> Outcome {
     let server = Server::start(move |_, _| given.clone()).await;
-    webhook(&server.url).deliver(&batch("k")).await
+    webhook(&server.url).deliver_batch(&batch("k")).await
 }
 
 #[tokio::test]
 async fn a_batch_is_one_post_with_its_headers() {
     let server = Server::start(|_, _| answer(204)).await;
-    assert_eq!(webhook(&server.url).deliver(&batch("job/alerts/3/17")).await, Outcome::Delivered);
+    assert_eq!(webhook(&server.url).deliver_batch(&batch("job/alerts/3/17")).await, Outcome::Delivered);
     let seen = &server.seen()[0];
     assert_eq!(seen.body, "[{\"batch\":\"job/alerts/3/17\"}]");
     assert_eq!(seen.header("idempotency-key"), "job/alerts/3/17");
@@ -46,10 +47,13 @@ async fn retry_after_is_read_on_429_and_503() {
 async fn other_answers_are_final() {
     for status in [304, 400, 401, 404, 408, 413, 422] {
         let outcome = outcome_of(Answer { body: "no such field", ..answer(status) }).await;
-        assert!(matches!(&outcome, Outcome::Rejected { status: seen, .. } if *seen == status), "{outcome:?}");
+        assert!(matches!(&outcome, Outcome::Refused(Refusal::Batch { status: seen, .. }) if *seen == status), "{outcome:?}");
     }
     let moved = outcome_of(Answer { header: Some(("location", "https://example.com/")), ..answer(301) }).await;
-    assert!(matches!(&moved, Outcome::Rejected { status: 301, reason } if reason.contains("final URL")), "{moved:?}");
+    assert!(
+        matches!(&moved, Outcome::Refused(Refusal::Batch { status: 301, reason }) if reason.contains("final URL")),
+        "{moved:?}"
+    );
 }
 
 #[tokio::test]
@@ -59,11 +63,11 @@ async fn no_server_a_reset_and_a_slow_one_are_retried() {
         let listener = std::net::TcpListener::bind("127.99.0.1:0").unwrap();
         format!("http://{}/", listener.local_addr().unwrap())
     };
-    let refused = webhook(&closed).deliver(&batch("k")).await;
+    let refused = webhook(&closed).deliver_batch(&batch("k")).await;
     assert!(matches!(&refused, Outcome::Retry { reason, .. } if reason.contains("refused")), "{refused:?}");
 
     for reply in [b"".as_slice(), b"HTTP/1.1 200", b"garbage\r\n\r\n"] {
-        let broken = webhook(&breaking_server(reply).await).deliver(&batch("k")).await;
+        let broken = webhook(&breaking_server(reply).await).deliver_batch(&batch("k")).await;
         assert!(matches!(broken, Outcome::Retry { .. }), "{broken:?}");
     }
 
@@ -74,7 +78,7 @@ async fn no_server_a_reset_and_a_slow_one_are_retried() {
 #[tokio::test]
 async fn the_status_counts_also_when_the_body_breaks_off_or_never_ends() {
     let url = breaking_server(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nha").await;
-    assert_eq!(webhook(&url).deliver(&batch("k")).await, Outcome::Delivered);
+    assert_eq!(webhook(&url).deliver_batch(&batch("k")).await, Outcome::Delivered);
     let endless: &'static str = "x".repeat(10 * MAX_ANSWER_BYTES).leak();
     assert_eq!(outcome_of(Answer { body: endless, ..answer(200) }).await, Outcome::Delivered);
 }
@@ -85,7 +89,7 @@ async fn connections_are_kept() {
     let webhook = webhook(&server.url);
     let start = std::time::Instant::now();
     for number in 0..200 {
-        assert_eq!(webhook.deliver(&batch(&number.to_string())).await, Outcome::Delivered);
+        assert_eq!(webhook.deliver_batch(&batch(&number.to_string())).await, Outcome::Delivered);
     }
     // With delayed acknowledgements against Nagle's algorithm each would take 40 ms.
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());

@@ -19,6 +19,7 @@ mod stages;
 use std::sync::Arc;
 
 pub use encode::time_text;
+use serde_json::value::RawValue;
 
 use crate::Result;
 use crate::batch::RowBatch;
@@ -26,6 +27,7 @@ use crate::outbox::Batch;
 use crate::plan::{Plan, SinkMode};
 use crate::progress::{NO_TIME, SplitIndex};
 use crate::shard::{Frozen, RequestCommit, Shard, SplitInfo};
+use crate::transactions::RefusedRow;
 use crate::udf::UdfHost;
 
 /// Rows of one batch for one worker.
@@ -339,14 +341,45 @@ impl Processor {
             return Ok(());
         }
         let Some(batch) = self.shards[usize::from(place)].confirm(sink, number) else { return Ok(()) };
-        let rows: Vec<&serde_json::value::RawValue> = serde_json::from_slice(&batch.body)
-            .map_err(|error| crate::Error::engine(format!("a batch is not an array: {error}")))?;
-        for row in rows {
-            let source = self.plan.sinks[sink].name.clone();
-            let split = format!("sink/{source}/{shard}");
-            self.dead_letter(usize::from(place), reason, &source, &split, number, row.get().as_bytes());
-        }
+        let rows = rows_of(&batch)?;
+        self.letters_of_sink(usize::from(place), shard, sink, number, rows.into_iter().map(|row| (reason, row)));
         self.hand_over(port)
+    }
+
+    /// A sink has a batch but for some rows, which it refused for good: those become dead letters.
+    pub fn refused_rows(
+        &mut self,
+        shard: u16,
+        sink: usize,
+        number: u64,
+        refused: &[RefusedRow],
+        port: &mut dyn SinkPort,
+    ) -> Result<()> {
+        let place = self.local_of[usize::from(shard)];
+        if place == NOT_MINE {
+            return Ok(());
+        }
+        let Some(batch) = self.shards[usize::from(place)].confirm(sink, number) else { return Ok(()) };
+        let rows = rows_of(&batch)?;
+        let letters = refused.iter().filter_map(|refused| Some((&*refused.reason, *rows.get(refused.row as usize)?)));
+        self.letters_of_sink(usize::from(place), shard, sink, number, letters);
+        self.hand_over(port)
+    }
+
+    /// Dead letters of rows that a sink does not take, with their reasons.
+    fn letters_of_sink<'a>(
+        &mut self,
+        place: usize,
+        shard: u16,
+        sink: usize,
+        number: u64,
+        letters: impl Iterator<Item = (&'a str, &'a RawValue)>,
+    ) {
+        let source = self.plan.sinks[sink].name.clone();
+        let split = format!("sink/{source}/{shard}");
+        for (reason, row) in letters {
+            self.dead_letter(place, reason, &source, &split, number, row.get().as_bytes());
+        }
     }
 
     /// Hands buffered rows to the port: segments and streams as bytes, at-least-once messages as batches.
@@ -376,6 +409,10 @@ impl Processor {
         }
         Ok(())
     }
+}
+
+fn rows_of(batch: &Batch) -> Result<Vec<&RawValue>> {
+    serde_json::from_slice(&batch.body).map_err(|error| crate::Error::engine(format!("a batch is not an array: {error}")))
 }
 
 fn sends_at_once(sink: &crate::plan::SinkPlan) -> bool {

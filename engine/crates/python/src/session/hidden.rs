@@ -39,6 +39,7 @@ fn hidden(from: &str) -> SinkConfig {
         file: None,
         http: None,
         kafka: None,
+        python: None,
         stdout: Some(StdoutSinkConfig {}),
     }
 }
