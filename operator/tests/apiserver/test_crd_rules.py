@@ -99,6 +99,18 @@ def postgres(**members: Any) -> dict[str, Any]:
     return {"name": "o", "from": "events", "postgres": {**base, **members}}
 
 
+def python(**members: Any) -> dict[str, Any]:
+    return {"code": {"inline": "x"}, **members}
+
+
+def python_source(**members: Any) -> dict[str, Any]:
+    return {"name": "in", "python": {"function": "f", **python(**members)}}
+
+
+def python_sink(delivery: str = "at-least-once", **members: Any) -> dict[str, Any]:
+    return {"name": "o", "from": "events", "delivery": delivery, "python": {"class": "C", **python(**members)}}
+
+
 _SOURCE: Path = ("spec", "sources", 0)
 _SOMEWHERE = {"secretRef": {"env": "A"}}
 _NOWHERE = {"secretRef": {}}
@@ -190,6 +202,24 @@ WRONG: list[tuple[str, dict[str, Any], Path, Any]] = [
     ("spec.sources[].kafka", {}, _SOURCE, source_of(refresh="1ms")),
     ("spec.sources[].kafka.sasl.password.secretRef", {}, _SOURCE, source_of(**_SASL)),
     ("spec.sources[].kafka.tls.keyPassword.secretRef", {}, _SOURCE, source_of(**_TLS)),
+    ("spec.sources[].python", {}, _SOURCE, python_source(file="c.py")),
+    ("spec.sources[].python", {}, _SOURCE, {"name": "in", "python": {"function": "f", "file": "c.py"}}),
+    ("spec.sources[].python.code", {}, _SOURCE, python_source(code={})),
+    ("spec.sources[].python.secrets{}.secretRef", {}, _SOURCE, python_source(secrets={"p": _NOWHERE})),
+    ("spec.sources[].python.backoff", {}, _SOURCE, python_source(backoff={"initial": "1us"})),
+    ("spec.sources[].python.backoff", {}, _SOURCE, python_source(backoff={"initial": "1h"})),
+    ("spec.sinks[]", {}, ("spec", "sinks", 0), python_sink("exactly-once")),
+    ("spec.sinks[].python", {}, ("spec", "sinks", 0), python_sink(file="c.py")),
+    (
+        "spec.sinks[].python",
+        {},
+        ("spec", "sinks", 0),
+        {"name": "o", "from": "events", "python": {"class": "C", "file": "c.py"}},
+    ),
+    ("spec.sinks[].python.code", {}, ("spec", "sinks", 0), python_sink(code={})),
+    ("spec.sinks[].python.secrets{}.secretRef", {}, ("spec", "sinks", 0), python_sink(secrets={"p": _NOWHERE})),
+    ("spec.sinks[].python.backoff", {}, ("spec", "sinks", 0), python_sink(backoff={"initial": "1us"})),
+    ("spec.sinks[].python.backoff", {}, ("spec", "sinks", 0), python_sink(backoff={"initial": "1h"})),
     ("spec.checkpoint", {}, ("spec", "checkpoint", "interval"), "1ms"),
     ("spec.checkpoint", {}, ("spec", "checkpoint", "interval"), "1d"),
     ("spec.ingest", {}, ("spec", "ingest", "maxWait"), "1us"),

@@ -24,6 +24,8 @@ def schema_places(job: StreamJob) -> Iterator[tuple[Path, SchemaText, bool]]:
         path: Path = ("spec", "sources", index)
         if source.http is not None and source.http.avro is not None:
             yield from _of((*path, "http", "avro"), source.http.avro)
+        if source.python is not None and source.python.format.avro is not None:
+            yield from _of((*path, "python", "format", "avro"), source.python.format.avro)
         if source.file is not None and source.file.format.avro is not None:
             yield from _of((*path, "file", "format", "avro"), source.file.format.avro)
         if source.kafka is not None and source.kafka.format.avro is not None:

@@ -6,6 +6,7 @@
 mod format;
 mod nats;
 mod postgres;
+mod python;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ use crate::expr::Expr;
 pub use format::{AvroConfig, AvroFileConfig, FileSourceFormat, Framing, MessageFormat, RegistryAuth, RegistryConfig};
 pub use nats::{NatsAuthConfig, NatsConnectionConfig, NatsSinkConfig};
 pub use postgres::{PostgresConnectionConfig, PostgresSinkConfig, TableColumnConfig, TableMode};
+pub use python::{PythonCodeConfig, PythonSinkConfig, PythonSourceConfig};
 
 /// One validated StreamJob with every default filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +45,11 @@ pub struct JobConfig {
 }
 
 impl JobConfig {
+    /// Whether it has sources or sinks that are code of the user's.
+    pub fn has_user_connectors(&self) -> bool {
+        self.sources.iter().any(|source| source.python.is_some()) || self.sinks.iter().any(|sink| sink.python.is_some())
+    }
+
     /// Whether it listens on `/ingest`.
     pub fn has_http_source(&self) -> bool {
         self.sources.iter().any(|source| source.http.is_some())
@@ -150,12 +157,13 @@ pub struct SourceConfig {
     pub http: Option<HttpSourceConfig>,
     pub file: Option<FileSourceConfig>,
     pub kafka: Option<KafkaSourceConfig>,
+    pub python: Option<PythonSourceConfig>,
 }
 
 impl SourceConfig {
     /// Whether its rows are journaled, since nobody has them any more once they are acknowledged.
     pub fn is_push(&self) -> bool {
-        self.http.is_some()
+        self.http.is_some() || self.python.is_some()
     }
 
     /// Whether it has no end of its own: it waits for whoever sends.
@@ -165,7 +173,7 @@ impl SourceConfig {
 
     /// Whether its position is journaled with its rows.
     pub fn keeps_position(&self) -> bool {
-        false
+        self.python.as_ref().is_some_and(|python| python.positions)
     }
 }
 
@@ -376,6 +384,7 @@ pub struct SinkConfig {
     pub kafka: Option<KafkaSinkConfig>,
     pub nats: Option<NatsSinkConfig>,
     pub postgres: Option<PostgresSinkConfig>,
+    pub python: Option<PythonSinkConfig>,
     pub stdout: Option<StdoutSinkConfig>,
 }
 

@@ -9,6 +9,7 @@ mod control_token;
 mod feed;
 mod file_rows;
 mod formats;
+pub mod hosted;
 mod idempotency;
 mod inbox;
 mod ingest;
@@ -18,7 +19,6 @@ mod options;
 mod paced;
 mod port;
 mod progress_json;
-#[allow(dead_code, reason = "the way of sources that come with the next commits")]
 mod push;
 mod random;
 mod read_again;

@@ -12,7 +12,9 @@ use streamjob_connectors::nats::NatsSink;
 use streamjob_connectors::postgres::{PostgresSink, RowShape};
 use streamjob_connectors::transacting::{Hooks, SinkVerdict};
 use streamjob_connectors::webhook::Webhook;
-use streamjob_core::config::{Delivery, HttpSinkConfig, KafkaSinkConfig, NatsSinkConfig, PostgresSinkConfig, SinkConfig};
+use streamjob_core::config::{
+    Delivery, HttpSinkConfig, KafkaSinkConfig, NatsSinkConfig, PostgresSinkConfig, PythonSinkConfig, SinkConfig,
+};
 use streamjob_core::outbox::{first_number, incarnation_of};
 use streamjob_core::plan::{Plan, SinkFrom, TimeOutput, WINDOW_COLUMNS};
 use streamjob_core::transactions::Progress;
@@ -21,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::hosted::{self, ConnectorHost};
 use crate::inbox::Message;
 use crate::port::{MESSAGE_QUEUE, Output};
 use crate::shared::{ConnectionView, Shared};
@@ -91,16 +94,23 @@ fn backoff(initial_us: i64, max_us: i64) -> Backoff {
 
 impl MessageSinks {
     /// Starts what sends the batches of one sink.
-    pub fn start(&self, shared: &Arc<Shared>, sink: usize, config: &SinkConfig) -> Result<Output> {
+    pub fn start(
+        &self,
+        shared: &Arc<Shared>,
+        host: Option<&dyn ConnectorHost>,
+        sink: usize,
+        config: &SinkConfig,
+    ) -> Result<Output> {
         let (sender, receiver) = mpsc::channel(MESSAGE_QUEUE);
         let connection: Arc<Connection> = Arc::default();
         let starting = Starting { shared, sink, receiver, connection: connection.clone() };
         let name: Arc<str> = starting.name().into();
-        match (&config.http, &config.kafka, &config.nats, &config.postgres) {
-            (Some(http), None, None, None) => self.start_webhook(starting, http)?,
-            (None, Some(kafka), None, None) => self.start_kafka(starting, kafka)?,
-            (None, None, Some(nats), None) => self.start_nats(starting, nats)?,
-            (None, None, None, Some(postgres)) => self.start_postgres(starting, postgres)?,
+        match config {
+            SinkConfig { http: Some(http), .. } => self.start_webhook(starting, http)?,
+            SinkConfig { kafka: Some(kafka), .. } => self.start_kafka(starting, kafka)?,
+            SinkConfig { nats: Some(nats), .. } => self.start_nats(starting, nats)?,
+            SinkConfig { postgres: Some(postgres), .. } => self.start_postgres(starting, postgres)?,
+            SinkConfig { python: Some(python), .. } if let Some(host) = host => self.start_hosted(starting, host, python)?,
             _ => return Err(Error::engine(format!("sink {name} takes no messages"))),
         }
         shared.connections.lock().push(ConnectionView {
@@ -161,6 +171,12 @@ impl MessageSinks {
                 Err(error) => failed.fail(error),
             }
         });
+        Ok(())
+    }
+
+    fn start_hosted(&self, starting: Starting<'_>, host: &dyn ConnectorHost, config: &PythonSinkConfig) -> Result<()> {
+        let link = hosted::start_sink(host, starting.name(), config, starting.connection.clone())?;
+        self.deliver(starting, Arc::new(link), backoff(config.code.backoff_initial_us, config.code.backoff_max_us));
         Ok(())
     }
 

@@ -157,6 +157,7 @@ impl PushSource {
             }
         };
         say_too_long(&mut batch, &kept, longest);
+        batch.source = Some(self.name.clone());
         Ok(batch)
     }
 

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::control_token::ControlToken;
 use crate::formats::Formats;
+use crate::hosted::{self, ConnectorHost};
 use crate::inbox::Message;
 use crate::ingest::Ingest;
 use crate::message_sinks::MessageSinks;
@@ -38,6 +39,8 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// Rows that are in when the process stops have this long to be processed, committed and delivered. What is left then is in
 /// the journal, the files or the outbox, for the next start.
 const REST: Duration = Duration::from_secs(2);
+/// User code has this long to close what it has open.
+const HOST_END: Duration = Duration::from_secs(5);
 /// The last answers have this long to leave.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// All outboxes of one sink hold about this many bytes together; each shard has its part.
@@ -68,6 +71,9 @@ struct Tasks {
     /// Ends the listener, and each connection after the request that it is at.
     listener: CancellationToken,
     connections: TaskTracker,
+    /// Ends sources inside of the process, once they have brought what they have.
+    sources: CancellationToken,
+    bringing: TaskTracker,
     sinks: MessageSinks,
 }
 
@@ -110,11 +116,22 @@ async fn run_once(
 ) -> Result<(End, Totals)> {
     let traces = Traces::from_env(&plan.config.name)?;
     let formats = Formats::new(&plan)?;
-    let tasks = Tasks { listener: CancellationToken::new(), connections: TaskTracker::new(), sinks: MessageSinks::default() };
+    let tasks = Tasks {
+        listener: CancellationToken::new(),
+        connections: TaskTracker::new(),
+        sources: CancellationToken::new(),
+        bringing: TaskTracker::new(),
+        sinks: MessageSinks::default(),
+    };
     let (udfs, exit_at_end) = (options.udfs.clone(), options.exit_at_end);
+    let host = match plan.config.has_user_connectors() {
+        true => Some(tokio::task::block_in_place(|| options.connectors.host())?),
+        false => None,
+    };
     let mut running = tokio::task::block_in_place(|| {
         let opened = Opened::open(plan, &options.state_dir)?;
-        let start = |shared: &Arc<Shared>| open_outputs(shared, |sink, config| tasks.sinks.start(shared, sink, config));
+        let start =
+            |shared: &Arc<Shared>| open_outputs(shared, |sink, config| tasks.sinks.start(shared, host.as_deref(), sink, config));
         opened.start(traces, &udfs, exit_at_end, start)
     })?;
     let mut ready = None;
@@ -126,27 +143,36 @@ async fn run_once(
         tokio::spawn(server::serve(listener, ingest, router, tasks.listener.clone(), tasks.connections.clone()));
         ready = options.on_ready.take().map(|on_ready| (on_ready, format!("http://{address}")));
     }
-    let outcome = Watch::new(&running, options, ready, deadline).until_end(&mut running, options, signals).await;
+    let outcome = match tokio::task::block_in_place(|| start_sources(&tasks, host.as_deref(), &running)) {
+        Ok(()) => Watch::new(&running, options, ready, deadline).until_end(&mut running, options, signals).await,
+        Err(error) => Err(error),
+    };
     let end = *outcome.as_ref().unwrap_or(&End::Over);
-    let totals = finish(running, tasks, outcome.map(|_| ())).await?;
+    let totals = finish(running, tasks, host, outcome.map(|_| ())).await?;
     Ok((end, totals))
 }
 
 /// Stops in the order of who needs whom: requests under way get their answers, rows that are in are processed, committed and
 /// delivered as far as that goes within a few seconds, then changes are committed and threads end, the journal's last.
-async fn finish(mut running: Running, tasks: Tasks, outcome: Result<()>) -> Result<Totals> {
+async fn finish(mut running: Running, tasks: Tasks, host: Option<Arc<dyn ConnectorHost>>, outcome: Result<()>) -> Result<Totals> {
     let shared = running.shared.clone();
     let resumed = running.resumed;
     tasks.listener.cancel();
+    tasks.sources.cancel();
+    tasks.bringing.close();
     // Also where there never was a listener.
     tasks.connections.close();
     if outcome.is_ok() && shared.failure().is_none() {
-        let _ = tokio::time::timeout(DRAIN, tasks.connections.wait()).await;
+        let drained = async { tokio::join!(tasks.connections.wait(), tasks.bringing.wait()) };
+        let _ = tokio::time::timeout(DRAIN, drained).await;
     }
     shared.close_gate();
     tokio::task::block_in_place(|| running.begin_stop());
     running.rest(REST).await;
     tasks.sinks.end().await;
+    if let Some(host) = host {
+        tokio::task::block_in_place(|| host.stop(HOST_END));
+    }
     let ended = tokio::task::block_in_place(|| running.end());
     let _ = tokio::time::timeout(LAST_ANSWERS, tasks.connections.wait()).await;
     tokio::task::block_in_place(|| shared.traces.finish());
@@ -156,6 +182,14 @@ async fn finish(mut running: Running, tasks: Tasks, outcome: Result<()>) -> Resu
     }
     ended?;
     Ok(progress_json::totals(&shared, resumed))
+}
+
+/// Starts the sources inside of the process.
+fn start_sources(tasks: &Tasks, host: Option<&dyn ConnectorHost>, running: &Running) -> Result<()> {
+    match (host, &running.sequencer) {
+        (Some(host), Some(sequencer)) => hosted::start_sources(&running.shared, sequencer, host, &tasks.bringing, &tasks.sources),
+        _ => Ok(()),
+    }
 }
 
 /// Whatever asks the run to end: SIGINT, SIGTERM, the host process.

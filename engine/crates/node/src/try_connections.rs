@@ -28,6 +28,9 @@ pub struct Tried {
     pub retryable: bool,
 }
 
+/// What is said of user code.
+const NOT_TRIED: &str = "not tried, since that would run its code";
+
 /// Tries every source and sink that has a server, one after the other.
 pub fn try_connections(config: &JobConfig) -> Result<Vec<Tried>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -46,7 +49,13 @@ pub fn try_connections(config: &JobConfig) -> Result<Vec<Tried>> {
             tried.extend(try_registry(&runtime, &format!("spec.sources[{number}].http.avro.registry"), avro));
         }
     }
+    for (number, source) in config.sources.iter().enumerate().filter(|(_, source)| source.python.is_some()) {
+        tried.push(told(format!("spec.sources[{number}].python"), Ok(format!("{}: {NOT_TRIED}", source.name))));
+    }
     for (number, sink) in config.sinks.iter().enumerate() {
+        if sink.python.is_some() {
+            tried.push(told(format!("spec.sinks[{number}].python"), Ok(format!("{}: {NOT_TRIED}", sink.name))));
+        }
         if let Some(kafka) = &sink.kafka {
             let place = format!("spec.sinks[{number}].kafka");
             let found = describe(&place, &kafka.connection, &kafka.topic, Isolation::ReadCommitted).map(|said| {

@@ -9,6 +9,7 @@ from streamjob.models.kubernetes import PodMetadata, PodTemplate, StorageSpec
 from streamjob.models.nats import NatsSink
 from streamjob.models.postgres import PostgresSink
 from streamjob.models.processing import CodeSpec, ConfigMapCode, UdfSpec, WindowSpec
+from streamjob.models.python import PythonBackoff, PythonCode, PythonSink, PythonSource
 from streamjob.models.schema import EventTime, FieldSpec, KeySpec, SchemaSpec
 from streamjob.models.secrets import Secret, SecretRef
 from streamjob.models.settings import (
@@ -61,6 +62,10 @@ __all__ = [
     "PodMetadata",
     "PodTemplate",
     "PostgresSink",
+    "PythonBackoff",
+    "PythonCode",
+    "PythonSink",
+    "PythonSource",
     "Registry",
     "RestSpec",
     "SchemaSpec",
