@@ -55,10 +55,12 @@ pub enum Guard {
     ReadAgain = 24,
     /// I1: the open windows of a key that left memory close as all others.
     CloseCold = 25,
+    /// I8: batches that a sink with transactions has already are not sent again.
+    TakeKnown = 26,
 }
 
 impl Guard {
-    pub const ALL: [Guard; 25] = [
+    pub const ALL: [Guard; 26] = [
         Guard::Atomic,
         Guard::Gap,
         Guard::Duplicate,
@@ -84,6 +86,7 @@ impl Guard {
         Guard::Leave,
         Guard::ReadAgain,
         Guard::CloseCold,
+        Guard::TakeKnown,
     ];
 }
 

@@ -11,7 +11,7 @@ use streamjob_core::shard::HistoryReader;
 
 use crate::events::Event;
 use crate::job::{
-    ALERT_ABOVE, ALERTS, DEAD_LETTERS, EVENTS, EXACT_ALERT_ABOVE, EXACT_ALERTS, POISON_COUNT, SEEN, SEGMENTS, WINDOW_HOOK,
+    ALERT_ABOVE, ALERTS, DEAD_LETTERS, EVENTS, EXACT_ALERT_ABOVE, EXACT_ALERTS, POISON_COUNT, SEEN, SEGMENTS, TOPIC, WINDOW_HOOK,
 };
 use crate::model::{Expected, Pane, replay};
 use crate::rows::{MS, REFUSED_KEY};
@@ -237,7 +237,8 @@ impl World {
 
     /// Rows that servers refused, by sink, out of the dead letters.
     fn refused_events(&self) -> Result<BTreeMap<usize, Vec<Value>>, String> {
-        let mut refused: BTreeMap<usize, Vec<Value>> = [WINDOW_HOOK, ALERTS, EXACT_ALERTS].map(|sink| (sink, Vec::new())).into();
+        let mut refused: BTreeMap<usize, Vec<Value>> =
+            [WINDOW_HOOK, ALERTS, EXACT_ALERTS, TOPIC].map(|sink| (sink, Vec::new())).into();
         for letter in self.parsed(DEAD_LETTERS)? {
             let sink = self.setup.plan.sinks.iter().position(|sink| letter["source"] == sink.name.as_str());
             if let Some(rows) = sink.and_then(|sink| refused.get_mut(&sink)) {
@@ -259,7 +260,9 @@ impl World {
         same("I8", "windows in segments", lines.clone(), self.parsed(SEGMENTS)?.iter().map(window_line_of).collect())?;
         let refused = self.refused_events()?;
         let got = self.receivers[&WINDOW_HOOK].rows.iter().chain(&refused[&WINDOW_HOOK]);
-        same("I8", "windows of the exactly-once webhook", lines, got.map(window_line_of).collect())
+        same("I8", "windows of the exactly-once webhook", lines.clone(), got.map(window_line_of).collect())?;
+        let got = self.topic.rows.iter().chain(&refused[&TOPIC]);
+        same("I8", "windows of the topic", lines, got.map(window_line_of).collect())
     }
 
     fn check_history(&self, expected: &Expected) -> Result<(), String> {

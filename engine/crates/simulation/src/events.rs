@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use streamjob_core::outbox::Batch;
 use streamjob_core::processor::Delivery;
+use streamjob_core::transactions::RefusedRow;
 
 use crate::clients::{Answer, Message};
+use crate::topic::Ended;
 
 /// Number of a process: what belongs to an earlier one is nobody's any more.
 pub type Generation = u64;
@@ -33,6 +35,10 @@ pub enum Event {
         sink: usize,
         key: String,
         body: Arc<[u8]>,
+    },
+    /// The word to commit a transaction reaches the topic's broker.
+    TopicCommit {
+        transaction: u64,
     },
     Crash,
     Start,
@@ -77,6 +83,13 @@ pub enum NodeEvent {
         shard: u16,
         batch: Batch,
         outcome: Outcome,
+    },
+    /// The topic's sink takes its next step.
+    Transact,
+    Transacted {
+        ended: Ended,
+        /// Rows that the transaction left out, with their shards.
+        refused: Vec<(u16, RefusedRow)>,
     },
 }
 

@@ -15,7 +15,9 @@ pub const EVENTS: usize = 1;
 pub const WINDOW_HOOK: usize = 2;
 pub const ALERTS: usize = 3;
 pub const EXACT_ALERTS: usize = 4;
-pub const DEAD_LETTERS: usize = 5;
+/// Takes the same windows as [`WINDOW_HOOK`].
+pub const TOPIC: usize = 5;
+pub const DEAD_LETTERS: usize = 6;
 
 /// At least one row of this value and more goes to [`ALERTS`].
 pub const ALERT_ABOVE: i64 = 100;
@@ -146,6 +148,8 @@ fn config(random: &mut Random, filtered: bool) -> Value {
             with(http("window-hook"), "w", Value::Null, "exactly-once"),
             with(http("alerts"), "events", compare("gt", ALERT_ABOVE), "at-least-once"),
             with(http("exact-alerts"), "events", compare("gt", EXACT_ALERT_ABOVE), "exactly-once"),
+            // What is at the other end makes no difference to the core.
+            with(http("topic"), "w", Value::Null, "exactly-once"),
         ],
         "dead_letters": null,
         "checkpoint": {"interval_us": random.between(200, 3_000) * MS},

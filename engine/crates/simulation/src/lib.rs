@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!  clients ─▶ journal (simulated disk) ─┬─▶ router ─▶ reorder ─▶ workers ─▶ commits ─▶ stores, segments
-//!  file ─▶ decoders, out of order ──────┘                          └─▶ webhooks ─▶ receivers
+//!  file ─▶ decoders, out of order ──────┘                          ├─▶ webhooks ─▶ receivers
+//!                                                                  └─▶ transactions ─▶ topic
 //!                              ▲ crashes, full disk, failed syncs, lost and late messages ▲
 //! ```
 //!
@@ -25,6 +26,7 @@ mod random;
 mod receiver;
 mod rows;
 mod start;
+mod topic;
 mod truth;
 mod udf;
 mod webhooks;

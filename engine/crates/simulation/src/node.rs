@@ -17,11 +17,13 @@ use streamjob_core::progress::SplitIndex;
 use streamjob_core::reorder::Reorder;
 use streamjob_core::route::Router;
 use streamjob_core::shard::{Frozen, RequestCommit};
+use streamjob_core::transactions::Transactions;
 use streamjob_core::trim::Trimmer;
 use streamjob_core::{Error, Result};
 
 use crate::clients::{Answer, Message};
 use crate::disk::SegmentDisk;
+use crate::topic::Item;
 use crate::truth::SplitId;
 
 /// Deliveries under way or waiting in all workers; above it sources wait.
@@ -40,6 +42,10 @@ pub struct Node {
     pub trimmer: Trimmer,
     /// By sink and shard: batches that the server has not answered.
     pub lanes: BTreeMap<(usize, u16), Lane>,
+    /// What its sink knows of the topic.
+    pub transactions: Transactions<Item>,
+    /// The sink's next step is scheduled, or an answer awaited.
+    pub transacting: bool,
     /// Segments that this process has begun.
     pub begun: std::collections::BTreeSet<crate::disk::SegmentKey>,
     /// Deliveries under way or waiting.

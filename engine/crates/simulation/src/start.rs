@@ -17,6 +17,7 @@ use streamjob_core::reorder::Reorder;
 use streamjob_core::route::Router;
 use streamjob_core::shard::{Shard, SplitInfo};
 use streamjob_core::store::ShardStore;
+use streamjob_core::transactions::Transactions;
 use streamjob_core::trim::Trimmer;
 use streamjob_core::{Error, Result};
 
@@ -137,6 +138,8 @@ impl World {
             next_commit: 0,
             trimmer,
             lanes: BTreeMap::new(),
+            transactions: Transactions::default(),
+            transacting: false,
             begun: BTreeSet::new(),
             outstanding: 0,
             closing: false,

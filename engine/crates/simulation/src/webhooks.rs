@@ -3,15 +3,17 @@
 use streamjob_core::outbox::{Batch, idempotency_key};
 
 use crate::events::{Event, NodeEvent, Outcome};
+use crate::job::TOPIC;
 use crate::rows::{MS, REFUSED_KEY, SECOND};
 use crate::world::{Done, Stop, World};
 
 impl World {
     /// Starts every lane that has something to send and waits for no answer.
     pub fn pump_lanes(&mut self) {
+        self.pump_topic();
         let node = self.node();
         let mut ready = Vec::new();
-        for ((sink, shard), lane) in &mut node.lanes {
+        for ((sink, shard), lane) in node.lanes.iter_mut().filter(|((sink, _), _)| *sink != TOPIC) {
             if !lane.busy && !lane.waiting.is_empty() {
                 lane.busy = true;
                 ready.push((*sink, *shard));

@@ -9,11 +9,12 @@ use streamjob_core::journal::testing::SimulatedStorage;
 use crate::clients::{Client, Request};
 use crate::disk::{SegmentDisk, SimulatedStore};
 use crate::events::{Event, Generation, NodeEvent, Queue};
-use crate::job::{ALERTS, EXACT_ALERTS, Setup, WINDOW_HOOK};
+use crate::job::{ALERTS, EXACT_ALERTS, Setup, TOPIC, WINDOW_HOOK};
 use crate::node::Node;
 use crate::random::Random;
 use crate::receiver::Receiver;
 use crate::rows::{MS, SECOND, START_US};
+use crate::topic::Topic;
 use crate::truth::{SplitId, Truth};
 
 /// Events that a failure shows.
@@ -92,6 +93,7 @@ pub struct World {
     pub stores: Vec<Arc<SimulatedStore>>,
     pub segments: SegmentDisk,
     pub receivers: BTreeMap<usize, Receiver>,
+    pub topic: Topic,
     pub clients: Vec<Client>,
     pub requests: Vec<Request>,
     pub node: Option<Node>,
@@ -132,6 +134,7 @@ impl World {
             stores: (0..setup.shards()).map(|_| Arc::default()).collect(),
             segments: SegmentDisk::default(),
             receivers: [WINDOW_HOOK, ALERTS, EXACT_ALERTS].map(|sink| (sink, Receiver::default())).into(),
+            topic: Topic::default(),
             clients: (0..setup.clients).map(|client| Client::new(client, &setup)).collect(),
             requests: Vec::new(),
             node: None,
@@ -191,6 +194,7 @@ impl World {
                 let receiver = self.receivers.get_mut(&sink).expect("only webhooks send");
                 receiver.take(&key, &body).map_err(broken("I8"))?;
             }
+            Event::TopicCommit { transaction } => self.topic.commit(transaction),
             Event::Crash => return Err(Stop::Crash("power".to_owned())),
             Event::Start => self.start_or_crash()?,
             Event::Fault => self.fault(),
@@ -217,6 +221,8 @@ impl World {
             NodeEvent::Work(worker) => self.work(worker),
             NodeEvent::Commit(commit) => self.commit_step(commit),
             NodeEvent::Send { sink, shard } => self.send(sink, shard),
+            NodeEvent::Transact => self.transact(),
+            NodeEvent::Transacted { ended, refused } => self.transacted(ended, &refused),
             NodeEvent::Sent { sink, shard, batch, outcome } => self.sent(sink, shard, &batch, outcome),
         }
     }
@@ -299,7 +305,7 @@ impl World {
                 "the power will fail"
             }
             5 | 6 => {
-                let sink = *self.random.pick(&[WINDOW_HOOK, ALERTS, EXACT_ALERTS]);
+                let sink = *self.random.pick(&[WINDOW_HOOK, ALERTS, EXACT_ALERTS, TOPIC]);
                 let until_us = self.now_us + self.random.between(SECOND, 12 * SECOND);
                 self.down_until_us.insert(sink, until_us.min(self.setup.calm_at_us));
                 "a sink is down"

@@ -134,7 +134,7 @@ mod tests {
         let unrelated = record("P", &[]);
         assert_eq!(whole(&main, &[unrelated]), main, "P of a namespace is another type");
         let own = json!({"type": "enum", "name": "P", "namespace": "a", "symbols": ["S"]});
-        assert_eq!(whole(&main, &[own.clone()])["fields"][0]["type"], own);
+        assert_eq!(whole(&main, std::slice::from_ref(&own))["fields"][0]["type"], own);
     }
 
     #[test]
