@@ -9,11 +9,11 @@ use streamjob_connectors::deliveries::{Deliver, Delivery, DeliveryReport, Outcom
 use streamjob_core::Result;
 use streamjob_core::config::PythonSinkConfig;
 use streamjob_core::transactions::RefusedRow;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{ConnectorHost, HostedSink, SinkBatch, SinkStart, Written, read_secrets};
+use super::{Answer, ConnectorHost, HostedSink, SinkBatch, SinkStart, Written, read_secrets};
 use crate::random::Random;
 
 /// Starts a sink that is user code, and what brings it its batches.
@@ -63,8 +63,9 @@ impl Deliver for Link {
             number: delivery.last_seq,
             traceparent: delivery.batch.traceparent.clone(),
         };
-        let written = self.sink.write(batch).await;
-        match written {
+        let (answer, written) = oneshot::channel();
+        self.sink.write(batch, Answer(answer));
+        match written.await {
             Ok(Written::Done) => {
                 self.connection.answered();
                 Outcome::Delivered
