@@ -24,9 +24,9 @@ use streamjob_connectors::secret::Secret;
 use streamjob_core::config::JobConfig;
 use streamjob_core::{Error, Result};
 use streamjob_node::hosted::{
-    Brought, ConnectorFactory, ConnectorHost, HostedSink, HostedSource, Intake, SinkBatch, SinkStart, SourceStart, Written,
+    Answer, Brought, ConnectorFactory, ConnectorHost, HostedSink, HostedSource, Intake, SinkBatch, SinkStart, SourceStart,
+    Written,
 };
-use tokio::sync::oneshot;
 
 use crate::attached::keep_this_thread;
 use crate::errors::{described, message};
@@ -272,30 +272,29 @@ struct PythonSink {
 }
 
 impl HostedSink for PythonSink {
-    fn write(&self, batch: SinkBatch) -> oneshot::Receiver<Written> {
+    fn write(&self, batch: SinkBatch, answer: Answer) {
         let ticket = self.next_ticket.fetch_add(1, Ordering::Relaxed);
-        let (sender, receiver) = oneshot::channel();
         let mut waiting = lock(&self.answers.waiting);
         // batches that were given up
-        waiting.retain(|_, sender| !sender.is_closed());
-        waiting.insert(ticket, sender);
+        waiting.retain(|_, answer| !answer.is_given_up());
+        waiting.insert(ticket, answer);
         drop(waiting);
         let _ = self.words.send(Word::Write(self.sink.clone(), ticket, batch));
-        receiver
     }
 }
 
 /// Who waits for the answers of one sink: as many as there are batches with it.
 struct Answers {
     sink: String,
-    waiting: Mutex<HashMap<u64, oneshot::Sender<Written>>>,
+    waiting: Mutex<HashMap<u64, Answer>>,
     connection: Arc<Connection>,
 }
 
 impl Answers {
     fn answer(&self, ticket: u64, written: Written) {
-        if let Some(sender) = lock(&self.waiting).remove(&ticket) {
-            let _ = sender.send(written);
+        let answer = lock(&self.waiting).remove(&ticket);
+        if let Some(answer) = answer {
+            answer.give(written);
         }
     }
 }

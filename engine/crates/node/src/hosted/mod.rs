@@ -85,8 +85,24 @@ pub struct SinkStart<'a> {
 
 /// A sink that runs in a host.
 pub trait HostedSink: Send + Sync {
-    /// Writes a batch; the answer comes when it comes. Dropping the receiver gives the batch up.
-    fn write(&self, batch: SinkBatch) -> oneshot::Receiver<Written>;
+    /// Writes a batch; the answer comes when it comes.
+    fn write(&self, batch: SinkBatch, answer: Answer);
+}
+
+/// Who waits for what comes of a batch. Dropped without a word, the batch is tried again.
+pub struct Answer(oneshot::Sender<Written>);
+
+impl Answer {
+    /// Says what came of it.
+    pub fn give(self, written: Written) {
+        // nobody waits any more where the process stops
+        let _ = self.0.send(written);
+    }
+
+    /// Whether nobody waits any more.
+    pub fn is_given_up(&self) -> bool {
+        self.0.is_closed()
+    }
 }
 
 /// Rows that are written together.

@@ -7,9 +7,9 @@ use streamjob_connectors::deliveries::{Deliver, Delivery, Outcome, Refusal};
 use streamjob_core::Result;
 use streamjob_core::config::PythonSinkConfig;
 use streamjob_core::transactions::RefusedRow;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
-use super::{ConnectorHost, HostedSink, SinkBatch, SinkStart, Written, read_secrets};
+use super::{Answer, ConnectorHost, HostedSink, SinkBatch, SinkStart, Written, read_secrets};
 
 /// Starts a sink that is user code; gives the way to it.
 pub fn start_sink(
@@ -45,8 +45,9 @@ impl Deliver for Link {
             number: delivery.last_seq,
             traceparent: delivery.batch.traceparent.clone(),
         };
-        let written = self.sink.write(batch).await;
-        match written {
+        let (answer, written) = oneshot::channel();
+        self.sink.write(batch, Answer(answer));
+        match written.await {
             Ok(Written::Done) => {
                 self.connection.answered();
                 Outcome::Delivered

@@ -3,6 +3,7 @@
 mod control;
 mod files;
 mod full_sinks;
+mod hosted;
 mod ingest;
 mod queries;
 mod restored;
