@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn a_batch_says_below_which_number_none_comes_again() {
         let mut outbox = Outbox::new(1, 0);
-        let mut cut = |outbox: &mut Outbox| {
+        let cut = |outbox: &mut Outbox| {
             outbox.stage(b"{}");
             outbox.cut().remove(0)
         };
