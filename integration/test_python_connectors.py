@@ -34,7 +34,7 @@ async def numbers(context, position=None):
             raise ConnectionError("away for a moment")
         yield Event({"device": f"d{number % 17}", "at": number, "n": number}, position=number + 1)
         if number % 50 == 0:
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.005)
 
 class Folder(Sink):
     async def write(self, batch):
@@ -84,9 +84,10 @@ def test_a_source_with_positions_counts_each_row_once_over_kills(
     target.mkdir()
     job = make_job(JOB.format(end=ROWS, folder=target))
     job.write("counting.py", COUNTING)
-    for kill in kills.at_random(max(kills.share(0.2), 6), rng, 0.0, 0.7):
+    for kill in kills.at_random(max(kills.share(0.2), 6), rng, 0.1, 0.6):
         running = job.start("--exit-at-end")
-        if running.lives_for(0.6 + kill.after_s):
+        # From here on it brings rows: a kill before that would prove nothing.
+        if running.becomes_ready() and running.lives_for(kill.after_s):
             running.kill()
             report.killed(kill, f"({len(job.rows('out'))} rows are out)")
     totals = job.run_to_end().totals
