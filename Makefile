@@ -149,6 +149,7 @@ lock: .venv/.tools ## Write the lock files of the Python packages anew (needs uv
 	$(call lock,sdk/requirements-runtime,-c sdk/requirements-dev.lock)
 	$(call lock,sdk/requirements-build,-c sdk/requirements-dev.lock)
 	$(call lock,operator/requirements-runtime,-c sdk/requirements-dev.lock)
+	$(call lock,integration/s3/requirements)
 
 # A package has one version everywhere: what goes into images is a part of what the tests ran with.
 lock = uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url $(1).in -o $(1).lock $(2)

@@ -195,7 +195,7 @@ CASES = [
         "",
         -2,
         "spec.sinks[0]",
-        "needs one of file, http, kafka, nats, postgres, stdout",
+        "needs one of file, http, kafka, nats, postgres, python, stdout",
         None,
         "file:",
     ),

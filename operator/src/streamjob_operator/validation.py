@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -97,14 +97,21 @@ def _checked(text: str) -> ValidJob | InvalidJob:
 def referenced_config_maps(resource: Mapping[str, Any]) -> frozenset[str]:
     """The names of the ConfigMaps whose code a job runs, also of an invalid one."""
     spec = resource.get("spec")
-    udfs = spec.get("udfs") if isinstance(spec, dict) else None
     found: set[str] = set()
-    for udf in udfs if isinstance(udfs, list) else ():
-        code = udf.get("code") if isinstance(udf, dict) else None
+    for holder in _code_holders(spec if isinstance(spec, dict) else {}):
+        code = holder.get("code") if isinstance(holder, dict) else None
         config_map = code.get("configMap") if isinstance(code, dict) else None
         if isinstance(config_map, dict) and isinstance(config_map.get("name"), str):
             found.add(config_map["name"])
     return frozenset(found)
+
+
+def _code_holders(spec: Mapping[str, Any]) -> Iterator[Any]:
+    """Everything in a spec that may have `code`: UDFs, and sources and sinks in Python."""
+    for part in ("udfs", "sources", "sinks"):
+        items = spec.get(part)
+        for item in items if isinstance(items, list) else ():
+            yield item if part == "udfs" else item.get("python") if isinstance(item, dict) else None
 
 
 def _readable(spec: Any) -> Any:

@@ -90,6 +90,10 @@ def source_of(**members: Any) -> dict[str, Any]:
     return {"name": "in", "kafka": kafka(**members)}
 
 
+def mqtt(**members: Any) -> dict[str, Any]:
+    return {"name": "in", "mqtt": {"host": "broker", "topics": ["t/#"], **members}}
+
+
 def nats(**members: Any) -> dict[str, Any]:
     return {"name": "o", "from": "events", "nats": {"servers": "a:4222", "subject": "s", **members}}
 
@@ -97,6 +101,18 @@ def nats(**members: Any) -> dict[str, Any]:
 def postgres(**members: Any) -> dict[str, Any]:
     base = {"host": "db", "database": "d", "username": "u", "table": "t"}
     return {"name": "o", "from": "events", "postgres": {**base, **members}}
+
+
+def python(**members: Any) -> dict[str, Any]:
+    return {"code": {"inline": "x"}, **members}
+
+
+def python_source(**members: Any) -> dict[str, Any]:
+    return {"name": "in", "python": {"function": "f", **python(**members)}}
+
+
+def python_sink(delivery: str = "at-least-once", **members: Any) -> dict[str, Any]:
+    return {"name": "o", "from": "events", "delivery": delivery, "python": {"class": "C", **python(**members)}}
 
 
 _SOURCE: Path = ("spec", "sources", 0)
@@ -187,9 +203,30 @@ WRONG: list[tuple[str, dict[str, Any], Path, Any]] = [
     ("spec.sinks[].postgres", {}, ("spec", "sinks", 0), postgres(mode="upsert")),
     ("spec.sinks[].postgres", {}, ("spec", "sinks", 0), postgres(key=["key"])),
     ("spec.sinks[].postgres.password.secretRef", {}, ("spec", "sinks", 0), postgres(password=_NOWHERE)),
+    ("spec.sources[].mqtt", {}, _SOURCE, mqtt(username="u")),
+    ("spec.sources[].mqtt", {}, _SOURCE, mqtt(keepAlive="1s")),
+    ("spec.sources[].mqtt.password.secretRef", {}, _SOURCE, mqtt(username="u", password=_NOWHERE)),
     ("spec.sources[].kafka", {}, _SOURCE, source_of(refresh="1ms")),
     ("spec.sources[].kafka.sasl.password.secretRef", {}, _SOURCE, source_of(**_SASL)),
     ("spec.sources[].kafka.tls.keyPassword.secretRef", {}, _SOURCE, source_of(**_TLS)),
+    ("spec.sources[].python", {}, _SOURCE, python_source(file="c.py")),
+    ("spec.sources[].python", {}, _SOURCE, {"name": "in", "python": {"function": "f", "file": "c.py"}}),
+    ("spec.sources[].python.code", {}, _SOURCE, python_source(code={})),
+    ("spec.sources[].python.secrets{}.secretRef", {}, _SOURCE, python_source(secrets={"p": _NOWHERE})),
+    ("spec.sources[].python.backoff", {}, _SOURCE, python_source(backoff={"initial": "1us"})),
+    ("spec.sources[].python.backoff", {}, _SOURCE, python_source(backoff={"initial": "1h"})),
+    ("spec.sinks[]", {}, ("spec", "sinks", 0), python_sink("exactly-once")),
+    ("spec.sinks[].python", {}, ("spec", "sinks", 0), python_sink(file="c.py")),
+    (
+        "spec.sinks[].python",
+        {},
+        ("spec", "sinks", 0),
+        {"name": "o", "from": "events", "python": {"class": "C", "file": "c.py"}},
+    ),
+    ("spec.sinks[].python.code", {}, ("spec", "sinks", 0), python_sink(code={})),
+    ("spec.sinks[].python.secrets{}.secretRef", {}, ("spec", "sinks", 0), python_sink(secrets={"p": _NOWHERE})),
+    ("spec.sinks[].python.backoff", {}, ("spec", "sinks", 0), python_sink(backoff={"initial": "1us"})),
+    ("spec.sinks[].python.backoff", {}, ("spec", "sinks", 0), python_sink(backoff={"initial": "1h"})),
     ("spec.checkpoint", {}, ("spec", "checkpoint", "interval"), "1ms"),
     ("spec.checkpoint", {}, ("spec", "checkpoint", "interval"), "1d"),
     ("spec.ingest", {}, ("spec", "ingest", "maxWait"), "1us"),

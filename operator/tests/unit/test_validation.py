@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from streamjob_operator.validation import InvalidJob, ValidJob, check, referenced_config_maps
@@ -30,6 +31,31 @@ def test_code_comes_from_a_config_map() -> None:
 def test_a_config_map_that_is_not_there_is_named() -> None:
     assert "spec.udfs[0].code.configMap: the ConfigMap code is not there" in problem(job(udfs=[udf()]))
     assert "has no key z.py" in problem(job(udfs=[udf()]), {"code": {}})
+
+
+def connectors(**code: Any) -> dict[str, Any]:
+    source = {"name": "in", "python": {"function": "readings", **code}}
+    sink = {"name": "out", "from": "events", "python": {"class": "Writer", "code": {"configMap": FROM_SINKS}}}
+    return job(sources=[source], sinks=[sink], udfs=[], windows=[], where=None)
+
+
+FROM_SINKS = {"name": "sinks", "key": "s.py"}
+SOURCE_CODE = "async def readings(context):\n    yield b''\n"
+MAPS = {"sources": {"r.py": SOURCE_CODE}, "sinks": {"s.py": "class Writer: pass"}}
+
+
+def test_code_of_connectors_is_a_part_of_the_job() -> None:
+    resource = connectors(code={"configMap": {"name": "sources", "key": "r.py"}})
+    assert referenced_config_maps(resource) == {"sources", "sinks"}
+    checked = check(resource, MAPS)
+    assert isinstance(checked, ValidJob), checked
+    assert json.loads(checked.config)["sources"][0]["python"]["code"]["source"] == SOURCE_CODE
+    assert isinstance(check(resource, None), ValidJob), "a webhook cannot know the code"
+    assert "the ConfigMap sources is not there" in problem(resource)
+
+
+def test_a_connectors_file_is_refused_with_what_to_do() -> None:
+    assert "use code: on Kubernetes" in problem(connectors(file="c.py"), MAPS)
 
 
 def test_a_file_is_refused_with_what_to_do() -> None:

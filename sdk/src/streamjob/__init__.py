@@ -12,6 +12,7 @@ from streamjob.udf import register, udf
 
 if TYPE_CHECKING:
     from streamjob.client import Client
+    from streamjob.connectors import Batch, Event, Rejected, Sink, SinkContext, SourceContext
     from streamjob.engine import Engine, Result
     from streamjob.loading import load_job
     from streamjob.models import StreamJob
@@ -20,12 +21,18 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Batch",
     "Client",
     "Engine",
+    "Event",
     "JobError",
     "JobHarness",
     "Problem",
+    "Rejected",
     "Result",
+    "Sink",
+    "SinkContext",
+    "SourceContext",
     "StreamJob",
     "__version__",
     "current_traceparent",
@@ -35,10 +42,16 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Batch": "streamjob.connectors",
     "Client": "streamjob.client",
     "Engine": "streamjob.engine",
+    "Event": "streamjob.connectors",
     "JobHarness": "streamjob.testing",
+    "Rejected": "streamjob.connectors",
     "Result": "streamjob.engine",
+    "Sink": "streamjob.connectors",
+    "SinkContext": "streamjob.connectors",
+    "SourceContext": "streamjob.connectors",
     "StreamJob": "streamjob.models",
     "current_traceparent": "streamjob.tracing",
     "load_job": "streamjob.loading",

@@ -10,8 +10,9 @@ from typing import Any
 
 from streamjob.avro import Texts, resolve_schemas
 from streamjob.models import StreamJob
+from streamjob.modules import ModuleText
 from streamjob.problems import JobError, Path, Problem
-from streamjob.resolve import ReadConfigMap, ReadText, ResolvedUdf, read_text, resolve_udfs
+from streamjob.resolve import ReadConfigMap, ReadText, ResolvedUdf, read_text, resolve_connectors, resolve_udfs
 from streamjob.source import Source, parse_yaml, plain_source
 from streamjob.validation.cross import check_cross
 from streamjob.validation.spec import check_spec
@@ -29,6 +30,8 @@ class LoadedJob:
     source: Source
     schemas: Texts = field(default_factory=dict)
     """The texts of its Avro schemas, by their places in the job."""
+    modules: Mapping[Path, ModuleText] = field(default_factory=dict)
+    """The modules of its sources and sinks in Python, by their places in the job."""
 
 
 def load_job(
@@ -64,13 +67,15 @@ def load_source(
     problems = [*problems, *spec_problems]
     udfs: list[ResolvedUdf] = []
     schemas: dict[Path, str] = {}
+    modules: dict[Path, ModuleText] = {}
     if parsed is not None:
         udfs, udf_problems = resolve_udfs(parsed, view, base_dir, read, config_maps)
         schemas, schema_problems = resolve_schemas(parsed, view, base_dir, read)
-        problems += udf_problems + schema_problems + check_cross(parsed, view, base_dir, udfs)
+        modules, module_problems = resolve_connectors(parsed, view, base_dir, read, config_maps)
+        problems += udf_problems + schema_problems + module_problems + check_cross(parsed, view, base_dir, udfs)
     if problems or parsed is None:
         raise JobError(problems)
-    return LoadedJob(parsed, base_dir, tuple(udfs), source, schemas)
+    return LoadedJob(parsed, base_dir, tuple(udfs), source, schemas, modules)
 
 
 def _source(job: JobLike, read: ReadText) -> tuple[Source | None, list[Problem], str]:

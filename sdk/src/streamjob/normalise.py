@@ -17,13 +17,18 @@ from streamjob.models import (
     EVENTS,
     Avro,
     ClientTls,
+    CodeSpec,
     FileFormatKinds,
     KafkaConnection,
     KafkaSink,
     KafkaSource,
     MessageFormatKinds,
+    MqttSource,
     NatsSink,
     PostgresSink,
+    PythonCode,
+    PythonSink,
+    PythonSource,
     Registry,
     Secret,
     SinkSpec,
@@ -33,14 +38,14 @@ from streamjob.models import (
 from streamjob.models.kafka import Tls
 from streamjob.paths import parse_path
 from streamjob.problems import Path, Problem
-from streamjob.resolve import ResolvedUdf, resolve_path
+from streamjob.resolve import ResolvedUdf, python_connectors, resolve_path
 from streamjob.scope import Scope
 
 
 def normalise(loaded: LoadedJob) -> dict[str, Any]:
     """The normalised job as JSON-ready data.
 
-    Raises ValueError for a UDF whose code only Kubernetes can read.
+    Raises ValueError for code that only Kubernetes can read.
     """
     spec = loaded.job.spec
     scope = Scope(loaded.job, loaded.udfs, None)
@@ -73,7 +78,7 @@ def normalise(loaded: LoadedJob) -> dict[str, Any]:
         },
         "windows": [_window(window, scope) for window in spec.windows],
         "udfs": [_udf(udf) for udf in loaded.udfs],
-        "sinks": [_sink(sink, loaded, scope) for sink in spec.sinks],
+        "sinks": [_sink(sink, index, loaded, scope) for index, sink in enumerate(spec.sinks)],
         "dead_letters": None
         if spec.dead_letters is None
         else {"file": {"path": resolve_path(spec.dead_letters.file.path, loaded.base_dir)}},
@@ -88,15 +93,19 @@ def normalised_json(loaded: LoadedJob) -> str:
 
 def local_problems(loaded: LoadedJob) -> list[Problem]:
     """What keeps a valid job from running on one machine: code in a ConfigMap, which only Kubernetes has."""
+    codes: list[tuple[Path, CodeSpec | None]] = [
+        (("spec", "udfs", index), udf.code) for index, udf in enumerate(loaded.job.spec.udfs)
+    ]
+    codes += [(path, python.code) for path, python, _ in python_connectors(loaded.job)]
     return [
         loaded.source.problem(
-            ("spec", "udfs", index, "code", "configMap"),
+            (*path, "code", "configMap"),
             "a ConfigMap exists only on Kubernetes, the job cannot run here",
-            got=udf.code.config_map.name,
+            got=code.config_map.name,
             fix="use file: or code: {inline: …}",
         )
-        for index, udf in enumerate(loaded.job.spec.udfs)
-        if udf.code is not None and udf.code.config_map is not None
+        for path, code in codes
+        if code is not None and code.config_map is not None
     ]
 
 
@@ -198,6 +207,28 @@ def _kafka_sink(kafka: KafkaSink, sink: SinkSpec, loaded: LoadedJob) -> dict[str
     }
 
 
+def _mqtt_source(mqtt: MqttSource, name: str, path: Path, loaded: LoadedJob) -> dict[str, Any]:
+    auth: dict[str, Any] | None = None
+    if mqtt.username is not None and mqtt.password is not None:
+        auth = {"username": mqtt.username, "password": secret(mqtt.password, loaded.base_dir)}
+    return {
+        "connection": {
+            "host": mqtt.host,
+            "port": mqtt.port,
+            "client_id": mqtt.client_id or f"streamjob-{loaded.job.metadata.name}-{name}",
+            "auth": auth,
+            "tls": _tls(mqtt.tls, loaded.base_dir),
+            "keep_alive_us": int(mqtt.keep_alive),
+            "backoff_initial_us": int(mqtt.backoff.initial),
+            "backoff_max_us": int(mqtt.backoff.max),
+        },
+        "topics": list(mqtt.topics),
+        "levels": [{"field": field, "level": level} for field, level in mqtt.levels.items()],
+        "format": message_format(mqtt.format, (*path, "mqtt", "format"), loaded),
+        "retained": mqtt.retained,
+    }
+
+
 def _nats_sink(nats: NatsSink, base_dir: str) -> dict[str, Any]:
     auth: dict[str, Any] | None = None
     if nats.username is not None and nats.password is not None:
@@ -259,6 +290,42 @@ def _source(source: SourceSpec, index: int, loaded: LoadedJob) -> dict[str, Any]
             "speed": float(file.speed),
         },
         "kafka": None if source.kafka is None else _kafka_source(source.kafka, source.name, loaded),
+        "mqtt": None if source.mqtt is None else _mqtt_source(source.mqtt, source.name, path, loaded),
+        "python": None if source.python is None else _python_source(source.python, (*path, "python"), loaded),
+    }
+
+
+def _python_code(python: PythonCode, path: Path, loaded: LoadedJob) -> dict[str, Any]:
+    module = loaded.modules[path]
+    if module.text is None:
+        raise ValueError(f"the code of {module.filename} is in a ConfigMap, which needs Kubernetes")
+    return {
+        "source": module.text,
+        "filename": module.filename,
+        "config": dict(python.config),
+        "secrets": {name: secret(value, loaded.base_dir) for name, value in python.secrets.items()},
+        "backoff_initial_us": int(python.backoff.initial),
+        "backoff_max_us": int(python.backoff.max),
+    }
+
+
+def _python_source(python: PythonSource, path: Path, loaded: LoadedJob) -> dict[str, Any]:
+    return {
+        "code": _python_code(python, path, loaded),
+        "function": python.function,
+        "format": message_format(python.format, (*path, "format"), loaded),
+        "positions": python.positions,
+        "queue": python.queue,
+    }
+
+
+def _python_sink(python: PythonSink, path: Path, loaded: LoadedJob) -> dict[str, Any]:
+    return {
+        "code": _python_code(python, path, loaded),
+        "class": python.class_,
+        "idempotent": python.idempotent,
+        "max_batch_rows": python.max_batch_rows,
+        "queue": python.queue,
     }
 
 
@@ -332,19 +399,17 @@ def _udf(udf: ResolvedUdf) -> dict[str, Any]:
     }
 
 
-def _sink(sink: SinkSpec, loaded: LoadedJob, scope: Scope) -> dict[str, Any]:
+def _sink(sink: SinkSpec, index: int, loaded: LoadedJob, scope: Scope) -> dict[str, Any]:
     where = None
     if sink.where is not None:
         columns = scope.event_columns() if sink.from_ == EVENTS else scope.window_columns(sink.from_)
         where = lower_where(sink.where, columns)
-    # Standard output keeps no position to go on from; the others can do better unless asked not to.
-    default = "at-least-once" if sink.stdout is not None else "exactly-once"
-    file, http, base_dir = sink.file, sink.http, loaded.base_dir
+    file, http, python, base_dir = sink.file, sink.http, sink.python, loaded.base_dir
     return {
         "name": sink.name,
         "from": sink.from_,
         "where": where,
-        "delivery": sink.delivery or default,
+        "delivery": sink.delivery or _default_delivery(sink),
         "file": None if file is None else {"path": resolve_path(file.path, base_dir), "format": file.format},
         "http": None
         if http is None
@@ -360,5 +425,13 @@ def _sink(sink: SinkSpec, loaded: LoadedJob, scope: Scope) -> dict[str, Any]:
         "kafka": None if sink.kafka is None else _kafka_sink(sink.kafka, sink, loaded),
         "nats": None if sink.nats is None else _nats_sink(sink.nats, base_dir),
         "postgres": None if sink.postgres is None else _postgres_sink(sink.postgres, base_dir),
+        "python": None if python is None else _python_sink(python, ("spec", "sinks", index, "python"), loaded),
         "stdout": None if sink.stdout is None else {},
     }
+
+
+def _default_delivery(sink: SinkSpec) -> str:
+    # Standard output keeps no position to go on from, and code that is not idempotent knows no repeats. The others can
+    # do better unless asked not to.
+    repeats = sink.stdout is not None or (sink.python is not None and not sink.python.idempotent)
+    return "at-least-once" if repeats else "exactly-once"

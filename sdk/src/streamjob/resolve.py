@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from streamjob.models import ConfigMapCode, StreamJob, UdfSpec
+from streamjob.models import PythonCode, StreamJob
+from streamjob.modules import (
+    Module,
+    ModuleText,
+    ReadConfigMap,
+    Reader,
+    ReadText,
+    read_text,
+    resolve_path,
+)
 from streamjob.problems import Path, Problem, suggest
 from streamjob.source import MISSING, Source
-from streamjob.udf_source import Declared, ModuleFacts, look_at
+from streamjob.udf_source import Declared, ModuleFacts
 
-ReadText = Callable[[str], str]
-"""Reads the UTF-8 text of an absolute path; raises OSError or UnicodeDecodeError."""
-
-ReadConfigMap = Callable[[str, str], str]
-"""Gives the text of a ConfigMap's key, `(name, key)`; raises LookupError that says what is not there."""
+__all__ = [
+    "COLUMN_TYPES",
+    "ReadConfigMap",
+    "ReadText",
+    "ResolvedUdf",
+    "python_connectors",
+    "read_text",
+    "resolve_connectors",
+    "resolve_path",
+    "resolve_udfs",
+]
 
 COLUMN_TYPES = ("string", "float64", "int64", "bool")
-
-
-def read_text(path: str) -> str:
-    """The text of a file."""
-    with open(path, encoding="utf-8") as file:
-        return file.read()
-
-
-def resolve_path(path: str, base_dir: str) -> str:
-    """`path` of a job as an absolute path: relative ones are relative to the job's folder."""
-    return os.path.normpath(os.path.join(base_dir, path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +60,14 @@ def resolve_udfs(
     """
     problems: list[Problem] = []
     resolved: list[ResolvedUdf] = []
+    reader = Reader(source, base_dir, read, config_maps, problems)
     for index, udf in enumerate(job.spec.udfs):
         path: Path = ("spec", "udfs", index)
-        in_config_map = udf.code is not None and udf.code.config_map is not None
-        unknown = in_config_map and config_maps is None
-        if udf.code is not None and udf.code.config_map is not None:
-            text, filename = _config_map_text(udf.code.config_map, path, source, config_maps, problems)
-        else:
-            text, filename = _text(udf, path, source, base_dir, read, problems)
-        facts = _facts(udf, text, path, source, problems) if text is not None else None
+        module = Module(udf.file, udf.code, udf.function, "function", f"spec.udfs.{udf.name}")
+        unknown = reader.is_unknown(module)
+        found = reader.text(module, path)
+        text, filename = found.text, found.filename
+        facts = reader.facts(module, text, path) if text is not None else None
         declared = facts.declared.get(udf.function, Declared()) if facts else Declared()
         inputs = udf.inputs or declared.inputs
         outputs: dict[str, str] | None = {**udf.output} if udf.output else declared.output
@@ -101,77 +102,37 @@ def _missing(what: str, facts: ModuleFacts | None, unknown: bool, path: Path, so
     return [source.problem((*path, what), message, fix=f"add for example {example}")]
 
 
-def _config_map_text(
-    code: ConfigMapCode, path: Path, source: Source, config_maps: ReadConfigMap | None, problems: list[Problem]
-) -> tuple[str | None, str]:
-    """The module's text from a ConfigMap, where there are ConfigMaps."""
-    filename = f"configmap:{code.name}/{code.key}"
-    if config_maps is None:
-        return None, filename
-    try:
-        return config_maps(code.name, code.key), filename
-    except LookupError as error:
-        message = str(error.args[0]) if error.args else "is not there"
-        fix = "create it in the job's namespace; the job goes on as soon as it is there"
-        problems.append(source.problem((*path, "code", "configMap"), message, got=f"{code.name}/{code.key}", fix=fix))
-        return None, filename
+def python_connectors(job: StreamJob) -> list[tuple[Path, PythonCode, Module]]:
+    """The sources and sinks in Python: the place of each, its members, and the module that it names."""
+    found: list[tuple[Path, PythonCode, Module]] = []
+    for index, source in enumerate(job.spec.sources):
+        generator = source.python
+        if generator is not None:
+            label = f"spec.sources.{source.name}"
+            module = Module(generator.file, generator.code, generator.function, "function", label)
+            found.append((("spec", "sources", index, "python"), generator, module))
+    for index, sink in enumerate(job.spec.sinks):
+        writer = sink.python
+        if writer is not None:
+            module = Module(writer.file, writer.code, writer.class_, "class", f"spec.sinks.{sink.name}")
+            found.append((("spec", "sinks", index, "python"), writer, module))
+    return found
 
 
-def _text(
-    udf: UdfSpec, path: Path, source: Source, base_dir: str, read: ReadText, problems: list[Problem]
-) -> tuple[str | None, str]:
-    """The module's text and the name its tracebacks show."""
-    inline = udf.code.inline if udf.code else None
-    if inline is not None:
-        return inline, f"{resolve_path(os.path.basename(source.file), base_dir)}:spec.udfs.{udf.name}"
-    if udf.file is None:
-        return None, ""
-    filename = resolve_path(udf.file, base_dir)
-    try:
-        return read(filename), filename
-    except FileNotFoundError:
-        message, fix = "file does not exist", "the path is relative to the job's file"
-    except UnicodeDecodeError:
-        message, fix = "file is not UTF-8 text", "give a Python file"
-    except OSError as error:
-        message, fix = f"file cannot be read: {error.strerror or error}", "check the path and its permissions"
-    problems.append(source.problem((*path, "file"), message, fix=fix))
-    return None, filename
-
-
-def _facts(udf: UdfSpec, text: str, path: Path, source: Source, problems: list[Problem]) -> ModuleFacts | None:
-    config_map = udf.code.config_map if udf.code else None
-    inline = udf.file is None
-    code = f"ConfigMap {config_map.name}, key {config_map.key}" if config_map else "inline code"
-    try:
-        facts = look_at(text, udf.file or code)
-    except SyntaxError as error:
-        line, message = error.lineno or 1, f"Python syntax error: {error.msg}"
-    except ValueError as error:
-        line, message = 1, f"is no Python text: {error}"
-    else:
-        if not facts.may_have(udf.function):
-            fix = suggest(udf.function, facts.known(), "names in the module")
-            where = udf.file or f"the {code}"
-            problems.append(source.problem((*path, "function"), f"is not defined or registered in {where}", fix=fix))
-        return facts
-    if config_map:
-        place = (*path, "code", "configMap")
-        problems.append(
-            source.problem(place, f"line {line}: {message}", got=_line_of(text, line), fix="correct the ConfigMap")
-        )
-    elif inline:
-        place = (*path, "code", "inline")
-        problem = source.problem(place, message, got=_line_of(text, line), fix="correct this line")
-        # A block text begins on the line below its key.
-        line += problem.line
-        problems.append(Problem(problem.file, line, problem.path, problem.message, problem.got, problem.fix))
-    else:
-        file = os.path.normpath(os.path.join(os.path.dirname(source.file), str(udf.file)))
-        problems.append(Problem(file, line, "", message, _line_of(text, line), "correct this line"))
-    return None
-
-
-def _line_of(text: str, line: int) -> str | None:
-    lines = text.splitlines()
-    return lines[line - 1].strip()[:60] if 0 < line <= len(lines) else None
+def resolve_connectors(
+    job: StreamJob,
+    source: Source,
+    base_dir: str,
+    read: ReadText = read_text,
+    config_maps: ReadConfigMap | None = None,
+) -> tuple[dict[Path, ModuleText], list[Problem]]:
+    """The modules of the sources and sinks in Python, by their places, and what is wrong with them."""
+    problems: list[Problem] = []
+    reader = Reader(source, base_dir, read, config_maps, problems)
+    texts: dict[Path, ModuleText] = {}
+    for path, _, module in python_connectors(job):
+        texts[path] = reader.text(module, path)
+        text = texts[path].text
+        if text is not None:
+            reader.facts(module, text, path)
+    return texts, problems

@@ -23,7 +23,7 @@ from streamjob.columns import UdfError, arrow_column, numpy_column, numpy_dtype
 from streamjob.tracing import call_traced
 from streamjob.udf import UdfDeclaration, collect_registrations, declaration_of, register
 
-__all__ = ["UdfError", "UdfLoadError", "call_traced", "load"]
+__all__ = ["UdfError", "UdfLoadError", "UserModule", "call_traced", "load"]
 
 Array = np.ndarray[Any, Any]
 
@@ -37,17 +37,17 @@ def load(udfs_json: str) -> list[Callable[..., Any]]:
 
     A module that several UDFs share is loaded once.
     """
-    modules: dict[tuple[str, str], _Module] = {}
+    modules: dict[tuple[str, str], UserModule] = {}
     adapters: list[Callable[..., Any]] = []
     for udf in json.loads(udfs_json):
         key = (udf["filename"], udf["source"])
         if key not in modules:
-            modules[key] = _Module(udf["source"], udf["filename"])
+            modules[key] = UserModule(udf["source"], udf["filename"])
         adapters.append(_adapter(udf, modules[key].function(udf["function"])))
     return adapters
 
 
-class _Module:
+class UserModule:
     """A user's module, run from its text under a private name."""
 
     def __init__(self, source: str, filename: str) -> None:

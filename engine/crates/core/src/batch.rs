@@ -26,6 +26,8 @@ pub struct RowBatch {
     pub columns: Vec<ArrayRef>,
     /// Rows that could not be decoded, in order.
     pub rejects: Vec<Reject>,
+    /// The source's name, where the split has rows of several sources and these are not of the one that it is named after.
+    pub source: Option<Arc<str>>,
 }
 
 /// Where a row's key is found.
@@ -68,6 +70,7 @@ impl RowBatch {
             keys: Keys::Const(Arc::from("")),
             columns: Vec::new(),
             rejects: Vec::new(),
+            source: None,
         }
     }
 
@@ -112,6 +115,7 @@ impl RowBatch {
             keys,
             columns: self.columns.iter().map(|column| part(column)).collect(),
             rejects: self.rejects.iter().filter(within).map(move_up).collect(),
+            source: self.source.clone(),
         }
     }
 

@@ -4,8 +4,10 @@
 //! microseconds, sizes are bytes; the unit is part of the member's name.
 
 mod format;
+mod mqtt;
 mod nats;
 mod postgres;
+mod python;
 
 use std::collections::BTreeMap;
 
@@ -14,8 +16,10 @@ use serde::{Deserialize, Serialize};
 use crate::expr::Expr;
 
 pub use format::{AvroConfig, AvroFileConfig, FileSourceFormat, Framing, MessageFormat, RegistryAuth, RegistryConfig};
+pub use mqtt::{MqttAuthConfig, MqttConnectionConfig, MqttSourceConfig, Retained, TopicLevelConfig};
 pub use nats::{NatsAuthConfig, NatsConnectionConfig, NatsSinkConfig};
 pub use postgres::{PostgresConnectionConfig, PostgresSinkConfig, TableColumnConfig, TableMode};
+pub use python::{PythonCodeConfig, PythonSinkConfig, PythonSourceConfig};
 
 /// One validated StreamJob with every default filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +47,16 @@ pub struct JobConfig {
 }
 
 impl JobConfig {
+    /// Whether it has sources or sinks that are code of the user's.
+    pub fn has_user_connectors(&self) -> bool {
+        self.sources.iter().any(|source| source.python.is_some()) || self.sinks.iter().any(|sink| sink.python.is_some())
+    }
+
+    /// Whether it listens on `/ingest`.
+    pub fn has_http_source(&self) -> bool {
+        self.sources.iter().any(|source| source.http.is_some())
+    }
+
     /// Reads the normalised JSON. The error names the member and its line.
     pub fn from_json(json: &str) -> Result<JobConfig, crate::Error> {
         let config: JobConfig = serde_json::from_str(json)
@@ -145,6 +159,25 @@ pub struct SourceConfig {
     pub http: Option<HttpSourceConfig>,
     pub file: Option<FileSourceConfig>,
     pub kafka: Option<KafkaSourceConfig>,
+    pub mqtt: Option<MqttSourceConfig>,
+    pub python: Option<PythonSourceConfig>,
+}
+
+impl SourceConfig {
+    /// Whether its rows are journaled, since nobody has them any more once they are acknowledged.
+    pub fn is_push(&self) -> bool {
+        self.http.is_some() || self.mqtt.is_some() || self.python.is_some()
+    }
+
+    /// Whether it has no end of its own: it waits for whoever sends.
+    pub fn is_endless(&self) -> bool {
+        self.http.is_some() || self.mqtt.is_some()
+    }
+
+    /// Whether its position is journaled with its rows.
+    pub fn keeps_position(&self) -> bool {
+        self.python.as_ref().is_some_and(|python| python.positions)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -354,6 +387,7 @@ pub struct SinkConfig {
     pub kafka: Option<KafkaSinkConfig>,
     pub nats: Option<NatsSinkConfig>,
     pub postgres: Option<PostgresSinkConfig>,
+    pub python: Option<PythonSinkConfig>,
     pub stdout: Option<StdoutSinkConfig>,
 }
 

@@ -27,6 +27,7 @@ pub mod progress;
 pub mod reorder;
 pub mod route;
 pub mod shard;
+pub mod source_positions;
 pub mod stats_json;
 pub mod store;
 pub mod table;

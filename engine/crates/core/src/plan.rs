@@ -449,24 +449,26 @@ fn compile_sinks(config: &JobConfig, event_columns: &[FieldConfig], windows: &mu
 }
 
 fn sink_mode(sink: &SinkConfig) -> Result<(SinkMode, u32)> {
+    let refused = |why: &str| Err(Error::user(format!("sink {}: {why}", sink.name)));
+    if sink.python.as_ref().is_some_and(|python| !python.idempotent) && sink.delivery == Delivery::ExactlyOnce {
+        return refused(
+            "a connector that is not idempotent can't be exactly-once; set idempotent: true or delivery: at-least-once",
+        );
+    }
     let messages = [
         sink.http.as_ref().map(|http| http.max_batch_rows),
         sink.kafka.as_ref().map(|kafka| kafka.max_batch_rows),
         sink.nats.as_ref().map(|nats| nats.max_batch_rows),
         sink.postgres.as_ref().map(|postgres| postgres.max_batch_rows),
+        sink.python.as_ref().map(|python| python.max_batch_rows),
     ];
     let mut messages = messages.into_iter().flatten();
     match (&sink.file, messages.next(), messages.next(), &sink.stdout) {
         (Some(_), None, None, None) => Ok((SinkMode::Segments, u32::MAX)),
         (None, Some(max_batch_rows), None, None) => Ok((SinkMode::Messages, max_batch_rows.max(1))),
         (None, None, None, Some(_)) if sink.delivery == Delivery::AtLeastOnce => Ok((SinkMode::Stream, u32::MAX)),
-        (None, None, None, Some(_)) => {
-            Err(Error::user(format!("sink {}: stdout can't be exactly-once; set delivery: at-least-once", sink.name)))
-        }
-        _ => Err(Error::user(format!(
-            "sink {}: exactly one of file, http, kafka, nats, postgres and stdout must be set",
-            sink.name
-        ))),
+        (None, None, None, Some(_)) => refused("stdout can't be exactly-once; set delivery: at-least-once"),
+        _ => refused("exactly one of file, http, kafka, nats, postgres, python and stdout must be set"),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use streamjob_node::hosted::NoConnectors;
 use streamjob_node::{NoUdfFactory, Options, StopHandle, run};
 
 fn main() {
@@ -18,6 +19,7 @@ fn main() {
         exit_at_end: flag("--exit-at-end").is_some(),
         run_for: None,
         udfs: Arc::new(NoUdfFactory),
+        connectors: Arc::new(NoConnectors),
         on_ready: Some(Box::new(|url| println!("READY {url}"))),
         on_progress: flag("--progress").map(|_| Box::new(|text: &str| eprintln!("{text}")) as Box<dyn FnMut(&str) + Send>),
         progress_interval: Duration::from_secs(1),

@@ -1,7 +1,5 @@
 //! Formats of requests' bodies: which one a request has, and how its rows are decoded.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use http::{HeaderMap, StatusCode, header};
 use streamjob_connectors::registry::{Found, Registry};
 use streamjob_core::Result;
@@ -11,6 +9,7 @@ use streamjob_core::decode::{AvroBodyError, Decoder, Positions};
 use streamjob_core::plan::Plan;
 
 use crate::ingest::Answer;
+use crate::random::Random;
 
 /// How a body is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +63,7 @@ impl Format {
 pub struct Formats {
     avro: Option<AvroConfig>,
     registry: Option<Registry>,
-    /// For the jitter of tries.
-    seed: AtomicU64,
+    random: Random,
 }
 
 impl Formats {
@@ -81,8 +79,7 @@ impl Formats {
         };
         let registry = source.as_ref().and_then(|(_, avro)| avro.registry.as_ref());
         let registry = registry.map(Registry::new).transpose().map_err(in_source)?;
-        let seed = AtomicU64::new(uuid::Uuid::new_v4().as_u64_pair().0);
-        let formats = Formats { avro: source.as_ref().map(|(_, avro)| avro.clone()), registry, seed };
+        let formats = Formats { avro: source.as_ref().map(|(_, avro)| avro.clone()), registry, random: Random::new() };
         formats.decoder(plan).map_err(in_source)?;
         Ok(formats)
     }
@@ -154,17 +151,9 @@ impl Formats {
         let Some(registry) = &self.registry else {
             return Err(Answer::problem(StatusCode::BAD_REQUEST, "the job has no schema registry"));
         };
-        match registry.schema(schema, || self.random()).await {
+        match registry.schema(schema, || self.random.next()).await {
             Found::Schema(_) => Ok(()),
             Found::Missing(reason) => Err(Answer::problem(StatusCode::BAD_REQUEST, &reason)),
         }
-    }
-
-    /// A number from 0 to 1 (SplitMix64).
-    fn random(&self) -> f64 {
-        let mut bits = self.seed.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((bits ^ bits >> 31) >> 11) as f64 / (1u64 << 53) as f64
     }
 }

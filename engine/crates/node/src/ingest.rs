@@ -328,7 +328,7 @@ impl Ingest {
         request: &RequestRecord,
         ticket: Option<Ticket>,
         batch: Arc<RowBatch>,
-        record: EncodedRecord,
+        mut record: EncodedRecord,
         trace: Option<&Arc<Trace>>,
     ) -> std::result::Result<(), Answer> {
         let split = &self.shared.splits[usize::from(self.sequencer.split())].id;
@@ -339,7 +339,7 @@ impl Ingest {
         };
         let commit = |first_offset| answer_of(request, split, first_offset);
         let keyed = ticket.map(|ticket| Keyed { ticket, commit: &commit });
-        let place = self.sequencer.append(record, batch, credits, keyed, trace).map_err(|error| Answer {
+        let place = self.sequencer.append(&mut record, batch, credits, keyed, trace).map_err(|error| Answer {
             retry_after_s: Some(RETRY_AFTER_S),
             ..Answer::problem(StatusCode::SERVICE_UNAVAILABLE, error.message())
         })?;

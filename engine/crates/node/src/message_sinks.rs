@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::hosted::{self, ConnectorHost};
 use crate::inbox::Message;
 use crate::port::{MESSAGE_QUEUE, Output};
 use crate::shared::{ConnectionView, Shared};
@@ -91,19 +92,35 @@ fn backoff(initial_us: i64, max_us: i64) -> Backoff {
 
 impl MessageSinks {
     /// Starts what sends the batches of one sink.
-    pub fn start(&self, shared: &Arc<Shared>, sink: usize, config: &SinkConfig) -> Result<Output> {
+    pub fn start(
+        &self,
+        host: Option<&dyn ConnectorHost>,
+        shared: &Arc<Shared>,
+        sink: usize,
+        config: &SinkConfig,
+    ) -> Result<Output> {
         let (sender, receiver) = mpsc::channel(MESSAGE_QUEUE);
-        let connection: Arc<Connection> = Arc::default();
+        let mut connection: Arc<Connection> = Arc::default();
         let starting = Starting { shared, sink, receiver, connection: connection.clone() };
         let name: Arc<str> = starting.name().into();
-        match (&config.http, &config.kafka, &config.nats, &config.postgres) {
-            (Some(http), None, None, None) => self.start_webhook(starting, http)?,
-            (None, Some(kafka), None, None) => self.start_kafka(starting, kafka)?,
-            (None, None, Some(nats), None) => self.start_nats(starting, nats)?,
-            (None, None, None, Some(postgres)) => self.start_postgres(starting, postgres)?,
+        match (&config.http, &config.kafka, &config.nats, &config.postgres, &config.python, host) {
+            (Some(http), None, None, None, None, _) => self.start_webhook(starting, http)?,
+            (None, Some(kafka), None, None, None, _) => self.start_kafka(starting, kafka)?,
+            (None, None, Some(nats), None, None, _) => self.start_nats(starting, nats)?,
+            (None, None, None, Some(postgres), None, _) => self.start_postgres(starting, postgres)?,
+            (None, None, None, None, Some(python), Some(host)) => {
+                let report = starting.report();
+                connection = hosted::start_sink(host, &name, python, starting.receiver, report, &self.delivering, &self.stop)?;
+            }
             _ => return Err(Error::engine(format!("sink {name} takes no messages"))),
         }
-        shared.connections.lock().push(ConnectionView { source: false, name: name.clone(), connection, topic: None });
+        shared.connections.lock().push(ConnectionView {
+            source: false,
+            name: name.clone(),
+            connection,
+            topic: None,
+            bytes: None,
+        });
         Ok(Output::Messages { name, sender })
     }
 

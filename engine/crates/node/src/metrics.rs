@@ -152,8 +152,11 @@ fn update_connections(shared: &Shared) {
         let labels = [("kind", if view.source { "source" } else { "sink" }.to_owned()), ("connector", view.name.to_string())];
         gauge!("streamjob_connected", &labels).set(if view.connection.is_connected() { 1.0 } else { 0.0 });
         counter!("streamjob_connection_errors_total", &labels).absolute(view.connection.errors());
-        let Some(topic) = &view.topic else { continue };
         let source = || view.name.to_string();
+        if let Some(bytes) = &view.bytes {
+            counter!("streamjob_source_bytes_total", "source" => source()).absolute(bytes.load(Ordering::Relaxed));
+        }
+        let Some(topic) = &view.topic else { continue };
         let applied = |split: u16| {
             let positions = shared.figures.iter().map(|it| it.lock().positions.get(usize::from(split)).copied().unwrap_or(0));
             positions.min().unwrap_or(0)

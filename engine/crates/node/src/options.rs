@@ -8,6 +8,8 @@ use streamjob_core::Result;
 use streamjob_core::config::JobConfig;
 use streamjob_core::udf::UdfHost;
 
+use crate::hosted::ConnectorFactory;
+
 /// Makes one host of user functions for each worker.
 pub trait UdfFactory: Send + Sync {
     /// Called on the worker's own thread.
@@ -55,6 +57,8 @@ pub struct Options {
     pub exit_at_end: bool,
     pub run_for: Option<Duration>,
     pub udfs: Arc<dyn UdfFactory>,
+    /// Runs sources and sinks that are code of the user's.
+    pub connectors: Arc<dyn ConnectorFactory>,
     pub on_ready: Option<OnReady>,
     pub on_progress: Option<OnProgress>,
     pub progress_interval: Duration,

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use streamjob_core::config::SourceConfig;
 use streamjob_core::outbox::MAX_OUTBOX_BYTES;
 use streamjob_core::plan::{Limits, Plan};
 use streamjob_core::progress::{SplitIndex, SplitStatus};
@@ -16,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::control_token::ControlToken;
 use crate::formats::Formats;
+use crate::hosted::{self, ConnectorHost};
 use crate::inbox::Message;
 use crate::ingest::Ingest;
 use crate::message_sinks::MessageSinks;
@@ -24,7 +26,7 @@ use crate::rest::Rest;
 use crate::shared::{Gate, Shared};
 use crate::start::{Opened, Running, open_outputs};
 use crate::telemetry::Traces;
-use crate::{progress_json, server, telemetry};
+use crate::{mqtt, progress_json, server, telemetry};
 
 /// How often the run looks at what may have changed without a word.
 const LOOK: Duration = Duration::from_millis(20);
@@ -37,6 +39,8 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// Rows that are in when the process stops have this long to be processed, committed and delivered. What is left then is in
 /// the journal, the files or the outbox, for the next start.
 const REST: Duration = Duration::from_secs(2);
+/// User code has this long to close what it has open.
+const HOST_END: Duration = Duration::from_secs(5);
 /// The last answers have this long to leave.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// All outboxes of one sink hold about this many bytes together; each shard has its part.
@@ -67,6 +71,9 @@ struct Tasks {
     /// Ends the listener, and each connection after the request that it is at.
     listener: CancellationToken,
     connections: TaskTracker,
+    /// Ends sources inside of the process, once they have brought what they have.
+    sources: CancellationToken,
+    bringing: TaskTracker,
     sinks: MessageSinks,
 }
 
@@ -109,42 +116,63 @@ async fn run_once(
 ) -> Result<(End, Totals)> {
     let traces = Traces::from_env(&plan.config.name)?;
     let formats = Formats::new(&plan)?;
-    let tasks = Tasks { listener: CancellationToken::new(), connections: TaskTracker::new(), sinks: MessageSinks::default() };
+    let tasks = Tasks {
+        listener: CancellationToken::new(),
+        connections: TaskTracker::new(),
+        sources: CancellationToken::new(),
+        bringing: TaskTracker::new(),
+        sinks: MessageSinks::default(),
+    };
     let (udfs, exit_at_end) = (options.udfs.clone(), options.exit_at_end);
+    let host = match plan.config.has_user_connectors() {
+        true => Some(tokio::task::block_in_place(|| options.connectors.host())?),
+        false => None,
+    };
     let mut running = tokio::task::block_in_place(|| {
         let opened = Opened::open(plan, &options.state_dir)?;
-        let start = |shared: &Arc<Shared>| open_outputs(shared, |sink, config| tasks.sinks.start(shared, sink, config));
+        let start =
+            |shared: &Arc<Shared>| open_outputs(shared, |sink, config| tasks.sinks.start(host.as_deref(), shared, sink, config));
         opened.start(traces, &udfs, exit_at_end, start)
     })?;
     let mut ready = None;
     if let Some((listener, address)) = listener {
-        let ingest = running.sequencer.clone().map(|sequencer| Arc::new(Ingest::new(running.shared.clone(), sequencer, formats)));
+        let sequencer = running.sequencer.clone().filter(|_| running.shared.plan.config.has_http_source());
+        let ingest = sequencer.map(|sequencer| Arc::new(Ingest::new(running.shared.clone(), sequencer, formats)));
         let token = options.control_token.clone().map(|token| ControlToken::new(token, options.control_token_file.clone()));
         let router = crate::rest::router(Rest { shared: running.shared.clone() }, token);
         tokio::spawn(server::serve(listener, ingest, router, tasks.listener.clone(), tasks.connections.clone()));
         ready = options.on_ready.take().map(|on_ready| (on_ready, format!("http://{address}")));
     }
-    let outcome = Watch::new(&running, options, ready, deadline).until_end(&mut running, options, signals).await;
+    let outcome = match tokio::task::block_in_place(|| start_sources(&tasks, host.as_deref(), &running)) {
+        Ok(()) => Watch::new(&running, options, ready, deadline).until_end(&mut running, options, signals).await,
+        Err(error) => Err(error),
+    };
     let end = *outcome.as_ref().unwrap_or(&End::Over);
-    let totals = finish(running, tasks, outcome.map(|_| ())).await?;
+    let totals = finish(running, tasks, host, outcome.map(|_| ())).await?;
     Ok((end, totals))
 }
 
 /// Stops in the order of who needs whom: requests under way get their answers, rows that are in are processed, committed and
 /// delivered as far as that goes within a few seconds, then changes are committed and threads end, the journal's last.
-async fn finish(mut running: Running, tasks: Tasks, outcome: Result<()>) -> Result<Totals> {
+async fn finish(mut running: Running, tasks: Tasks, host: Option<Arc<dyn ConnectorHost>>, outcome: Result<()>) -> Result<Totals> {
     let shared = running.shared.clone();
     let resumed = running.resumed;
     tasks.listener.cancel();
+    tasks.sources.cancel();
+    tasks.bringing.close();
     // Also where there never was a listener.
     tasks.connections.close();
     if outcome.is_ok() && shared.failure().is_none() {
-        let _ = tokio::time::timeout(DRAIN, tasks.connections.wait()).await;
+        let drained = async { tokio::join!(tasks.connections.wait(), tasks.bringing.wait()) };
+        let _ = tokio::time::timeout(DRAIN, drained).await;
     }
     shared.close_gate();
     tokio::task::block_in_place(|| running.begin_stop());
     running.rest(REST).await;
     tasks.sinks.end().await;
+    if let Some(host) = host {
+        tokio::task::block_in_place(|| host.stop(HOST_END));
+    }
     let ended = tokio::task::block_in_place(|| running.end());
     let _ = tokio::time::timeout(LAST_ANSWERS, tasks.connections.wait()).await;
     tokio::task::block_in_place(|| shared.traces.finish());
@@ -154,6 +182,16 @@ async fn finish(mut running: Running, tasks: Tasks, outcome: Result<()>) -> Resu
     }
     ended?;
     Ok(progress_json::totals(&shared, resumed))
+}
+
+/// Starts the sources inside of the process.
+fn start_sources(tasks: &Tasks, host: Option<&dyn ConnectorHost>, running: &Running) -> Result<()> {
+    let Some(sequencer) = &running.sequencer else { return Ok(()) };
+    mqtt::start(&running.shared, sequencer, &tasks.bringing, &tasks.sources)?;
+    match host {
+        Some(host) => hosted::start_sources(&running.shared, sequencer, host, &tasks.bringing, &tasks.sources),
+        None => Ok(()),
+    }
 }
 
 /// Whatever asks the run to end: SIGINT, SIGTERM, the host process.
@@ -212,7 +250,7 @@ struct Idle {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
     No,
-    /// All files are read; the push source is closed.
+    /// All files are read and sources that have an end are there; push sources are closed.
     Closed,
     /// The end of time was announced.
     Announced,
@@ -298,12 +336,18 @@ impl Watch {
         self.shared.inboxes.iter().for_each(|inbox| inbox.put(Message::Status { split, at, status }));
     }
 
+    /// Whether nothing but what is being read keeps time from ending.
+    fn may_end(&self, exit_at_end: bool) -> bool {
+        let has_endless = self.shared.plan.config.sources.iter().any(SourceConfig::is_endless);
+        (exit_at_end || !has_endless) && !self.shared.has_unfinished_sources()
+    }
+
     /// True once everything is read, closed, committed and delivered. Without `exit_at_end` that never ends a run, but where
     /// all sources have an end, time ends with them all the same.
     fn look_at_end(&mut self, running: &Running, exit_at_end: bool) -> bool {
         match self.ending {
-            Ending::No if (exit_at_end || running.sequencer.is_none()) && running.replayed() => {
-                if self.shared.plan.config.sources.iter().all(|source| source.file.is_none() && source.kafka.is_none()) {
+            Ending::No if self.may_end(exit_at_end) && running.replayed() => {
+                if self.shared.plan.config.sources.iter().all(SourceConfig::is_endless) {
                     tracing::warn!(
                         "the job has nothing to read to an end: it takes nothing, finishes what its journal holds and ends"
                     );

@@ -17,11 +17,12 @@ use parking_lot::{Condvar, Mutex};
 use streamjob_core::acknowledge::Acknowledgements;
 use streamjob_core::batch::RowBatch;
 use streamjob_core::config::Durability;
-use streamjob_core::journal::{EncodedRecord, Journal, JournalReader};
+use streamjob_core::journal::{EncodedRecord, Journal, JournalReader, Origin};
 use streamjob_core::processor::Delivery;
 use streamjob_core::progress::SplitIndex;
 use streamjob_core::route::{Router, Selection};
 use streamjob_core::shard::RequestCommit;
+use streamjob_core::source_positions::{SavedPositions, SourcePositions};
 use streamjob_core::{Error, Result};
 use streamjob_state::FileLogStorage;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -70,6 +71,7 @@ struct Durable {
     /// Nothing more is written.
     ended: bool,
     waiting: Acknowledgements<Answering>,
+    positions: SourcePositions,
     failed: Option<Error>,
 }
 
@@ -93,7 +95,13 @@ pub struct Keyed<'a> {
 }
 
 impl Sequencer {
-    pub fn new(shared: Arc<Shared>, journal: Arc<Journal<FileLogStorage>>, split: SplitIndex) -> Sequencer {
+    /// `positions`: what earlier starts left of the sources inside of the process.
+    pub fn new(
+        shared: Arc<Shared>,
+        journal: Arc<Journal<FileLogStorage>>,
+        split: SplitIndex,
+        positions: SourcePositions,
+    ) -> Sequencer {
         let router = Router::new(split, shared.worker_of.clone(), shared.inboxes.len(), 0);
         Sequencer {
             split_id: shared.splits[usize::from(split)].id.clone(),
@@ -103,7 +111,7 @@ impl Sequencer {
             split,
             state: Mutex::new(State { router, buffer: Vec::new(), held: Vec::new(), closed: false }),
             work: Condvar::new(),
-            durable: Mutex::new(Durable::default()),
+            durable: Mutex::new(Durable { positions, ..Durable::default() }),
             synced: Condvar::new(),
             written: Condvar::new(),
         }
@@ -122,7 +130,7 @@ impl Sequencer {
     /// process stops.
     pub fn append(
         &self,
-        mut record: EncodedRecord,
+        record: &mut EncodedRecord,
         batch: Arc<RowBatch>,
         credits: OwnedSemaphorePermit,
         keyed: Option<Keyed<'_>>,
@@ -148,7 +156,7 @@ impl Sequencer {
             let deliveries = state.router.route_selected(&batch, selection, request.as_ref());
             self.hand_out(deliveries, Some(&credits), trace);
             self.shared.count_received(self.split, first_offset, &batch);
-            Place { durable: self.wait(first_offset + batch.span, request) }
+            Place { durable: self.wait(first_offset + batch.span, request, record.origin()) }
         };
         self.work.notify_one();
         Ok(place)
@@ -161,9 +169,13 @@ impl Sequencer {
         }
     }
 
-    fn wait(&self, end: u64, request: Option<Arc<RequestCommit>>) -> oneshot::Receiver<()> {
+    fn wait(&self, end: u64, request: Option<Arc<RequestCommit>>, origin: Option<&Origin>) -> oneshot::Receiver<()> {
         let (client, receiver) = oneshot::channel();
-        self.durable.lock().waiting.push(end, Answering { client, request });
+        let mut durable = self.durable.lock();
+        durable.waiting.push(end, Answering { client, request });
+        if let Some(origin) = origin {
+            durable.positions.appended(end, origin);
+        }
         receiver
     }
 
@@ -188,6 +200,22 @@ impl Sequencer {
     /// Reads what is durable, from the request on that holds `from`.
     pub fn read(&self, from: u64) -> JournalReader<FileLogStorage> {
         self.journal.read(from)
+    }
+
+    /// Where a source inside of the process goes on, by its rows that are durable.
+    pub fn position(&self, source: &str) -> Option<String> {
+        self.durable.lock().positions.newest(source).map(str::to_owned)
+    }
+
+    /// Positions that are in records alone: to be saved before any of these are deleted.
+    pub fn unsaved_positions(&self) -> Option<SavedPositions> {
+        let mut durable = self.durable.lock();
+        durable.positions.are_unsaved().then(|| durable.positions.to_save(Some(self.journal.incarnation())))
+    }
+
+    /// What [`Sequencer::unsaved_positions`] gave could not be saved.
+    pub fn positions_not_saved(&self) {
+        self.durable.lock().positions.not_saved();
     }
 
     /// Deletes rows below an offset.
@@ -281,6 +309,7 @@ impl Sequencer {
         let offset = self.journal.sync()?;
         let mut durable = self.durable.lock();
         durable.offset = offset;
+        durable.positions.durable(offset);
         self.answer(&mut durable, offset);
         self.synced.notify_all();
         Ok(())

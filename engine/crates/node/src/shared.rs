@@ -68,6 +68,8 @@ pub struct ConnectionView {
     pub connection: Arc<Connection>,
     /// Of a source that reads a topic.
     pub topic: Option<Arc<TopicSource>>,
+    /// Of a source inside of the process: bytes of messages that it has brought.
+    pub bytes: Option<Arc<AtomicU64>>,
 }
 
 /// Figures of commits.
@@ -125,6 +127,8 @@ pub struct Shared {
     pub first_numbers: OnceLock<HashMap<(usize, u16), u64>>,
     /// Shards of all workers that have left rows.
     behind: AtomicUsize,
+    /// Sources inside of the process that have an end and are not there yet.
+    unfinished_sources: AtomicUsize,
     /// Threads that wait for room on a disk.
     waiting_for_room: AtomicUsize,
     /// Dropped last: whoever gets its lock finds the stores closed.
@@ -171,6 +175,7 @@ impl Shared {
             connections: Mutex::new(Vec::new()),
             first_numbers: OnceLock::new(),
             behind: AtomicUsize::new(0),
+            unfinished_sources: AtomicUsize::new(0),
             waiting_for_room: AtomicUsize::new(0),
             state,
             inboxes,
@@ -243,6 +248,28 @@ impl Shared {
             *gate = Gate::Closed;
             self.open.store(false, Ordering::Release);
         });
+    }
+
+    /// Waits until no rows may come any more.
+    pub async fn closed(&self) {
+        let mut gate = self.gate.subscribe();
+        let _ = gate.wait_for(|gate| *gate == Gate::Closed).await;
+    }
+
+    /// A source inside of the process begins that has an end.
+    pub fn source_begins(&self) {
+        self.unfinished_sources.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It is there, with all of its rows durable.
+    pub fn source_has_finished(&self) {
+        self.unfinished_sources.fetch_sub(1, Ordering::AcqRel);
+        self.changed.notify_one();
+    }
+
+    /// Whether one of them still brings rows.
+    pub fn has_unfinished_sources(&self) -> bool {
+        self.unfinished_sources.load(Ordering::Acquire) > 0
     }
 
     pub fn is_open(&self) -> bool {

@@ -12,12 +12,15 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use streamjob_connectors::file_sink::SegmentDirectory;
+use streamjob_core::config::SourceConfig;
 use streamjob_core::journal::{Journal, JournalOptions, RecoveredLog, recover, split_id};
 use streamjob_core::ledger::Ledger;
 use streamjob_core::plan::{Plan, SinkFrom, SinkMode};
 use streamjob_core::processor::Processor;
 use streamjob_core::progress::SplitIndex;
 use streamjob_core::shard::{Shard, SplitInfo};
+use streamjob_core::source_positions::SourcePositions;
+use streamjob_core::trim::Trim;
 use streamjob_core::{Error, Result};
 use streamjob_state::{FileLogStorage, JobIdentity, RocksShardStore, SharedResources, StateDir, StoreOptions, open_all};
 
@@ -61,6 +64,8 @@ pub struct Opened {
     /// The split of this start's journal, where the job has a push source.
     journal_split: Option<SplitIndex>,
     journal: Option<Arc<Journal<FileLogStorage>>>,
+    /// Where the sources inside of the process go on.
+    positions: SourcePositions,
 }
 
 /// What a worker's shards say once they are open.
@@ -101,6 +106,8 @@ pub struct Running {
     pub resumed: bool,
     outputs: Vec<Output>,
     logs: Vec<Log>,
+    /// What may be deleted of the journals, and is not yet.
+    trims: Vec<Trim>,
     topics: Vec<Arc<TopicSource>>,
     workers: Vec<JoinHandle<()>>,
     /// Threads that bring rows: of files in event time, of journals, of topics.
@@ -135,6 +142,7 @@ impl Opened {
             splits: Vec::new(),
             journal_split: None,
             journal: None,
+            positions: SourcePositions::default(),
         };
         opened.open_journal(&identity)?;
         opened.open_files()?;
@@ -143,8 +151,11 @@ impl Opened {
     }
 
     fn open_journal(&mut self, identity: &JobIdentity) -> Result<()> {
-        let http = self.plan.config.sources.iter().find(|source| source.http.is_some());
-        let source: Arc<str> = http.map_or(JOURNAL, |source| source.name.as_str()).into();
+        // Rows of the others say their source themselves.
+        let pushes = self.plan.config.sources.iter().filter(|source| source.is_push());
+        let source = pushes.min_by_key(|source| source.http.is_none());
+        let has_push = source.is_some();
+        let source: Arc<str> = source.map_or(JOURNAL, |source| source.name.as_str()).into();
         let info = |incarnation| SplitInfo { id: split_id(JOURNAL, incarnation).into(), source: source.clone(), chained: true };
         for log in &self.logs {
             if log.fingerprint() != identity.schema_fingerprint {
@@ -155,14 +166,26 @@ impl Opened {
             }
             self.splits.push(info(log.incarnation()));
         }
-        if http.is_some() {
+        if has_push {
             let incarnation = StateDir::new_incarnation();
             let options = JournalOptions::new(incarnation, identity.schema_fingerprint);
             self.journal = Some(Arc::new(Journal::open(self.storage.clone(), options)?));
             self.journal_split = Some(self.splits.len() as SplitIndex);
             self.splits.push(info(incarnation));
         }
-        Ok(())
+        self.open_positions()
+    }
+
+    /// Finds where sources go on, and saves it before the first record of this start: what later starts need not look for in
+    /// older journals.
+    fn open_positions(&mut self) -> Result<()> {
+        let saved = self.state.positions()?;
+        if saved.is_none() && !self.plan.config.sources.iter().any(SourceConfig::keeps_position) {
+            return Ok(());
+        }
+        self.positions = SourcePositions::recover(saved, &self.logs)?;
+        let journal = self.journal.as_ref().map(|journal| journal.incarnation());
+        self.state.save_positions(&self.positions.to_save(journal))
     }
 
     fn open_files(&mut self) -> Result<()> {
@@ -197,7 +220,7 @@ impl Opened {
     ) -> Result<Running> {
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..self.worker_count()).map(|_| Inbox::new()).unzip();
         let (commits, commit_receiver) = committer::channel(self.worker_count());
-        let Opened { plan, state, rocks, logs, files, topics, splits, journal_split, journal, .. } = self;
+        let Opened { plan, state, rocks, logs, files, topics, splits, journal_split, journal, positions, .. } = self;
         let shared = Arc::new(Shared::new(plan, state, traces, Metrics::new()?, inboxes, rocks, splits));
         let mut workers = Workers { handles: Vec::new(), shared: shared.clone() };
         let reports = workers.spawn(receivers, &commits, udfs)?;
@@ -217,7 +240,7 @@ impl Opened {
         let sequencer = match (journal, journal_split) {
             (Some(journal), Some(split)) => {
                 shared.trimmer.lock().open_log(&*shared.splits[usize::from(split)].id);
-                Some(Arc::new(Sequencer::new(shared.clone(), journal, split)))
+                Some(Arc::new(Sequencer::new(shared.clone(), journal, split, positions)))
             }
             _ => None,
         };
@@ -253,6 +276,7 @@ impl Opened {
             resumed,
             outputs,
             logs,
+            trims: Vec::new(),
             topics: sources,
             workers: workers.take(),
             feeders,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use streamjob_connectors::kafka::Topic;
+use streamjob_connectors::mqtt::MqttSource;
 use streamjob_connectors::nats::NatsSink;
 use streamjob_connectors::postgres::PostgresSink;
 use streamjob_connectors::webhook::Webhook;
@@ -26,6 +27,9 @@ pub struct Tried {
     pub retryable: bool,
 }
 
+/// What is said of user code.
+const NOT_TRIED: &str = "not tried, since that would run its code";
+
 /// Tries every source and sink that has a server, one after the other.
 pub fn try_connections(config: &JobConfig) -> Result<Vec<Tried>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -37,8 +41,19 @@ pub fn try_connections(config: &JobConfig) -> Result<Vec<Tried>> {
             let found = describe(&place, &kafka.connection, &kafka.topic, kafka.isolation);
             tried.push(told(place, found));
         }
+        if let Some(mqtt) = &source.mqtt {
+            let place = format!("spec.sources[{number}].mqtt");
+            let asked = MqttSource::new(&place, mqtt, Arc::default());
+            tried.push(told(place, asked.and_then(|mqtt| runtime.block_on(mqtt.describe()))));
+        }
+    }
+    for (number, source) in config.sources.iter().enumerate().filter(|(_, source)| source.python.is_some()) {
+        tried.push(told(format!("spec.sources[{number}].python"), Ok(format!("{}: {NOT_TRIED}", source.name))));
     }
     for (number, sink) in config.sinks.iter().enumerate() {
+        if sink.python.is_some() {
+            tried.push(told(format!("spec.sinks[{number}].python"), Ok(format!("{}: {NOT_TRIED}", sink.name))));
+        }
         if let Some(kafka) = &sink.kafka {
             let place = format!("spec.sinks[{number}].kafka");
             let found = describe(&place, &kafka.connection, &kafka.topic, Isolation::ReadCommitted).map(|said| {

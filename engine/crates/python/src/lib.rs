@@ -10,6 +10,7 @@
 //! queues and files are touched without it.
 
 mod attached;
+mod connectors;
 mod convert;
 mod errors;
 mod memory;

@@ -12,6 +12,7 @@ use streamjob_core::config::JobConfig;
 use streamjob_node::{OnProgress, OnReady, Options, StopHandle, Totals};
 use streamjob_state::StateDir;
 
+use crate::connectors::PythonConnectors;
 use crate::errors::{described, raised};
 use crate::udf_host::LateUdfs;
 
@@ -45,6 +46,7 @@ pub fn run(
     // Importing what functions need takes as long as opening the state, so that both go on at once. A first start must leave
     // nothing behind where a function is wrong.
     let early = !StateDir::exists(&state_dir);
+    PythonConnectors::check(py, &config).map_err(|error| raised(py, &error))?;
     if early {
         udfs.load(py, &functions).map_err(|error| raised(py, &error))?;
     }
@@ -57,6 +59,7 @@ pub fn run(
         exit_at_end,
         run_for: for_us.map(Duration::from_micros),
         udfs: udfs.clone(),
+        connectors: Arc::new(PythonConnectors),
         on_ready: on_ready.map(ready),
         on_progress: on_progress.map(progress),
         progress_interval: Duration::from_micros(progress_interval_us),

@@ -7,6 +7,7 @@ pub mod crash;
 mod directory;
 mod disk;
 mod log;
+mod positions;
 mod resources;
 mod shard;
 mod starts;

@@ -60,6 +60,28 @@ _SCHEMA = [
     rule("!has(self.file)", "a schema's file exists only beside the job on one machine: use inline: ..."),
 ]
 
+_SECRET_REF = [_one_of(("env", "file"), "a secretRef")]
+
+_BACKOFF = [
+    _at_least("initial", "1ms", "backoff.initial"),
+    rule(
+        f"!self.initial.matches('{_DURATION}') || !self.max.matches('{_DURATION}')"
+        " || self.initial.matches('[dw]') || self.max.matches('[dw]')"
+        " || duration(self.initial) <= duration(self.max)",
+        "backoff.max must not be shorter than backoff.initial: use a longer one",
+    ),
+]
+
+_PYTHON = [
+    _one_of(("file", "code"), "a connector in Python"),
+    rule(
+        "!has(self.file)",
+        "a connector's file exists only beside the job on one machine: use code: {inline: ...} or {configMap: ...}",
+    ),
+]
+
+_CODE = [_one_of(("inline", "configMap"), "code")]
+
 RULES: dict[str, list[Rule]] = {
     "": [
         rule(
@@ -100,7 +122,19 @@ RULES: dict[str, list[Rule]] = {
             "there is only one /ingest, and so one http source: post to that one",
         )
     ],
-    "spec.sources[]": [_one_of(("http", "file", "kafka"), "a source")],
+    "spec.sources[]": [_one_of(("http", "file", "kafka", "mqtt", "python"), "a source")],
+    "spec.sources[].python": _PYTHON,
+    "spec.sources[].python.code": _CODE,
+    "spec.sources[].python.secrets{}.secretRef": _SECRET_REF,
+    "spec.sources[].python.backoff": _BACKOFF,
+    "spec.sources[].mqtt": [
+        rule(
+            "has(self.username) == has(self.password)",
+            "a user has a password: write username and password, or neither",
+        ),
+        _at_least("keepAlive", "5s", "keepAlive"),
+    ],
+    "spec.sources[].mqtt.password.secretRef": [_one_of(("env", "file"), "a secretRef")],
     "spec.sources[].kafka": [_at_least("refresh", "1s", "refresh")],
     "spec.sources[].kafka.sasl.password.secretRef": [_one_of(("env", "file"), "a secretRef")],
     "spec.sources[].kafka.tls.keyPassword.secretRef": [_one_of(("env", "file"), "a secretRef")],
@@ -133,13 +167,23 @@ RULES: dict[str, list[Rule]] = {
     ],
     "spec.udfs[].code": [_one_of(("inline", "configMap"), "code")],
     "spec.sinks[]": [
-        _one_of(("file", "http", "kafka", "nats", "postgres", "stdout"), "a sink"),
+        _one_of(("file", "http", "kafka", "nats", "postgres", "python", "stdout"), "a sink"),
         rule("self.name != 'dead-letters'", "dead-letters is the built-in output of that name: rename the sink"),
         rule(
             "!has(self.stdout) || !has(self.delivery) || self.delivery != 'exactly-once'",
             "standard output cannot be exactly-once, it keeps no position: write at-least-once, or use a file",
         ),
+        rule(
+            "!has(self.python) || !has(self.delivery) || self.delivery != 'exactly-once'"
+            " || (has(self.python.idempotent) && self.python.idempotent)",
+            "a connector that is not idempotent cannot be exactly-once: write python.idempotent: true if a batch that"
+            " is written twice under one key counts once, else at-least-once",
+        ),
     ],
+    "spec.sinks[].python": _PYTHON,
+    "spec.sinks[].python.code": _CODE,
+    "spec.sinks[].python.secrets{}.secretRef": _SECRET_REF,
+    "spec.sinks[].python.backoff": _BACKOFF,
     "spec.sinks[].http": [_at_least("timeout", "1ms", "timeout")],
     "spec.sinks[].http.bearerToken.secretRef": [_one_of(("env", "file"), "a secretRef")],
     "spec.sinks[].kafka": [_at_least("transactionTimeout", "1s", "transactionTimeout")],
@@ -167,15 +211,7 @@ RULES: dict[str, list[Rule]] = {
         ),
     ],
     "spec.sinks[].postgres.password.secretRef": [_one_of(("env", "file"), "a secretRef")],
-    "spec.sinks[].http.backoff": [
-        _at_least("initial", "1ms", "backoff.initial"),
-        rule(
-            f"!self.initial.matches('{_DURATION}') || !self.max.matches('{_DURATION}')"
-            " || self.initial.matches('[dw]') || self.max.matches('[dw]')"
-            " || duration(self.initial) <= duration(self.max)",
-            "backoff.max must not be shorter than backoff.initial: use a longer one",
-        ),
-    ],
+    "spec.sinks[].http.backoff": _BACKOFF,
     "spec.checkpoint": [
         _at_least("interval", "10ms", "checkpoint.interval"),
         rule(
@@ -215,6 +251,16 @@ BOUNDS: dict[str, Schema] = {
     "spec.udfs[].code.inline": {"maxLength": 524_288},
     "spec.udfs[].code.configMap.name": {"maxLength": 253},
     "spec.udfs[].code.configMap.key": {"maxLength": 253},
+    **{
+        f"{place}.{member}": {"maxLength": length}
+        for place in ("spec.sources[].python", "spec.sinks[].python")
+        for member, length in (
+            ("file", 4096),
+            ("code.inline", 524_288),
+            ("code.configMap.name", 253),
+            ("code.configMap.key", 253),
+        )
+    },
     "spec.udfs[].inputs": {"maxItems": 1024},
     "spec.udfs[].inputs[]": {"maxLength": 256},
     "spec.udfs[].output": {"maxProperties": 256},

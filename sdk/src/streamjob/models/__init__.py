@@ -6,9 +6,11 @@ from streamjob.models.formats import Avro, AvroFile, FileFormatKinds, MessageFor
 from streamjob.models.job import API_VERSION, KIND, JobSpec, Metadata, StreamJob
 from streamjob.models.kafka import KafkaConnection, KafkaSink, KafkaSource
 from streamjob.models.kubernetes import PodMetadata, PodTemplate, StorageSpec
+from streamjob.models.mqtt import MqttSource
 from streamjob.models.nats import NatsSink
 from streamjob.models.postgres import PostgresSink
 from streamjob.models.processing import CodeSpec, ConfigMapCode, UdfSpec, WindowSpec
+from streamjob.models.python import PythonBackoff, PythonCode, PythonSink, PythonSource
 from streamjob.models.schema import EventTime, FieldSpec, KeySpec, SchemaSpec
 from streamjob.models.secrets import Secret, SecretRef
 from streamjob.models.settings import (
@@ -57,10 +59,15 @@ __all__ = [
     "KeySpec",
     "MessageFormatKinds",
     "Metadata",
+    "MqttSource",
     "NatsSink",
     "PodMetadata",
     "PodTemplate",
     "PostgresSink",
+    "PythonBackoff",
+    "PythonCode",
+    "PythonSink",
+    "PythonSource",
     "Registry",
     "RestSpec",
     "SchemaSpec",

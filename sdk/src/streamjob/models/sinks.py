@@ -10,6 +10,7 @@ from streamjob.models.base import Duration, Model, Name
 from streamjob.models.kafka import KafkaSink
 from streamjob.models.nats import NatsSink
 from streamjob.models.postgres import PostgresSink
+from streamjob.models.python import PythonSink
 from streamjob.models.secrets import Secret
 
 EVENTS = "events"
@@ -77,7 +78,7 @@ class HttpSink(Model):
 class SinkSpec(Model):
     """One destination; exactly one of the kinds is set."""
 
-    KINDS: ClassVar[tuple[str, ...]] = ("file", "http", "kafka", "nats", "postgres", "stdout")
+    KINDS: ClassVar[tuple[str, ...]] = ("file", "http", "kafka", "nats", "postgres", "python", "stdout")
 
     name: Name
     """The sink's name."""
@@ -105,6 +106,9 @@ class SinkSpec(Model):
 
     postgres: PostgresSink | None = None
     """Write to a table of PostgreSQL."""
+
+    python: PythonSink | None = None
+    """Hand batches to a class in Python."""
 
     stdout: StdoutSink | None = None
     """Print to standard output."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from streamjob.models import EVENTS, ClientTls, ConnectionBackoff, Secret, SecretRef, SinkSpec, StreamJob
 from streamjob.models.base import Model
+from streamjob.models.python import PythonBackoff
 from streamjob.models.sinks import Backoff
 from streamjob.problems import Path, Problem, did_you_mean
 from streamjob.resolve import ResolvedUdf
@@ -34,7 +35,7 @@ class Examination:
         """Notes a problem at `path`."""
         self.problems.append(self.source.problem(path, message, got=got, fix=fix))
 
-    def backoff(self, path: Path, backoff: Backoff | ConnectionBackoff) -> None:
+    def backoff(self, path: Path, backoff: Backoff | ConnectionBackoff | PythonBackoff) -> None:
         """Reports waits between tries that are too short, or that shrink."""
         if backoff.initial < 1_000:
             self.report((*path, "initial"), "must be at least 1ms", fix="use for example 100ms")

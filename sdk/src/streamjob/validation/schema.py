@@ -15,6 +15,8 @@ from streamjob.units import format_duration, format_size
 from streamjob.validation.common import Examination
 from streamjob.validation.formats import check_avro, check_file_format
 from streamjob.validation.kafka import check_kafka_source
+from streamjob.validation.mqtt import check_mqtt_source
+from streamjob.validation.python import check_python_source
 
 _DIRECTIVES = set("YCymdbBhaAjHkIlMSfpPzZTFDRsenGgUWuwVx%L") | {"3f", "6f", "9f", ".f", ".3f", ".6f", ".9f", ":z", "+"}
 _DIRECTIVE = re.compile(r"%(-|_|0)?(\.?[369]?f|:z|.|$)")
@@ -137,8 +139,12 @@ def check_sources(examination: Examination) -> None:
                     fix=f"post to the source {http}",
                 )
             http = http or source.name
+        if source.mqtt is not None:
+            check_mqtt_source(examination, (*path, index, "mqtt"), source.mqtt)
         if source.kafka is not None:
             check_kafka_source(examination, (*path, index, "kafka"), source.kafka)
+        if source.python is not None:
+            check_python_source(examination, (*path, index, "python"), source.python)
 
 
 def check_settings(examination: Examination) -> None:

@@ -14,6 +14,7 @@ from streamjob.validation.common import Examination
 from streamjob.validation.kafka import check_kafka_sink
 from streamjob.validation.nats import check_nats_sink
 from streamjob.validation.postgres import check_postgres_sink
+from streamjob.validation.python import check_python_sink
 
 _PORT = re.compile(r"https?://[^/?]*:([0-9]+)(?:[/?]|$)")
 _OWN_HEADERS = ("idempotency-key", "content-length", "traceparent", "host", "connection", "transfer-encoding")
@@ -46,6 +47,8 @@ def check_sinks(examination: Examination) -> None:
             check_nats_sink(examination, (*place, "nats"), sink, sink.nats)
         if sink.postgres is not None:
             check_postgres_sink(examination, (*place, "postgres"), sink, sink.postgres)
+        if sink.python is not None:
+            check_python_sink(examination, (*place, "python"), sink, sink.python)
     _folders(examination)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -279,15 +279,28 @@ def _members(model: type[BaseModel]) -> list[str]:
 
 def _model_at(path: Path) -> type[BaseModel] | None:
     """The model that describes the mapping at `path`, or None for a free mapping."""
-    model: Any = StreamJob
+    annotation: Any = StreamJob
     for part in path:
         if isinstance(part, int):
             continue  # a list's annotation was already taken apart to its item
+        values = _values_in(annotation)
+        if values is not None:
+            annotation = values
+            continue
+        model = _model_in(annotation)
         fields = {field.alias or name: field for name, field in getattr(model, "model_fields", {}).items()}
         if part not in fields:
             return None
-        model = _model_in(fields[part].annotation)
-    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+        annotation = fields[part].annotation
+    return _model_in(annotation) if _values_in(annotation) is None else None
+
+
+def _values_in(annotation: Any) -> Any | None:
+    """The values of a mapping by names, if that is what `annotation` says."""
+    if get_origin(annotation) is dict:
+        return get_args(annotation)[1]
+    found = (_values_in(argument) for argument in get_args(annotation) if get_origin(annotation) is not list)
+    return next((values for values in found if values is not None), None)
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -262,6 +262,7 @@ impl Rows {
             keys,
             columns: self.columns.into_iter().map(Column::finish).collect(),
             rejects: self.rejects,
+            source: None,
         }
     }
 }

@@ -9,7 +9,10 @@ use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer
 use super::columns::{read_deltas, read_planes, read_varint, take, unzigzag};
 use super::encode::*;
 use super::frame::{FRAME_HEADER_BYTES, Header, check_payload, read_header};
-use super::{JournalRecord, MAX_BODY_BYTES, MAX_RECORD_COLUMNS, MAX_RECORD_ROWS, MAX_REQUEST_ERRORS, RequestRecord};
+use super::{
+    JournalRecord, MAX_BODY_BYTES, MAX_POSITION_BYTES, MAX_RECORD_COLUMNS, MAX_RECORD_ROWS, MAX_REQUEST_ERRORS, Origin,
+    RequestRecord,
+};
 use crate::batch::{Keys, Reject, RowBatch, hash_key};
 use crate::{Error, Result};
 
@@ -79,12 +82,18 @@ fn decode_body(body: &[u8], first_offset: u64, span: u64) -> Result<JournalRecor
     if request.as_ref().is_some_and(|request| request.errors.len() > MAX_REQUEST_ERRORS) {
         return Err(Error::damaged(format!("a request's answer lists more than {MAX_REQUEST_ERRORS} errors")));
     }
-    if !input.is_empty() || flags & !(FLAG_OFFSETS | FLAG_REJECTS | FLAG_REQUEST) != 0 {
+    let origin: Option<Origin> = if flags & FLAG_ORIGIN == 0 { None } else { Some(read_postcard(&mut input)?) };
+    let position = origin.as_ref().and_then(|origin| origin.position.as_ref());
+    if position.is_some_and(|position| position.len() > MAX_POSITION_BYTES) {
+        return Err(Error::damaged(format!("a source's position has more than {MAX_POSITION_BYTES} bytes")));
+    }
+    if !input.is_empty() || flags & !(FLAG_OFFSETS | FLAG_REJECTS | FLAG_REQUEST | FLAG_ORIGIN) != 0 {
         return Err(Error::damaged(format!("{} bytes are left behind the last column (flags {flags:#x})", input.len())));
     }
     let key_hash = hash_keys(&keys, &columns, rows)?;
-    let batch = RowBatch { time_us, key_hash, relative_offset, span, keys, columns, rejects };
-    Ok(JournalRecord { first_offset, batch: Arc::new(batch), request })
+    let source = origin.as_ref().map(|origin| Arc::from(origin.source.as_str()));
+    let batch = RowBatch { time_us, key_hash, relative_offset, span, keys, columns, rejects, source };
+    Ok(JournalRecord { first_offset, batch: Arc::new(batch), request, origin })
 }
 
 fn read_offsets(input: &mut &[u8], rows: usize, span: u64) -> Result<Vec<u32>> {
@@ -178,8 +187,8 @@ fn read_bits(input: &mut &[u8], rows: usize) -> Result<BooleanBuffer> {
 }
 
 fn read_postcard<T: serde::de::DeserializeOwned>(input: &mut &[u8]) -> Result<T> {
-    let (value, rest) =
-        postcard::take_from_bytes(input).map_err(|error| Error::damaged(format!("rejected rows or the request: {error}")))?;
+    let (value, rest) = postcard::take_from_bytes(input)
+        .map_err(|error| Error::damaged(format!("rejected rows, the request or the source: {error}")))?;
     *input = rest;
     Ok(value)
 }

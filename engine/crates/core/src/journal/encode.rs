@@ -4,7 +4,7 @@
 //! payload  [0][body]                     short bodies, and those that do not shrink
 //!          [1][u32 body length][LZ4 block of the body]
 //! body     varint rows · flags u8 · varint columns
-//!          times · relative offsets? · keys · columns · rejects? · request?
+//!          times · relative offsets? · keys · columns · rejects? · request? · origin?
 //! column   [kind | NULLABLE][validity bitmap?][values]
 //! ```
 //!
@@ -17,7 +17,9 @@ use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_outpu
 
 use super::columns::{write_deltas, write_planes, write_varint, zigzag};
 use super::frame::{FRAME_HEADER_BYTES, seal_frame, write_header};
-use super::{COMPRESS_FROM_BYTES, MAX_BODY_BYTES, MAX_RECORD_COLUMNS, MAX_RECORD_ROWS, RequestRecord};
+use super::{
+    COMPRESS_FROM_BYTES, MAX_BODY_BYTES, MAX_POSITION_BYTES, MAX_RECORD_COLUMNS, MAX_RECORD_ROWS, Origin, RequestRecord,
+};
 use crate::batch::{Keys, RowBatch};
 use crate::{Error, Result};
 
@@ -27,6 +29,7 @@ pub(super) const PAYLOAD_LZ4: u8 = 1;
 pub(super) const FLAG_OFFSETS: u8 = 1;
 pub(super) const FLAG_REJECTS: u8 = 2;
 pub(super) const FLAG_REQUEST: u8 = 4;
+pub(super) const FLAG_ORIGIN: u8 = 8;
 
 pub(super) const KEYS_COLUMN: u8 = 0;
 pub(super) const KEYS_TEXT: u8 = 1;
@@ -50,6 +53,7 @@ const DECIMAL_SAMPLE_ROWS: usize = 8;
 pub struct EncodedRecord {
     bytes: Vec<u8>,
     span: u64,
+    origin: Option<Origin>,
 }
 
 impl EncodedRecord {
@@ -72,6 +76,11 @@ impl EncodedRecord {
     /// Offsets that the record covers.
     pub fn span(&self) -> u64 {
         self.span
+    }
+
+    /// Who brought the rows, where that was a source inside of the process.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
     }
 }
 
@@ -98,14 +107,37 @@ impl RecordEncoder {
     pub fn encode(&mut self, batch: &RowBatch, request: Option<&RequestRecord>) -> Result<EncodedRecord> {
         let mut bytes = Vec::new();
         self.encode_into(batch, request, &mut bytes)?;
-        Ok(EncodedRecord { bytes, span: batch.span })
+        Ok(EncodedRecord { bytes, span: batch.span, origin: None })
+    }
+
+    /// Encodes rows that a source inside of the process brought. The error names the bound that they exceed.
+    pub fn encode_from(&mut self, origin: Origin, batch: &RowBatch) -> Result<EncodedRecord> {
+        if let Some(bytes) = origin.position.as_ref().map(String::len).filter(|bytes| *bytes > MAX_POSITION_BYTES) {
+            return Err(Error::user(format!(
+                "the source {}: its position has {bytes} bytes as JSON, at most {MAX_POSITION_BYTES} are possible: keep less in it",
+                origin.source
+            )));
+        }
+        let mut bytes = Vec::new();
+        self.encode_parts(batch, None, Some(&origin), &mut bytes)?;
+        Ok(EncodedRecord { bytes, span: batch.span, origin: Some(origin) })
     }
 
     /// Appends the frame of one request to `out`; [`seal_frame`] must complete it.
     pub fn encode_into(&mut self, batch: &RowBatch, request: Option<&RequestRecord>, out: &mut Vec<u8>) -> Result<()> {
+        self.encode_parts(batch, request, None, out)
+    }
+
+    fn encode_parts(
+        &mut self,
+        batch: &RowBatch,
+        request: Option<&RequestRecord>,
+        origin: Option<&Origin>,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         check_bounds(batch)?;
         self.body.clear();
-        self.write_body(batch, request)?;
+        self.write_body(batch, request, origin)?;
         if self.body.len() > MAX_BODY_BYTES {
             return Err(Error::user(format!(
                 "a request holds {} bytes of columns, at most {MAX_BODY_BYTES} are possible: send smaller requests",
@@ -140,7 +172,7 @@ impl RecordEncoder {
         out.len() > start
     }
 
-    fn write_body(&mut self, batch: &RowBatch, request: Option<&RequestRecord>) -> Result<()> {
+    fn write_body(&mut self, batch: &RowBatch, request: Option<&RequestRecord>, origin: Option<&Origin>) -> Result<()> {
         let RecordEncoder { body, words, .. } = self;
         let rows = batch.rows();
         write_varint(rows as u64, body);
@@ -148,7 +180,8 @@ impl RecordEncoder {
         body.push(
             flag(batch.relative_offset.is_some(), FLAG_OFFSETS)
                 | flag(!batch.rejects.is_empty(), FLAG_REJECTS)
-                | flag(request.is_some(), FLAG_REQUEST),
+                | flag(request.is_some(), FLAG_REQUEST)
+                | flag(origin.is_some(), FLAG_ORIGIN),
         );
         write_varint(batch.columns.len() as u64, body);
         write_deltas(&batch.time_us, words, body);
@@ -178,7 +211,8 @@ impl RecordEncoder {
         if !batch.rejects.is_empty() {
             write_postcard(&batch.rejects, body)?;
         }
-        request.map_or(Ok(()), |request| write_postcard(request, body))
+        request.map_or(Ok(()), |request| write_postcard(request, body))?;
+        origin.map_or(Ok(()), |origin| write_postcard(origin, body))
     }
 }
 

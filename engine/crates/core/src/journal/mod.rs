@@ -67,6 +67,9 @@ pub fn split_id(source: &str, incarnation: Incarnation) -> String {
     format!("{source}@{incarnation}")
 }
 
+/// The position of a push source, as JSON text, is at most this many bytes.
+pub const MAX_POSITION_BYTES: usize = 64 << 10;
+
 /// One request as the journal keeps it.
 #[derive(Debug, Clone)]
 pub struct JournalRecord {
@@ -75,6 +78,18 @@ pub struct JournalRecord {
     pub batch: Arc<RowBatch>,
     /// Present where the client named its request, so that a repeat gets the same answer.
     pub request: Option<RequestRecord>,
+    /// Present where a source inside of the process brought the rows.
+    pub origin: Option<Origin>,
+}
+
+/// Who brought the rows of a record, and where it is to go on after them. In the record itself: a position is as durable as the
+/// rows that it stands behind, and never more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The source's name.
+    pub source: String,
+    /// JSON text of at most [`MAX_POSITION_BYTES`]; none where the source cannot replay.
+    pub position: Option<String>,
 }
 
 impl JournalRecord {

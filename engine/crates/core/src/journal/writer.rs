@@ -93,6 +93,12 @@ impl<S: LogStorage> Journal<S> {
         self.options.incarnation
     }
 
+    /// The first offset that is still there.
+    pub fn first_offset(&self) -> u64 {
+        let state = self.index.lock();
+        state.segments.front().map_or(state.durable_offset, |segment| segment.first_offset)
+    }
+
     /// The offset after the last durable row.
     pub fn durable_offset(&self) -> u64 {
         self.index.lock().durable_offset

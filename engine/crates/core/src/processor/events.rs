@@ -76,7 +76,8 @@ impl Processor {
             self.events.write_fields(&mut row, delivery, source_row);
             row.push(b'}');
             let split = &self.splits[usize::from(delivery.split)];
-            let (source, id) = (split.source.to_string(), split.id.to_string());
+            let source = delivery.batch.source.as_ref().unwrap_or(&split.source);
+            let (source, id) = (source.to_string(), split.id.to_string());
             let offset = delivery.first_offset + delivery.batch.relative_offset(source_row);
             self.dead_letter(usize::from(self.work.place[at]), &reason, &source, &id, offset, &row);
         }

@@ -197,7 +197,8 @@ impl Processor {
                 field => format!("{field}: {}", reject.reason),
             };
             let split = &self.splits[usize::from(delivery.split)];
-            let (source, id) = (split.source.to_string(), split.id.to_string());
+            let source = delivery.batch.source.as_ref().unwrap_or(&split.source);
+            let (source, id) = (source.to_string(), split.id.to_string());
             self.dead_letter(usize::from(place), &reason, &source, &id, offset, &row);
         }
         Ok(())

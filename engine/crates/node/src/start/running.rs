@@ -46,12 +46,26 @@ impl Running {
 
     /// Deletes from the journals what every shard has committed (I3). What can't be deleted now is at the next start.
     pub fn trim(&mut self) {
-        let trims = self.shared.trimmer.lock().decide();
-        for trim in trims {
+        self.trims.extend(self.shared.trimmer.lock().decide());
+        if self.trims.is_empty() {
+            return;
+        }
+        if let Err(error) = self.save_positions() {
+            tracing::warn!("the journal is not trimmed before the positions of sources are saved: {error}");
+            return;
+        }
+        for trim in std::mem::take(&mut self.trims) {
             if let Err(error) = self.trim_one(&trim) {
                 tracing::warn!("trimming the journal: {error}");
             }
         }
+    }
+
+    /// Positions that only records say which may be deleted now.
+    fn save_positions(&self) -> Result<()> {
+        let Some(sequencer) = &self.sequencer else { return Ok(()) };
+        let Some(positions) = sequencer.unsaved_positions() else { return Ok(()) };
+        self.shared.state.save_positions(&positions).inspect_err(|_| sequencer.positions_not_saved())
     }
 
     fn trim_one(&mut self, trim: &Trim) -> Result<()> {

@@ -38,6 +38,7 @@ pub(super) fn spawn(
         name: source.name.clone(),
         connection: source.connection.clone(),
         topic: Some(source.clone()),
+        bytes: None,
     });
     let watch = TopicWatch { shared: shared.clone(), source: source.clone(), exit_at_end };
     let mut threads = vec![super::spawn(shared, "topic-watch", move || watch.run())?];

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use streamjob_core::Result;
 use streamjob_core::config::JobConfig;
+use streamjob_node::hosted::NoConnectors;
 use streamjob_node::{NoUdfFactory, Options, StopHandle, Totals, UdfFactory, run};
 use tempfile::TempDir;
 
@@ -147,6 +148,7 @@ impl Job {
             exit_at_end: false,
             run_for: None,
             udfs: Arc::new(NoUdfFactory),
+            connectors: Arc::new(NoConnectors),
             on_ready: None,
             on_progress: None,
             progress_interval: Duration::from_secs(3600),

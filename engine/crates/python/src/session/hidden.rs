@@ -41,6 +41,7 @@ fn hidden(from: &str) -> SinkConfig {
         kafka: None,
         nats: None,
         postgres: None,
+        python: None,
         stdout: Some(StdoutSinkConfig {}),
     }
 }

@@ -93,7 +93,7 @@ pub(super) fn join(layout: &Layout, chunks: Vec<Chunk>) -> Result<RowBatch, Stri
         }
     }
     let (keys, key_hash) = keys_of(layout, &columns, time_us.len());
-    Ok(RowBatch { time_us, key_hash, relative_offset: offsets, span: span as u64, keys, columns, rejects })
+    Ok(RowBatch { time_us, key_hash, relative_offset: offsets, span: span as u64, keys, columns, rejects, source: None })
 }
 
 fn join_columns(layout: &Layout, chunks: &[Chunk]) -> Result<Vec<ArrayRef>, String> {

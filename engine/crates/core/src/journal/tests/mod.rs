@@ -25,6 +25,7 @@ pub(super) fn readings(rows: usize, text: &str) -> RowBatch {
             Arc::new(Float64Array::from_iter_values((0..rows).map(|row| (row as f64).sin()))),
         ],
         rejects: Vec::new(),
+        source: None,
     }
 }
 

@@ -66,6 +66,7 @@ prop_compose! {
             rejects: rejects.into_iter().enumerate().map(|(row, (field, text))| Reject {
                 relative_offset: last + row as u32, row: row as u32, field, reason: "wrong".into(), text,
             }).collect(),
+            source: None,
         }
     }
 }
@@ -83,11 +84,32 @@ proptest! {
         assert_same(&batch, &record.batch);
     }
 
+    #[test]
+    fn a_source_and_its_position_come_back_with_the_rows(batch in batches(), position in prop::option::of(".{0,40}")) {
+        let origin = Origin { source: "meters".into(), position };
+        let mut encoded = RecordEncoder::new().encode_from(origin.clone(), &batch).unwrap();
+        prop_assert_eq!(encoded.origin(), Some(&origin));
+        let (record, _) = decode_record(encoded.seal(9)).unwrap();
+        assert_same(&batch, &record.batch);
+        prop_assert_eq!(record.batch.source.as_deref(), Some("meters"));
+        prop_assert_eq!(record.origin, Some(origin));
+    }
+
     /// Past the checksums, as a fuzzer goes: an error or a record, never a panic.
     #[test]
-    fn damaged_payloads_are_errors(batch in batches(), at in any::<prop::sample::Index>(), bit in 0u8..8, cut in any::<bool>()) {
+    fn damaged_payloads_are_errors(
+        batch in batches(),
+        at in any::<prop::sample::Index>(),
+        bit in 0u8..8,
+        cut in any::<bool>(),
+        pushed in any::<bool>(),
+    ) {
         let mut frame = Vec::new();
         encode_record(&batch, Some(&request("r")), 5, &mut frame).unwrap();
+        if pushed {
+            let origin = Origin { source: "meters".into(), position: Some("7".into()) };
+            frame = RecordEncoder::new().encode_from(origin, &batch).unwrap().seal(5).to_vec();
+        }
         let mut payload = frame[FRAME_HEADER_BYTES..].to_vec();
         let at = at.index(payload.len());
         if cut { payload.truncate(at) } else { payload[at] ^= 1u8 << bit }
@@ -118,4 +140,11 @@ fn null_floats_are_nan_whatever_the_record_holds() {
         let floats = record.batch.columns[0].as_any().downcast_ref::<Float64Array>().unwrap();
         assert!(floats.values()[0].is_nan() && floats.values()[1].is_finite());
     }
+}
+
+#[test]
+fn a_position_that_is_too_long_is_refused_and_says_what_to_do() {
+    let origin = Origin { source: "meters".into(), position: Some("9".repeat(MAX_POSITION_BYTES + 1)) };
+    let error = RecordEncoder::new().encode_from(origin, &RowBatch::empty(1)).unwrap_err();
+    assert!(error.message().starts_with("the source meters: its position has 65537 bytes"), "{error}");
 }
