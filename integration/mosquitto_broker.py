@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +34,11 @@ class Mosquitto:
     """One broker with its files in a folder; it keeps its port over restarts."""
 
     folder: Path
+    settings: Sequence[str] = ("allow_anonymous true",)
+    """Who may do what: further lines of its configuration."""
+    username: str | None = None
+    password: str | None = None
+    """Of the tests' own clients."""
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -42,7 +48,8 @@ class Mosquitto:
         config = self.folder / "mosquitto.conf"
         lines = (
             f"listener {self.port} 127.0.0.1",
-            "allow_anonymous true",
+            *(["user root"] if os.geteuid() == 0 else []),
+            *self.settings,
             "persistence true",
             f"persistence_location {self.folder}/",
             # Else one that root starts is somebody who may not read the tests' folders.
@@ -69,14 +76,22 @@ class Mosquitto:
             self.process.terminate()
             self.process.wait(ANSWER_WITHIN_S)
 
-    def send(self, messages: Iterable[tuple[str, str]]) -> None:
+    def kill(self) -> None:
+        """SIGKILL: what it has not written yet is gone."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(ANSWER_WITHIN_S)
+
+    def send(self, messages: Iterable[tuple[str, str]], *, retain: bool = False) -> None:
         """Publishes with QoS 1, and waits until the broker has all of them."""
         client = Client(CallbackAPIVersion.VERSION2, client_id=f"tests-{uuid.uuid4()}")
         client.max_inflight_messages_set(200)
+        if self.username is not None:
+            client.username_pw_set(self.username, self.password)
         client.connect("127.0.0.1", self.port)
         client.loop_start()
         try:
-            sent = [client.publish(topic, payload, qos=1) for topic, payload in messages]
+            sent = [client.publish(topic, payload, qos=1, retain=retain) for topic, payload in messages]
             for one in sent:
                 one.wait_for_publish(ANSWER_WITHIN_S)
                 assert one.is_published(), "the broker has not taken a message"

@@ -28,6 +28,7 @@ ONLY_IN = {
     "tokio": {"streamjob-connectors", "streamjob-node"},
     "rdkafka": {"streamjob-connectors"},
     "async-nats": {"streamjob-connectors"},
+    "rumqttc": {"streamjob-connectors"},
     "tokio-postgres": {"streamjob-connectors"},
     "hyper": {"streamjob-connectors", "streamjob-node"},
     "rand": {"streamjob-simulation"},

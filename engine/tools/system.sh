@@ -24,6 +24,7 @@ install() {
 if [ "${1:-}" = --servers ]; then
     command -v postgres >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
     command -v nats-server >/dev/null || missing+=(nats-server)
+    command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || missing+=(mosquitto)
     [ ${#missing[@]} -eq 0 ] && exit
     echo "setup: the integration tests want ${missing[*]} from the system" >&2
     { has_apt && install "${missing[@]}"; } || echo "setup: without ${missing[*]} (Debian's package names) some are skipped" >&2

@@ -90,6 +90,10 @@ def source_of(**members: Any) -> dict[str, Any]:
     return {"name": "in", "kafka": kafka(**members)}
 
 
+def mqtt(**members: Any) -> dict[str, Any]:
+    return {"name": "in", "mqtt": {"host": "broker", "topics": ["t/#"], **members}}
+
+
 def nats(**members: Any) -> dict[str, Any]:
     return {"name": "o", "from": "events", "nats": {"servers": "a:4222", "subject": "s", **members}}
 
@@ -199,6 +203,9 @@ WRONG: list[tuple[str, dict[str, Any], Path, Any]] = [
     ("spec.sinks[].postgres", {}, ("spec", "sinks", 0), postgres(mode="upsert")),
     ("spec.sinks[].postgres", {}, ("spec", "sinks", 0), postgres(key=["key"])),
     ("spec.sinks[].postgres.password.secretRef", {}, ("spec", "sinks", 0), postgres(password=_NOWHERE)),
+    ("spec.sources[].mqtt", {}, _SOURCE, mqtt(username="u")),
+    ("spec.sources[].mqtt", {}, _SOURCE, mqtt(keepAlive="1s")),
+    ("spec.sources[].mqtt.password.secretRef", {}, _SOURCE, mqtt(username="u", password=_NOWHERE)),
     ("spec.sources[].kafka", {}, _SOURCE, source_of(refresh="1ms")),
     ("spec.sources[].kafka.sasl.password.secretRef", {}, _SOURCE, source_of(**_SASL)),
     ("spec.sources[].kafka.tls.keyPassword.secretRef", {}, _SOURCE, source_of(**_TLS)),

@@ -26,6 +26,8 @@ def schema_places(job: StreamJob) -> Iterator[tuple[Path, SchemaText, bool]]:
             yield from _of((*path, "http", "avro"), source.http.avro)
         if source.python is not None and source.python.format.avro is not None:
             yield from _of((*path, "python", "format", "avro"), source.python.format.avro)
+        if source.mqtt is not None and source.mqtt.format.avro is not None:
+            yield from _of((*path, "mqtt", "format", "avro"), source.mqtt.format.avro)
         if source.file is not None and source.file.format.avro is not None:
             yield from _of((*path, "file", "format", "avro"), source.file.format.avro)
         if source.kafka is not None and source.kafka.format.avro is not None:

@@ -23,6 +23,7 @@ from streamjob.models import (
     KafkaSink,
     KafkaSource,
     MessageFormatKinds,
+    MqttSource,
     NatsSink,
     PostgresSink,
     PythonCode,
@@ -206,6 +207,28 @@ def _kafka_sink(kafka: KafkaSink, sink: SinkSpec, loaded: LoadedJob) -> dict[str
     }
 
 
+def _mqtt_source(mqtt: MqttSource, name: str, path: Path, loaded: LoadedJob) -> dict[str, Any]:
+    auth: dict[str, Any] | None = None
+    if mqtt.username is not None and mqtt.password is not None:
+        auth = {"username": mqtt.username, "password": secret(mqtt.password, loaded.base_dir)}
+    return {
+        "connection": {
+            "host": mqtt.host,
+            "port": mqtt.port,
+            "client_id": mqtt.client_id or f"streamjob-{loaded.job.metadata.name}-{name}",
+            "auth": auth,
+            "tls": _tls(mqtt.tls, loaded.base_dir),
+            "keep_alive_us": int(mqtt.keep_alive),
+            "backoff_initial_us": int(mqtt.backoff.initial),
+            "backoff_max_us": int(mqtt.backoff.max),
+        },
+        "topics": list(mqtt.topics),
+        "levels": [{"field": field, "level": level} for field, level in mqtt.levels.items()],
+        "format": message_format(mqtt.format, (*path, "mqtt", "format"), loaded),
+        "retained": mqtt.retained,
+    }
+
+
 def _nats_sink(nats: NatsSink, base_dir: str) -> dict[str, Any]:
     auth: dict[str, Any] | None = None
     if nats.username is not None and nats.password is not None:
@@ -267,6 +290,7 @@ def _source(source: SourceSpec, index: int, loaded: LoadedJob) -> dict[str, Any]
             "speed": float(file.speed),
         },
         "kafka": None if source.kafka is None else _kafka_source(source.kafka, source.name, (*path, "kafka"), loaded),
+        "mqtt": None if source.mqtt is None else _mqtt_source(source.mqtt, source.name, path, loaded),
         "python": None if source.python is None else _python_source(source.python, (*path, "python"), loaded),
     }
 

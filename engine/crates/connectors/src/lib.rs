@@ -8,6 +8,7 @@ pub mod file_sink;
 pub mod file_source;
 mod http_client;
 pub mod kafka;
+pub mod mqtt;
 pub mod nats;
 mod os;
 pub mod postgres;

@@ -74,9 +74,10 @@ pub(crate) async fn receive(
     Some(received)
 }
 
-/// Waits between tries.
-pub(crate) struct Retry {
-    pub sink: Arc<str>,
+/// Waits between tries, of sources as well.
+pub struct Retry {
+    /// Of the source or sink.
+    pub name: Arc<str>,
     pub backoff: Backoff,
     /// Makes the jitter differ between processes.
     pub seed: u64,
@@ -92,7 +93,7 @@ impl Retry {
         self.connection.failed(error.message());
         let wait = self.backoff.delay(failures, random(self.seed, 0, 0, failures));
         if failures.is_power_of_two() {
-            tracing::warn!(target: "streamjob", sink = &*self.sink, failures, ?wait, "{error}; trying again");
+            tracing::warn!(target: "streamjob", connector = &*self.name, failures, ?wait, "{error}; trying again");
         }
         tokio::select! {
             () = stop.cancelled() => {}

@@ -4,6 +4,7 @@
 //! microseconds, sizes are bytes; the unit is part of the member's name.
 
 mod format;
+mod mqtt;
 mod nats;
 mod postgres;
 mod python;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::expr::Expr;
 
 pub use format::{AvroConfig, AvroFileConfig, FileSourceFormat, Framing, MessageFormat, RegistryAuth, RegistryConfig};
+pub use mqtt::{MqttAuthConfig, MqttConnectionConfig, MqttSourceConfig, Retained, TopicLevelConfig};
 pub use nats::{NatsAuthConfig, NatsConnectionConfig, NatsSinkConfig};
 pub use postgres::{PostgresConnectionConfig, PostgresSinkConfig, TableColumnConfig, TableMode};
 pub use python::{PythonCodeConfig, PythonSinkConfig, PythonSourceConfig};
@@ -157,18 +159,19 @@ pub struct SourceConfig {
     pub http: Option<HttpSourceConfig>,
     pub file: Option<FileSourceConfig>,
     pub kafka: Option<KafkaSourceConfig>,
+    pub mqtt: Option<MqttSourceConfig>,
     pub python: Option<PythonSourceConfig>,
 }
 
 impl SourceConfig {
     /// Whether its rows are journaled, since nobody has them any more once they are acknowledged.
     pub fn is_push(&self) -> bool {
-        self.http.is_some() || self.python.is_some()
+        self.http.is_some() || self.mqtt.is_some() || self.python.is_some()
     }
 
     /// Whether it has no end of its own: it waits for whoever sends.
     pub fn is_endless(&self) -> bool {
-        self.http.is_some()
+        self.http.is_some() || self.mqtt.is_some()
     }
 
     /// Whether its position is journaled with its rows.

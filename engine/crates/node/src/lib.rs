@@ -15,6 +15,7 @@ mod inbox;
 mod ingest;
 mod message_sinks;
 mod metrics;
+mod mqtt;
 mod options;
 mod paced;
 mod port;

@@ -26,7 +26,7 @@ use crate::rest::Rest;
 use crate::shared::{Gate, Shared};
 use crate::start::{Opened, Running, open_outputs};
 use crate::telemetry::Traces;
-use crate::{progress_json, server, telemetry};
+use crate::{mqtt, progress_json, server, telemetry};
 
 /// How often the run looks at what may have changed without a word.
 const LOOK: Duration = Duration::from_millis(20);
@@ -186,9 +186,11 @@ async fn finish(mut running: Running, tasks: Tasks, host: Option<Arc<dyn Connect
 
 /// Starts the sources inside of the process.
 fn start_sources(tasks: &Tasks, host: Option<&dyn ConnectorHost>, running: &Running) -> Result<()> {
-    match (host, &running.sequencer) {
-        (Some(host), Some(sequencer)) => hosted::start_sources(&running.shared, sequencer, host, &tasks.bringing, &tasks.sources),
-        _ => Ok(()),
+    let Some(sequencer) = &running.sequencer else { return Ok(()) };
+    mqtt::start(&running.shared, sequencer, &tasks.bringing, &tasks.sources)?;
+    match host {
+        Some(host) => hosted::start_sources(&running.shared, sequencer, host, &tasks.bringing, &tasks.sources),
+        None => Ok(()),
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use streamjob_connectors::kafka::Topic;
+use streamjob_connectors::mqtt::MqttSource;
 use streamjob_connectors::nats::NatsSink;
 use streamjob_connectors::postgres::PostgresSink;
 use streamjob_connectors::registry::Registry;
@@ -47,6 +48,11 @@ pub fn try_connections(config: &JobConfig) -> Result<Vec<Tried>> {
         }
         if let Some(avro) = source.http.as_ref().and_then(|http| http.avro.as_ref()) {
             tried.extend(try_registry(&runtime, &format!("spec.sources[{number}].http.avro.registry"), avro));
+        }
+        if let Some(mqtt) = &source.mqtt {
+            let place = format!("spec.sources[{number}].mqtt");
+            let asked = MqttSource::new(&place, mqtt, Arc::default());
+            tried.push(told(place, asked.and_then(|mqtt| runtime.block_on(mqtt.describe()))));
         }
     }
     for (number, source) in config.sources.iter().enumerate().filter(|(_, source)| source.python.is_some()) {

@@ -122,11 +122,19 @@ RULES: dict[str, list[Rule]] = {
             "there is only one /ingest, and so one http source: post to that one",
         )
     ],
-    "spec.sources[]": [_one_of(("http", "file", "kafka", "python"), "a source")],
+    "spec.sources[]": [_one_of(("http", "file", "kafka", "mqtt", "python"), "a source")],
     "spec.sources[].python": _PYTHON,
     "spec.sources[].python.code": _CODE,
     "spec.sources[].python.secrets{}.secretRef": _SECRET_REF,
     "spec.sources[].python.backoff": _BACKOFF,
+    "spec.sources[].mqtt": [
+        rule(
+            "has(self.username) == has(self.password)",
+            "a user has a password: write username and password, or neither",
+        ),
+        _at_least("keepAlive", "5s", "keepAlive"),
+    ],
+    "spec.sources[].mqtt.password.secretRef": [_one_of(("env", "file"), "a secretRef")],
     "spec.sources[].kafka": [_at_least("refresh", "1s", "refresh")],
     "spec.sources[].kafka.sasl.password.secretRef": [_one_of(("env", "file"), "a secretRef")],
     "spec.sources[].kafka.tls.keyPassword.secretRef": [_one_of(("env", "file"), "a secretRef")],

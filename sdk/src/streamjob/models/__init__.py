@@ -6,6 +6,7 @@ from streamjob.models.formats import Avro, AvroFile, FileFormatKinds, MessageFor
 from streamjob.models.job import API_VERSION, KIND, JobSpec, Metadata, StreamJob
 from streamjob.models.kafka import KafkaConnection, KafkaSink, KafkaSource
 from streamjob.models.kubernetes import PodMetadata, PodTemplate, StorageSpec
+from streamjob.models.mqtt import MqttSource
 from streamjob.models.nats import NatsSink
 from streamjob.models.postgres import PostgresSink
 from streamjob.models.processing import CodeSpec, ConfigMapCode, UdfSpec, WindowSpec
@@ -58,6 +59,7 @@ __all__ = [
     "KeySpec",
     "MessageFormatKinds",
     "Metadata",
+    "MqttSource",
     "NatsSink",
     "PodMetadata",
     "PodTemplate",

@@ -9,6 +9,7 @@ from pydantic import Field
 from streamjob.models.base import Model, Name
 from streamjob.models.formats import NDJSON, Avro, FileFormat
 from streamjob.models.kafka import KafkaSource
+from streamjob.models.mqtt import MqttSource
 from streamjob.models.python import PythonSource
 
 
@@ -35,7 +36,7 @@ class FileSource(Model):
 class SourceSpec(Model):
     """One source of events; exactly one of the kinds is set."""
 
-    KINDS: ClassVar[tuple[str, ...]] = ("http", "file", "kafka", "python")
+    KINDS: ClassVar[tuple[str, ...]] = ("http", "file", "kafka", "mqtt", "python")
 
     name: Name
     """The source's name. It is part of every row's position: renaming it starts the source anew."""
@@ -48,6 +49,9 @@ class SourceSpec(Model):
 
     kafka: KafkaSource | None = None
     """Read a topic."""
+
+    mqtt: MqttSource | None = None
+    """Take the messages of a broker."""
 
     python: PythonSource | None = None
     """Run a generator in Python."""

@@ -15,6 +15,7 @@ from streamjob.units import format_duration, format_size
 from streamjob.validation.common import Examination
 from streamjob.validation.formats import check_avro, check_file_format
 from streamjob.validation.kafka import check_kafka_source
+from streamjob.validation.mqtt import check_mqtt_source
 from streamjob.validation.python import check_python_source
 
 _DIRECTIVES = set("YCymdbBhaAjHkIlMSfpPzZTFDRsenGgUWuwVx%L") | {"3f", "6f", "9f", ".f", ".3f", ".6f", ".9f", ":z", "+"}
@@ -138,6 +139,8 @@ def check_sources(examination: Examination) -> None:
                     fix=f"post to the source {http}",
                 )
             http = http or source.name
+        if source.mqtt is not None:
+            check_mqtt_source(examination, (*path, index, "mqtt"), source.mqtt)
         if source.kafka is not None:
             check_kafka_source(examination, (*path, index, "kafka"), source.kafka)
         if source.python is not None:

@@ -115,7 +115,7 @@ impl KafkaSink {
             producer,
             max_row_bytes: max_message.saturating_sub(MESSAGE_OVERHEAD),
             retry: Retry {
-                sink: name.into(),
+                name: name.into(),
                 backoff: Backoff::new(micros(config.backoff_initial_us), micros(config.backoff_max_us)),
                 seed,
                 connection: connection.clone(),

@@ -80,7 +80,7 @@ impl NatsSink {
             subject: SubjectTemplate::parse(&config.subject).map_err(|error| error.context(place))?,
             servers: Servers::new(place, &config.connection, backoff, seed, connection.clone())?,
             timeout: micros(config.timeout_us),
-            retry: Retry { sink: name.into(), backoff, seed, connection },
+            retry: Retry { name: name.into(), backoff, seed, connection },
             client: tokio::sync::Mutex::new(None),
             first_sent: Mutex::default(),
             config: config.clone(),

@@ -64,7 +64,7 @@ impl PostgresSink {
             server: Server::new(place, &config.connection)?,
             progress: is_exactly_once.then(|| ProgressTable::new(&config.progress_table, state_id, name)),
             timeout: micros(config.timeout_us),
-            retry: Retry { sink: name.into(), backoff, seed, connection: connection.clone() },
+            retry: Retry { name: name.into(), backoff, seed, connection: connection.clone() },
             config: config.clone(),
             shape,
             connection,
