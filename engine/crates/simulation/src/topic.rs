@@ -86,22 +86,26 @@ impl Topic {
     }
 }
 
-/// The rows of a batch, and those of them that no topic takes.
-fn rows_of(shard: u16, batch: &Batch) -> Result<(Vec<Value>, Vec<(u16, RefusedRow)>), String> {
-    let rows: Vec<Value> = serde_json::from_slice(&batch.body).map_err(|error| format!("a batch is no array: {error}"))?;
-    let (mut taken, mut refused) = (Vec::new(), Vec::new());
-    for (place, row) in rows.into_iter().enumerate() {
-        match row["key"] == REFUSED_KEY {
-            true => {
-                refused.push((
-                    shard,
-                    RefusedRow { batch: batch.number, row: place as u32, reason: "refused: too large".to_owned() },
-                ));
+/// Rows of batches, and those of them that no topic takes, with their shards.
+#[derive(Default)]
+struct Rows {
+    taken: Vec<Value>,
+    refused: Vec<(u16, RefusedRow)>,
+}
+
+impl Rows {
+    fn add(&mut self, Item { shard, batch }: &Item) -> Result<(), String> {
+        let rows: Vec<Value> = serde_json::from_slice(&batch.body).map_err(|error| format!("a batch is no array: {error}"))?;
+        for (place, row) in rows.into_iter().enumerate() {
+            if row["key"] == REFUSED_KEY {
+                let reason = "refused: too large".to_owned();
+                self.refused.push((*shard, RefusedRow { batch: batch.number, row: place as u32, reason }));
+            } else {
+                self.taken.push(row);
             }
-            false => taken.push(row),
         }
+        Ok(())
     }
-    Ok((taken, refused))
 }
 
 impl World {
@@ -140,14 +144,11 @@ impl World {
             node.transacting = false;
             return Ok(());
         };
-        let (mut rows, mut refused) = (Vec::new(), Vec::new());
-        for item in begun.batches {
-            let (taken, others) = rows_of(item.shard, &item.batch).map_err(broken("I8"))?;
-            rows.extend(taken);
-            refused.extend(others);
-        }
+        let mut rows = Rows::default();
+        begun.batches.iter().try_for_each(|item| rows.add(item)).map_err(broken("I8"))?;
+        let Rows { taken, refused } = rows;
         let reached = begun.reached(&refused);
-        let transaction = self.topic.begin(rows, reached);
+        let transaction = self.topic.begin(taken, reached);
         self.end_transaction(transaction, refused);
         Ok(())
     }
