@@ -120,7 +120,8 @@ impl World {
     }
 
     fn trim(&mut self) {
-        let durable = self.journal.durable_offset();
+        // The journal syncs a segment that is full by itself; but nothing is committed before whoever writes it has heard so.
+        let durable = self.positions.offset;
         if self.positions.are_unsaved() && self.saves {
             self.saved = Some(self.positions.to_save(Some(self.journal.incarnation())));
         }
