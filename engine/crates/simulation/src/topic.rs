@@ -133,7 +133,7 @@ impl World {
         if self.node().transactions.must_recover() {
             self.topic.fence();
             let progress = self.topic.progress.clone();
-            self.note(|| format!("the topic has {progress:?}"));
+            self.note(|| format!("the topic says how far it is with {} shards", progress.len()));
             let there = self.node().transactions.recovered(progress).map_err(|error| Stop::Violation(format!("I8: {error}")))?;
             self.confirm_topic(there)?;
         }
