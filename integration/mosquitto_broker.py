@@ -48,12 +48,11 @@ class Mosquitto:
         config = self.folder / "mosquitto.conf"
         lines = (
             f"listener {self.port} 127.0.0.1",
-            *(["user root"] if os.geteuid() == 0 else []),
             *self.settings,
             "persistence true",
             f"persistence_location {self.folder}/",
             # Else one that root starts is somebody who may not read the tests' folders.
-            "user root",
+            *(["user root"] if os.geteuid() == 0 else []),
             "max_queued_messages 0",
         )
         config.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

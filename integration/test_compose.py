@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ def topics_tool(folder: Path) -> str:
     return f"{folder}/"
 
 
-def test_its_commands_run(broker: Broker, folder: Path, services: dict[str, Any]) -> None:
+def test_its_commands_run(make_broker: Callable[..., Broker], folder: Path, services: dict[str, Any]) -> None:
+    broker = make_broker().start()
     port = free_port()
     shutil.copytree(EXAMPLE, folder / "etc")
     job = folder / "etc" / "job.yaml"

@@ -138,7 +138,7 @@ def test_http_survives_kills_at_random_moments_and_at_every_step(
 
 
 def planned_kills(rng: random.Random) -> list[kills.Kill]:
-    steps = [point for point in kills.crash_points() if not point.startswith("kafka-")]
+    steps = [point for point in kills.crash_points() if point.startswith(("commit-", "journal-"))]
     planned = kills.named(steps, (1, rng.randrange(2, 9)))
     planned += kills.at_random(max(kills.share(0.65) - len(planned), 3), rng, 0.0, 0.8)
     rng.shuffle(planned)
