@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from typing import Any
 
-import polars as pl
-import reference
-from harness import Row, duplicates
+from harness import Row
 from kafka_broker import Broker, encoded, flush, produce
-
-SIZE_US = 10_000_000
-EXACT = ("n", "total", "low", "high", "opening", "closing")
+from sink_jobs import windows_of
 
 JOB = """
 apiVersion: streamjob.dev/v1alpha1
@@ -79,12 +74,4 @@ class Events:
 
     def windows(self) -> dict[tuple[str, int], Row]:
         """What all windows must hold."""
-        schema = {"key": pl.String, "time_us": pl.Int64, "x": pl.Int64}
-        rows = pl.DataFrame(self.all, schema=schema).with_columns(watermark_us=pl.lit(None, pl.Int64))
-        return reference.aggregate(rows, SIZE_US)
-
-
-def then_each_window_is_there_once(events: Events, rows: Sequence[Row]) -> None:
-    """To a consumer of committed messages nothing is lost or there twice."""
-    assert not duplicates([row["_id"] for row in rows])[:10]
-    assert not reference.differences(events.windows(), rows, EXACT)[:10]
+        return windows_of(self.all)

@@ -6,13 +6,13 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import kills
 import polars as pl
 import reference
-from harness import KILLED, Job, Row, Running, duplicates
+from harness import KILLED, Job, Row, Running, duplicates, wait_until
 
 SIZE_US = 10_000_000
 EXACT = ("n", "total", "low", "high", "opening", "closing")
@@ -106,12 +106,24 @@ class Events:
 
     def windows(self) -> dict[tuple[str, int], Row]:
         """What all windows must hold."""
-        schema = {"key": pl.String, "time_us": pl.Int64, "x": pl.Int64}
-        rows = pl.DataFrame(self.all, schema=schema).with_columns(watermark_us=pl.lit(None, pl.Int64))
-        return reference.aggregate(rows, SIZE_US)
+        return windows_of(self.all)
 
 
-def then_each_window_is_there_once(events: Events, rows: Sequence[Row]) -> None:
+def windows_of(events: list[dict[str, Any]]) -> dict[tuple[str, int], Row]:
+    """The windows of events with `key`, `time_us` and `x`."""
+    schema = {"key": pl.String, "time_us": pl.Int64, "x": pl.Int64}
+    rows = pl.DataFrame(events, schema=schema).with_columns(watermark_us=pl.lit(None, pl.Int64))
+    return reference.aggregate(rows, SIZE_US)
+
+
+class HasWindows(Protocol):
+    """Events that know their windows."""
+
+    def windows(self) -> dict[tuple[str, int], Row]:
+        """What all windows must hold."""
+
+
+def then_each_window_is_there_once(events: HasWindows, rows: Sequence[Row]) -> None:
     """Nothing is lost or there twice."""
     assert not duplicates([row["_id"] for row in rows])[:10]
     assert not reference.differences(events.windows(), rows, EXACT)[:10]
@@ -131,5 +143,45 @@ def survive(job: Job, events: Events, planned: Sequence[kills.Kill], report: kil
         report.killed(kill)
     running = job.run()
     events.post_all(running)
+    running.stop()
+    job.run_to_end()
+
+
+class Server(Protocol):
+    """A server of the tests that can be taken away and comes back."""
+
+    def start(self) -> object:
+        """Starts it."""
+
+    def stop(self) -> None:
+        """Ends it."""
+
+    def kill(self) -> None:
+        """SIGKILL."""
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+
+    def resume(self) -> None:
+        """SIGCONT."""
+
+
+def connected(running: Running) -> bool:
+    """Whether the sink's server answers."""
+    return running.metrics().sum("streamjob_connected", kind="sink", connector="out") == 1
+
+
+def survive_outages(job: Job, events: Events, server: Server) -> None:
+    """Kills, pauses and stops the sink's server while events come, and lets the job end well at last."""
+    running = job.run()
+    for how in ("kill", "pause", "stop"):
+        events.post(running, 3000)
+        running.await_metric("streamjob_sink_rows_total", 1, sink="out")
+        server.pause() if how == "pause" else server.kill() if how == "kill" else server.stop()
+        events.post(running, 3000)
+        wait_until("that the server is seen to be away", lambda: not connected(running), within_s=60)
+        server.resume() if how == "pause" else server.start()
+        wait_until("that it is there again", lambda: connected(running), within_s=60)
+    assert running.metrics().sum("streamjob_connection_errors_total", connector="out") >= 3
     running.stop()
     job.run_to_end()

@@ -14,7 +14,8 @@ import pytest
 from confluent_kafka import TopicPartition
 from harness import KILLED, Job, run_command, wait_until
 from kafka_broker import Broker
-from kafka_jobs import Events, job_text, then_each_window_is_there_once
+from kafka_jobs import Events, job_text
+from sink_jobs import then_each_window_is_there_once
 
 
 def topics(broker: Broker, name: str, partitions: int = 3, **config: str) -> tuple[str, str]:

@@ -14,9 +14,9 @@ import certificates
 import kills
 import pytest
 import yaml
-from harness import Job, Running, run_command, wait_until
+from harness import Job, run_command, wait_until
 from nats_server import Nats
-from sink_jobs import FILE, HTTP, Events, job_text, survive, then_each_window_is_there_once
+from sink_jobs import FILE, HTTP, Events, job_text, survive, survive_outages, then_each_window_is_there_once
 
 WINDOW_S = 120.0
 
@@ -95,24 +95,8 @@ def test_a_server_is_killed_paused_and_restarted(
     server = make_nats().start()
     events = Events(random.Random(seed + 4))
     job = make_job(job_with(server, "server-kills", more="timeout: 1s, backoff: {max: 1s}"))
-    running = job.run()
-    for how in ("kill", "pause", "stop"):
-        events.post(running, 3000)
-        running.await_metric("streamjob_sink_rows_total", 1, sink="out")
-        server.pause() if how == "pause" else server.kill() if how == "kill" else server.stop()
-        events.post(running, 3000)
-        wait_until("that the server is seen to be away", lambda: not connected(running), within_s=60)
-        server.resume() if how == "pause" else server.start()
-        wait_until("that it is there again", lambda: connected(running), within_s=60)
-    assert running.metrics().sum("streamjob_connection_errors_total", connector="out") >= 3
-    running.stop()
-    job.run_to_end()
+    survive_outages(job, events, server)
     then_each_window_is_there_once(events, server.rows("server-kills"))
-
-
-def connected(running: Running) -> bool:
-    """Whether the sink's server answers."""
-    return running.metrics().sum("streamjob_connected", kind="sink", connector="out") == 1
 
 
 def test_a_start_without_a_server_waits_for_it(

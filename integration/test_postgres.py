@@ -16,9 +16,9 @@ import postgres_server
 import pytest
 import yaml
 from conftest import skip_or_fail
-from harness import Job, Row, Running, run_command, wait_until
+from harness import Job, Row, run_command, wait_until
 from postgres_server import Postgres
-from sink_jobs import FILE, HTTP, Events, job_text, survive, then_each_window_is_there_once
+from sink_jobs import FILE, HTTP, Events, job_text, survive, survive_outages, then_each_window_is_there_once
 
 WINDOWS = """
 CREATE TABLE windows (key text, window_start timestamptz, window_end timestamptz, revision integer, n bigint,
@@ -132,24 +132,8 @@ def test_a_server_is_killed_paused_and_restarted(
     server = make_postgres().start()
     events = Events(random.Random(seed + 4))
     job = make_job(job_with(server, "server-kills", more="timeout: 2s, backoff: {max: 1s}"))
-    running = job.run()
-    for how in ("kill", "pause", "stop"):
-        events.post(running, 3000)
-        running.await_metric("streamjob_sink_rows_total", 1, sink="out")
-        server.pause() if how == "pause" else server.kill() if how == "kill" else server.stop()
-        events.post(running, 3000)
-        wait_until("that the server is seen to be away", lambda: not connected(running), within_s=60)
-        server.resume() if how == "pause" else server.start()
-        wait_until("that it is there again", lambda: connected(running), within_s=60)
-    assert running.metrics().sum("streamjob_connection_errors_total", connector="out") >= 3
-    running.stop()
-    job.run_to_end()
+    survive_outages(job, events, server)
     then_each_window_is_there_once(events, windows(server, "server-kills"))
-
-
-def connected(running: Running) -> bool:
-    """Whether the sink's server answers."""
-    return running.metrics().sum("streamjob_connected", kind="sink", connector="out") == 1
 
 
 def test_a_start_without_a_server_waits_for_it(
