@@ -21,6 +21,12 @@ impl Backoff {
         Backoff { initial, max, jitter: DEFAULT_JITTER }
     }
 
+    /// The same from a job's settings, microseconds; below zero is zero.
+    pub fn of_micros(initial_us: i64, max_us: i64) -> Backoff {
+        let micros = |us: i64| Duration::from_micros(us.max(0) as u64);
+        Backoff::new(micros(initial_us), micros(max_us))
+    }
+
     /// The wait after the failure number `failures` (1 is the first); `random` is uniform in 0 to 1.
     pub fn delay(&self, failures: u32, random: f64) -> Duration {
         let doublings = failures.saturating_sub(1).min(u32::BITS - 1);

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use streamjob_connectors::backoff::Backoff;
 use streamjob_connectors::connection::Connection;
@@ -87,11 +86,6 @@ fn seed() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0
 }
 
-fn backoff(initial_us: i64, max_us: i64) -> Backoff {
-    let micros = |us: i64| Duration::from_micros(us.max(0) as u64);
-    Backoff::new(micros(initial_us), micros(max_us))
-}
-
 impl MessageSinks {
     /// Starts what sends the batches of one sink.
     pub fn start(
@@ -132,7 +126,7 @@ impl MessageSinks {
 
     fn start_webhook(&self, starting: Starting<'_>, config: &HttpSinkConfig) -> Result<()> {
         let webhook = Arc::new(Webhook::new(config)?.reporting_to(starting.connection.clone()));
-        self.deliver(starting, webhook, backoff(config.backoff_initial_us, config.backoff_max_us));
+        self.deliver(starting, webhook, Backoff::of_micros(config.backoff_initial_us, config.backoff_max_us));
         Ok(())
     }
 
@@ -163,7 +157,7 @@ impl MessageSinks {
         let (name, guarantee, place) = (starting.name(), starting.guarantee(), starting.place("nats"));
         let nats = Arc::new(NatsSink::new(&place, name, config, guarantee, seed(), starting.connection.clone())?);
         let (report, stop, failed) = (starting.report(), self.stop.clone(), starting.shared.clone());
-        let backoff = backoff(config.backoff_initial_us, config.backoff_max_us);
+        let backoff = Backoff::of_micros(config.backoff_initial_us, config.backoff_max_us);
         let receiver = starting.receiver;
         self.delivering.spawn(async move {
             match nats.prepare(&stop).await {
@@ -176,7 +170,7 @@ impl MessageSinks {
 
     fn start_hosted(&self, starting: Starting<'_>, host: &dyn ConnectorHost, config: &PythonSinkConfig) -> Result<()> {
         let link = hosted::start_sink(host, starting.name(), config, starting.connection.clone())?;
-        self.deliver(starting, Arc::new(link), backoff(config.code.backoff_initial_us, config.code.backoff_max_us));
+        self.deliver(starting, Arc::new(link), Backoff::of_micros(config.code.backoff_initial_us, config.code.backoff_max_us));
         Ok(())
     }
 

@@ -1,7 +1,6 @@
 //! Messages of MQTT brokers into the journal. A message is acknowledged once its row is durable there (I4).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use streamjob_connectors::backoff::Backoff;
 use streamjob_connectors::connection::Connection;
@@ -47,8 +46,7 @@ fn start_one(
         topic: None,
         bytes: Some(push.bytes.clone()),
     });
-    let micros = |us: i64| Duration::from_micros(us.max(0) as u64);
-    let backoff = Backoff::new(micros(config.connection.backoff_initial_us), micros(config.connection.backoff_max_us));
+    let backoff = Backoff::of_micros(config.connection.backoff_initial_us, config.connection.backoff_max_us);
     let seed = uuid::Uuid::new_v4().as_u64_pair().0;
     let retry = Retry { name: source.name.as_str().into(), backoff, seed, connection };
     let (failed, stop) = (shared.clone(), stop.clone());

@@ -106,7 +106,6 @@ impl KafkaSink {
                 "{place}.properties: message.max.bytes is {max_message}; exactly-once needs {MIN_MESSAGE_BYTES} at least"
             )));
         }
-        let micros = |us: i64| Duration::from_micros(us.max(0) as u64);
         Ok(KafkaSink {
             progress: ProgressTopic::new(place, config, state_id, name, connection.clone()),
             place: place.to_owned(),
@@ -116,7 +115,7 @@ impl KafkaSink {
             max_row_bytes: max_message.saturating_sub(MESSAGE_OVERHEAD),
             retry: Retry {
                 name: name.into(),
-                backoff: Backoff::new(micros(config.backoff_initial_us), micros(config.backoff_max_us)),
+                backoff: Backoff::of_micros(config.backoff_initial_us, config.backoff_max_us),
                 seed,
                 connection: connection.clone(),
             },

@@ -73,7 +73,7 @@ impl NatsSink {
         connection: Arc<Connection>,
     ) -> Result<NatsSink> {
         let micros = |us: i64| Duration::from_micros(us.max(0) as u64);
-        let backoff = Backoff::new(micros(config.backoff_initial_us), micros(config.backoff_max_us));
+        let backoff = Backoff::of_micros(config.backoff_initial_us, config.backoff_max_us);
         Ok(NatsSink {
             name: name.into(),
             guarantee,

@@ -57,7 +57,7 @@ impl PostgresSink {
         connection: Arc<Connection>,
     ) -> Result<PostgresSink> {
         let micros = |us: i64| Duration::from_micros(us.max(0) as u64);
-        let backoff = Backoff::new(micros(config.backoff_initial_us), micros(config.backoff_max_us));
+        let backoff = Backoff::of_micros(config.backoff_initial_us, config.backoff_max_us);
         let is_exactly_once = guarantee == Guarantee::ExactlyOnce;
         Ok(PostgresSink {
             name: name.into(),
