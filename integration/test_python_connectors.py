@@ -15,7 +15,7 @@ import mosquitto_broker
 import pytest
 import s3_server
 from conftest import skip_or_fail
-from harness import Job, Row, Running, duplicates, run_command, wait_until
+from harness import KILLED, Job, Row, Running, duplicates, run_command, wait_until
 from kafka_broker import Broker
 from mosquitto_broker import Mosquitto
 from s3_server import S3Server
@@ -90,6 +90,28 @@ def test_a_source_with_positions_counts_each_row_once_over_kills(
         if running.becomes_ready() and running.lives_for(kill.after_s):
             running.kill()
             report.killed(kill, f"({len(job.rows('out'))} rows are out)")
+    then_each_row_is_counted_once(job, target)
+
+
+@pytest.mark.kills
+def test_a_source_with_positions_counts_each_row_once_over_kills_at_every_step_of_saving_them(
+    make_job: Callable[..., Job], report: kills.Report, folder: Path, crash_engine: Path
+) -> None:
+    target = folder / "batches"
+    target.mkdir()
+    job = make_job(JOB.format(end=ROWS, folder=target), engine=crash_engine)
+    job.write("counting.py", COUNTING)
+    steps = [step for step in kills.crash_points() if step.startswith(("positions-", "journal-"))]
+    assert {"positions-before-save", "positions-after-save"} <= set(steps)
+    for kill in kills.named(steps, (1, 2)):
+        running = job.start("--exit-at-end", crash_at=kill.at)
+        assert running.await_exit().code == KILLED, f"the step {kill} was not passed"
+        report.killed(kill, f"({len(job.rows('out'))} rows are out)")
+    then_each_row_is_counted_once(job, target)
+
+
+def then_each_row_is_counted_once(job: Job, target: Path) -> None:
+    """`target`: where the batches of windows are."""
     totals = job.run_to_end().totals
     assert (totals["received"], totals["applied"], totals["late"], totals["rejected"]) == (ROWS, ROWS, 0, 0)
     assert [row["n"] for row in sorted(job.rows("out"), key=lambda row: row["n"])] == list(range(ROWS))

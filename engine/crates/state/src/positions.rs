@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 
 use streamjob_core::source_positions::SavedPositions;
-use streamjob_core::{Error, Result};
+use streamjob_core::{Error, Result, crash};
 
 use crate::StateDir;
 use crate::disk::{file_error, replace};
@@ -29,6 +29,9 @@ impl StateDir {
     pub fn save_positions(&self, positions: &SavedPositions) -> Result<()> {
         let json = serde_json::to_string_pretty(positions);
         let json = json.map_err(|error| Error::engine(format!("positions cannot be written as JSON: {error}")))?;
-        replace(&self.path().join(POSITIONS), (json + "\n").as_bytes())
+        crash::point("positions-before-save");
+        replace(&self.path().join(POSITIONS), (json + "\n").as_bytes())?;
+        crash::point("positions-after-save");
+        Ok(())
     }
 }
