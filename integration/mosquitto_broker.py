@@ -39,6 +39,8 @@ class Mosquitto:
     username: str | None = None
     password: str | None = None
     """Of the tests' own clients."""
+    tls: Path | None = None
+    """A folder of certificates: connections are encrypted, and clients have a certificate too."""
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -49,6 +51,7 @@ class Mosquitto:
         lines = (
             f"listener {self.port} 127.0.0.1",
             *self.settings,
+            *(self._tls_settings(self.tls) if self.tls else ()),
             "persistence true",
             f"persistence_location {self.folder}/",
             # Else one that root starts is somebody who may not read the tests' folders.
@@ -62,6 +65,11 @@ class Mosquitto:
             )
         wait_until("a broker that answers", self._answers, READY_WITHIN_S)
         return self
+
+    @staticmethod
+    def _tls_settings(folder: Path) -> tuple[str, ...]:
+        files = (f"cafile {folder}/ca.pem", f"certfile {folder}/server.pem", f"keyfile {folder}/server.key")
+        return (*files, "require_certificate true")
 
     def _answers(self) -> bool:
         assert self.process is not None
@@ -81,12 +89,14 @@ class Mosquitto:
         self.process.kill()
         self.process.wait(ANSWER_WITHIN_S)
 
-    def send(self, messages: Iterable[tuple[str, str]], *, retain: bool = False) -> None:
+    def send(self, messages: Iterable[tuple[str, str | bytes]], *, retain: bool = False) -> None:
         """Publishes with QoS 1, and waits until the broker has all of them."""
         client = Client(CallbackAPIVersion.VERSION2, client_id=f"tests-{uuid.uuid4()}")
         client.max_inflight_messages_set(200)
         if self.username is not None:
             client.username_pw_set(self.username, self.password)
+        if self.tls is not None:
+            client.tls_set(str(self.tls / "ca.pem"), str(self.tls / "server.pem"), str(self.tls / "server.key"))
         client.connect("127.0.0.1", self.port)
         client.loop_start()
         try:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import certificates
 import kills
 import mosquitto_broker
 import pytest
@@ -17,6 +18,7 @@ import yaml
 from conftest import skip_or_fail
 from harness import KILLED, Job, Row, Running, duplicates, run_command, wait_until
 from mosquitto_broker import Mosquitto
+from test_formats import record
 
 JOB = """
 apiVersion: streamjob.dev/v1alpha1
@@ -210,6 +212,43 @@ def test_connections_are_tried_and_what_is_wrong_is_said(
     broker.send(messages(0, 10))
     await_numbers(running, job, 10)
     assert "s3cret" not in running.stop().stderr
+
+
+@pytest.mark.skipif(certificates.MISSING is not None, reason=str(certificates.MISSING))
+def test_tls_with_certificates_on_both_sides(
+    make_mosquitto: Callable[..., Mosquitto], make_job: Callable[..., Job], folder: Path
+) -> None:
+    tls = certificates.certificates(folder / "tls")
+    broker = make_mosquitto(tls=tls).start()
+    trust = {"caFile": str(tls / "ca.pem")}
+    mine = {"certificateFile": str(tls / "server.pem"), "keyFile": str(tls / "server.key")}
+    job = make_job(JOB.format(source=source(broker, tls={})))
+    for settings, said in (({}, "check tls: the authority"), (trust, f"connecting to 127.0.0.1:{broker.port}: ")):
+        job.path.write_text(JOB.format(source=source(broker, tls=settings)))
+        tried = run_command("check", "--connect", job.path, cwd=job.folder)
+        assert tried.code == 1
+        assert said in tried.stderr
+    job.path.write_text(JOB.format(source=source(broker, tls={**trust, **mine})))
+    running = job.run()
+    subscribed(running)
+    broker.send(messages(0, 10))
+    await_numbers(running, job, 10)
+    running.stop()
+
+
+def test_levels_are_fields_of_avro_records_too(
+    make_mosquitto: Callable[..., Mosquitto], make_job: Callable[..., Job]
+) -> None:
+    broker = make_mosquitto().start()
+    schema = {"type": "record", "name": "R", "fields": [{"name": name, "type": "long"} for name in ("at", "n")]}
+    avro = {"framing": "plain", "schema": {"inline": json.dumps(schema)}}
+    job = make_job(JOB.format(source=source(broker, format={"avro": avro})))
+    running = job.run()
+    subscribed(running)
+    broker.send([(f"site/s{n % 3}/temp/d{n % 7}", record({"at": n, "n": n}, schema)) for n in range(20)])
+    await_numbers(running, job, 20)
+    running.stop()
+    assert all((row["site"], row["device"]) == (f"s{row['n'] % 3}", f"d{row['n'] % 7}") for row in rows(job))
 
 
 def test_the_example_runs(make_mosquitto: Callable[..., Mosquitto], make_job: Callable[..., Job]) -> None:

@@ -72,6 +72,12 @@ def normalised(job: str) -> dict[str, Any]:
             "spec.sources[0].kafka.format.avro.registry.token",
             "",
         ),
+        ("metadata: {y: key}", "", "spec.sources[0].kafka.metadata.y", "no field"),
+        ("metadata: {x: key}", "", "spec.sources[0].kafka.metadata.x", "has the type int64, a key is string"),
+        ("metadata: {device: offset}", "", "spec.sources[0].kafka.metadata.device", "an offset is int64"),
+        ("metadata: {device: {header: ''}}", "", "spec.sources[0].kafka.metadata.device", ""),
+        ("metadata: {device: colour}", "", "spec.sources[0].kafka.metadata.device", ""),
+        ("metadata: {at: key}", "", "spec.sources[0].kafka.metadata.at", "is the event time, which a key is not"),
         ("refresh: 1ms", "", "spec.sources[0].kafka.refresh", "at least 1s"),
         ("tls: {keyFile: a.pem}", "", "spec.sources[0].kafka.tls", "has no certificateFile"),
         (
@@ -131,3 +137,14 @@ def test_both_sides_refuse_the_same_properties() -> None:
     found = re.search(r"RESERVED_PROPERTIES: \[&str; \d+\] = \[(.*?)\];", CLIENT.read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None
     assert set(re.findall(r'"([^"]+)"', found[1])) == set(RESERVED_PROPERTIES)
+
+
+def test_fields_may_come_from_beside_the_value() -> None:
+    job = normalised(text("metadata: {device: key, x: offset, at: timestamp}"))
+    assert job["sources"][0]["kafka"]["metadata"] == [
+        {"field": "device", "from": "key"},
+        {"field": "x", "from": "offset"},
+        {"field": "at", "from": "timestamp"},
+    ]
+    job = normalised(text("metadata: {device: {header: sensor}}"))
+    assert job["sources"][0]["kafka"]["metadata"] == [{"field": "device", "from": {"header": "sensor"}}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ def text(more: str = "", topics: str = "['site/+/t/#']") -> str:
         (text(topics="[ok, 'a+/b']"), ".topics[1]", "is no filter"),
         (text(topics="[]"), ".topics", ""),
         (text("levels: {nothing: 1}"), ".levels.nothing", "no field"),
-        (text("levels: {x: 1}"), ".levels.x", "a level is a string"),
+        (text("levels: {x: 1}"), ".levels.x", "a level is string"),
         (text("levels: {inner: 1}"), ".levels.inner", "is read from a path"),
         (text("levels: {device: 0}"), ".levels.device", ""),
         (text("username: u"), "", "has no password"),
@@ -43,7 +44,7 @@ def text(more: str = "", topics: str = "['site/+/t/#']") -> str:
         (text("tls: {keyFile: k}"), ".tls", "has no certificateFile"),
         (text("username: u, password: {secretRef: {}}"), ".password.secretRef", "needs one of env, file"),
         (text("backoff: {initial: 1m, max: 1s}"), ".backoff.max", "shorter than initial"),
-        (text("levels: {device: 2}, format: {avro: {framing: plain, schema: {inline: '\"int\"'}}}"), ".levels", "JSON"),
+        (text("levels: {at: 1}"), ".levels.at", "which a level is not"),
     ],
 )
 def test_what_is_wrong_is_named(job: str, path: str, message: str) -> None:
@@ -59,6 +60,17 @@ def test_names_that_the_job_does_not_give_follow_from_it() -> None:
     assert source["connection"]["client_id"] == "streamjob-j-in"
     assert source["levels"] == [{"field": "device", "level": 2}]
     assert (source["format"], source["retained"]) == ("json", "skip")
+
+
+def test_an_avro_schema_need_not_have_what_topics_have() -> None:
+    inner = {"type": "record", "name": "A", "fields": [{"name": "b", "type": "string"}]}
+    members = {"at": "long", "x": "long", "a": inner}
+    schema = {"type": "record", "name": "R", "fields": [{"name": name, "type": of} for name, of in members.items()]}
+    avro = json.dumps({"avro": {"framing": "plain", "schema": {"inline": json.dumps(schema)}}})
+    load_job(text(f"levels: {{device: 2}}, format: {avro}"))
+    with pytest.raises(JobError) as caught:
+        load_job(text(f"format: {avro}"))
+    assert "has no member device" in caught.value.problems[0].message
 
 
 @pytest.mark.parametrize("topic", ["#", "+", "a", "/a//b", "a/+/b/#", "$share/group/a/#"])

@@ -31,12 +31,12 @@ fuzz_target!(|data: &[u8]| {
     };
     let messages = |payloads: &[Payload], span| {
         let mut decoder = decoder();
-        if let Err(wanted) = decoder.decode_messages(payloads, span) {
+        if let Err(wanted) = decoder.decode_messages(payloads, &[], span) {
             for id in wanted.0 {
                 decoder.learn(id, if id % 2 == 0 { Ok(SCHEMA) } else { Err("there is none".to_string()) });
             }
         }
-        decoder.decode_messages(payloads, span).expect("all schemas are known")
+        decoder.decode_messages(payloads, &[], span).expect("all schemas are known")
     };
     let alone = messages(&[Payload { bytes: Some(body), relative_offset: 1, clock_us: NOW_US }], 3);
     assert_decoded(&alone, NOW_US + MAX_AHEAD_US);

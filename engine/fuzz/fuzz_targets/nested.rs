@@ -28,7 +28,7 @@ fuzz_target!(|body: &[u8]| {
         assert_same(&fast.decode_ndjson(body, NOW_US, Positions::Bytes), &expected);
     }
     let payloads = [Payload { bytes: Some(body), relative_offset: 0, clock_us: NOW_US }];
-    let message = fast.decode_messages(&payloads, 1).expect("JSON has no schemas");
+    let message = fast.decode_messages(&payloads, &[], 1).expect("JSON has no schemas");
     assert_decoded(&message, NOW_US + MAX_AHEAD_US);
-    assert_same(&message, &general.decode_messages(&payloads, 1).expect("JSON has no schemas"));
+    assert_same(&message, &general.decode_messages(&payloads, &[], 1).expect("JSON has no schemas"));
 });

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
-from streamjob.models import Avro, AvroFile, SchemaText, StreamJob
+from streamjob.models import Avro, AvroFile, SchemaText, SourceSpec, StreamJob
 from streamjob.paths import parse_path
 from streamjob.problems import Path, Problem
 from streamjob.resolve import ReadText, resolve_path
@@ -15,30 +15,44 @@ from streamjob.source import Source
 Texts = Mapping[Path, str]
 """The text of each schema of a job, by its place in the job."""
 
+Fields = Mapping[str, tuple[str, ...]]
+"""Fields of a job, and the members that lead to each."""
+
 _MAX_TEXT = 2**20
 
 
-def schema_places(job: StreamJob) -> Iterator[tuple[Path, SchemaText, bool]]:
-    """Each schema that a job names: its place, and whether it must have the job's fields."""
+def schema_places(job: StreamJob) -> Iterator[tuple[Path, SchemaText, Fields | None]]:
+    """Each schema that a job names: its place, and the fields that it must have, if it must have any."""
     for index, source in enumerate(job.spec.sources):
-        path: Path = ("spec", "sources", index)
-        if source.http is not None and source.http.avro is not None:
-            yield from _of((*path, "http", "avro"), source.http.avro)
-        if source.python is not None and source.python.format.avro is not None:
-            yield from _of((*path, "python", "format", "avro"), source.python.format.avro)
-        if source.mqtt is not None and source.mqtt.format.avro is not None:
-            yield from _of((*path, "mqtt", "format", "avro"), source.mqtt.format.avro)
-        if source.file is not None and source.file.format.avro is not None:
-            yield from _of((*path, "file", "format", "avro"), source.file.format.avro)
-        if source.kafka is not None and source.kafka.format.avro is not None:
-            yield from _of((*path, "kafka", "format", "avro"), source.kafka.format.avro)
+        for kind, avro, beside in _of_source(source):
+            path: Path = ("spec", "sources", index, *kind)
+            wanted = _wanted(job, beside)
+            if avro.schema_ is not None:
+                yield (*path, "schema"), avro.schema_, wanted
+            for number, writer in enumerate(avro.writers if isinstance(avro, Avro) else ()):
+                yield (*path, "writers", number), writer, None
 
 
-def _of(path: Path, avro: Avro | AvroFile) -> Iterator[tuple[Path, SchemaText, bool]]:
-    if avro.schema_ is not None:
-        yield (*path, "schema"), avro.schema_, True
-    for index, writer in enumerate(avro.writers if isinstance(avro, Avro) else ()):
-        yield (*path, "writers", index), writer, False
+def _of_source(source: SourceSpec) -> Iterator[tuple[Path, Avro | AvroFile, Container[str]]]:
+    """Its Avro, if it has any: the place, and the fields that do not come from records."""
+    if source.http is not None and source.http.avro is not None:
+        yield ("http", "avro"), source.http.avro, ()
+    if source.python is not None and source.python.format.avro is not None:
+        yield ("python", "format", "avro"), source.python.format.avro, ()
+    if source.mqtt is not None and source.mqtt.format.avro is not None:
+        yield ("mqtt", "format", "avro"), source.mqtt.format.avro, source.mqtt.levels
+    if source.file is not None and source.file.format.avro is not None:
+        yield ("file", "format", "avro"), source.file.format.avro, ()
+    if source.kafka is not None and source.kafka.format.avro is not None:
+        yield ("kafka", "format", "avro"), source.kafka.format.avro, source.kafka.metadata
+
+
+def _wanted(job: StreamJob, beside: Container[str]) -> Fields:
+    """All fields but those that a source has beside its messages."""
+    schema = job.spec.schema_
+    paths = {name: field.path for name, field in schema.fields.items()} | {schema.time.field: schema.time.path}
+    wanted = {name: path for name, path in paths.items() if name not in beside}
+    return {name: (name,) if path is None else parse_path(path) for name, path in wanted.items()}
 
 
 def resolve_schemas(
@@ -47,13 +61,13 @@ def resolve_schemas(
     """The texts of a job's schemas, and what is wrong with them."""
     texts: dict[Path, str] = {}
     problems: list[Problem] = []
-    for path, schema, has_fields in schema_places(job):
+    for path, schema, wanted in schema_places(job):
         text = _text(path, schema, source, base_dir, read, problems)
         if text is None:
             continue
         texts[path] = text
         member = "inline" if schema.inline is not None else "file"
-        wrong = _wrong(text, job if has_fields else None)
+        wrong = _wrong(text, wanted)
         if wrong:
             problems.append(source.problem((*path, member), wrong[0], fix=wrong[1]))
     return texts, problems
@@ -76,7 +90,7 @@ def _text(
     return None
 
 
-def _wrong(text: str, job: StreamJob | None) -> tuple[str, str] | None:
+def _wrong(text: str, wanted: Fields | None) -> tuple[str, str] | None:
     """What is wrong with a schema and what to do, if anything is. The engine looks more closely when it starts."""
     if len(text.encode()) > _MAX_TEXT:
         return "the Avro schema is longer than 1 MiB", "leave documentation out"
@@ -86,11 +100,11 @@ def _wrong(text: str, job: StreamJob | None) -> tuple[str, str] | None:
         return f"the Avro schema is no valid JSON: {error}", "correct the JSON"
     if not isinstance(schema, dict) or schema.get("type") not in ("record", "error"):
         return "the outermost type of the Avro schema must be a record", 'write {"type": "record", "name": …}'
-    if job is None:
+    if wanted is None:
         return None
     names = _Names()
     names.note(schema, "")
-    for name, path in _wanted(job).items():
+    for name, path in wanted.items():
         if not names.has(schema, path, ""):
             told = ".".join(path)
             return (
@@ -98,12 +112,6 @@ def _wrong(text: str, job: StreamJob | None) -> tuple[str, str] | None:
                 "add it there, or correct the field's path",
             )
     return None
-
-
-def _wanted(job: StreamJob) -> dict[str, tuple[str, ...]]:
-    schema = job.spec.schema_
-    paths = {name: field.path for name, field in schema.fields.items()} | {schema.time.field: schema.time.path}
-    return {name: (name,) if path is None else parse_path(path) for name, path in paths.items()}
 
 
 class _Names:

@@ -19,6 +19,7 @@ from streamjob.models import (
     ClientTls,
     CodeSpec,
     FileFormatKinds,
+    HeaderField,
     KafkaConnection,
     KafkaSink,
     KafkaSource,
@@ -167,6 +168,10 @@ def _connection(kafka: KafkaConnection, base_dir: str) -> dict[str, Any]:
     }
 
 
+def _metadata(value: str | HeaderField) -> Any:
+    return {"header": value.header} if isinstance(value, HeaderField) else value
+
+
 def _start_from(kafka: KafkaSource) -> Any:
     if isinstance(kafka.start_from, str):
         return kafka.start_from
@@ -179,6 +184,7 @@ def _kafka_source(kafka: KafkaSource, name: str, path: Path, loaded: LoadedJob) 
         "connection": _connection(kafka, loaded.base_dir),
         "topic": kafka.topic,
         "format": message_format(kafka.format, (*path, "format"), loaded),
+        "metadata": [{"field": field, "from": _metadata(value)} for field, value in kafka.metadata.items()],
         "start_from": _start_from(kafka),
         "group_id": kafka.group_id or f"streamjob-{loaded.job.metadata.name}-{name}",
         "isolation": kafka.isolation,

@@ -170,7 +170,7 @@ fn avro() -> usize {
         .collect();
     let (first, then) = payloads.split_at(ROUNDS * ROWS);
     for payloads in first.chunks(ROWS) {
-        black_box(decoder.decode_messages(payloads, ROWS as u64).expect("no registry"));
+        black_box(decoder.decode_messages(payloads, &[], ROWS as u64).expect("no registry"));
     }
     for payloads in then.chunks(ROWS) {
         assert_eq!(counted_avro(&mut decoder, payloads).rows(), ROWS);
@@ -180,7 +180,7 @@ fn avro() -> usize {
 
 #[inline(never)]
 fn counted_avro(decoder: &mut Decoder, payloads: &[Payload]) -> RowBatch {
-    decoder.decode_messages(black_box(payloads), ROWS as u64).expect("no registry")
+    decoder.decode_messages(black_box(payloads), &[], ROWS as u64).expect("no registry")
 }
 
 fn message(i: usize) -> Vec<u8> {

@@ -38,7 +38,8 @@ fn start_one(
 ) -> Result<()> {
     let connection: Arc<Connection> = Arc::default();
     let mqtt = MqttSource::new(&format!("sources.{}.mqtt", source.name), config, connection.clone())?;
-    let push = PushSource::new(shared, sequencer, &source.name, &config.format)?;
+    let levels: Vec<&str> = config.levels.iter().map(|level| level.field.as_str()).collect();
+    let push = PushSource::new(shared, sequencer, &source.name, &levels, &config.format)?;
     shared.connections.lock().push(ConnectionView {
         source: true,
         name: source.name.as_str().into(),
@@ -105,7 +106,8 @@ async fn take(
         };
         *failures = 0;
         let payloads: Vec<_> = messages.iter().map(|message| message.payload.clone()).collect();
-        let Some(receipt) = push.push(&payloads, None).await? else {
+        let levels: Vec<_> = messages.iter().flat_map(|message| session.levels(message)).collect();
+        let Some(receipt) = push.push(&payloads, &levels, None).await? else {
             session.close().await;
             return Ok(None);
         };

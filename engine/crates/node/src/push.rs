@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use streamjob_core::batch::{MAX_REJECTED_TEXT_BYTES, RowBatch};
 use streamjob_core::config::MessageFormat;
-use streamjob_core::decode::{Decoder, Payload};
+use streamjob_core::decode::{Decoder, Metadata, Payload};
 use streamjob_core::journal::{EncodedRecord, Origin, RecordEncoder};
 use streamjob_core::{Error, Result};
 use tokio::sync::oneshot;
@@ -64,14 +64,20 @@ impl Receipt {
 }
 
 impl PushSource {
-    /// The way of the source `name`, whose messages are written in `format`. Reads the secrets that the format names.
+    /// The way of the source `name`, whose messages are written in `format` and bring values of the fields `metadata` beside. Reads the secrets that the format names.
     ///
     /// # Errors
     /// `user` for a schema, an address or a secret that is wrong.
-    pub fn new(shared: &Arc<Shared>, sequencer: &Arc<Sequencer>, name: &str, format: &MessageFormat) -> Result<PushSource> {
+    pub fn new(
+        shared: &Arc<Shared>,
+        sequencer: &Arc<Sequencer>,
+        name: &str,
+        metadata: &[&str],
+        format: &MessageFormat,
+    ) -> Result<PushSource> {
         let in_source = |error: Error| error.context(format!("the source {name}"));
         let config = &shared.plan.config;
-        let decoder = Decoder::for_messages(&config.schema, config.shards, config.time.max_ahead_us, format);
+        let decoder = Decoder::for_messages(&config.schema, metadata, config.time.max_ahead_us, format);
         Ok(PushSource {
             shared: shared.clone(),
             sequencer: sequencer.clone(),
@@ -99,25 +105,35 @@ impl PushSource {
     /// their place; `None`: the process stops, and nothing was taken.
     ///
     /// `messages`: at most [`MAX_PUSH_MESSAGES`], of [`MAX_PUSH_BYTES`] together but for the first. Without any, the position
-    /// alone is kept.
+    /// alone is kept. `metadata`: of each message what [`PushSource::new`] was told that it has.
     ///
     /// # Errors
     /// `user` for a position that is too long.
-    pub async fn push(&mut self, messages: &[Bytes], position: Option<String>) -> Result<Option<Receipt>> {
+    pub async fn push(
+        &mut self,
+        messages: &[Bytes],
+        metadata: &[Metadata<'_>],
+        position: Option<String>,
+    ) -> Result<Option<Receipt>> {
         let shared = self.shared.clone();
         tokio::select! {
             biased;
             () = shared.closed() => Ok(None),
             // nothing is awaited behind the append: it is done and told, or not done
-            receipt = self.bring(messages, position) => receipt,
+            receipt = self.bring(messages, metadata, position) => receipt,
         }
     }
 
-    async fn bring(&mut self, messages: &[Bytes], position: Option<String>) -> Result<Option<Receipt>> {
+    async fn bring(
+        &mut self,
+        messages: &[Bytes],
+        metadata: &[Metadata<'_>],
+        position: Option<String>,
+    ) -> Result<Option<Receipt>> {
         let ingest = self.shared.traces.begin(None);
         let trace = ingest.as_ref().map(Ingest::trace);
         let parsing = trace.map(|trace| trace.span("parse"));
-        let batch = Arc::new(self.decode(messages).await?);
+        let batch = Arc::new(self.decode(messages, metadata).await?);
         let origin = Origin { source: self.name.to_string(), position };
         let mut record = self.encoder.encode_from(origin, &batch)?;
         drop(parsing);
@@ -130,33 +146,30 @@ impl PushSource {
     }
 
     /// Decodes messages; schemas of a registry are waited for as long as that takes.
-    async fn decode(&mut self, messages: &[Bytes]) -> Result<RowBatch> {
+    async fn decode(&mut self, messages: &[Bytes], metadata: &[Metadata<'_>]) -> Result<RowBatch> {
         let bytes: usize = messages.iter().map(Bytes::len).sum();
         if messages.len() > MAX_PUSH_MESSAGES || bytes - messages.first().map_or(0, Bytes::len) > MAX_PUSH_BYTES {
             return Err(Error::engine(format!("the source {} brought {} messages at once", self.name, messages.len())));
         }
         let longest = (self.shared.plan.config.ingest.max_body_bytes as usize).min(MAX_MESSAGE_BYTES);
         let clock_us = now_us();
-        let payload = |(number, message): (usize, &Bytes)| (number as u32, message.len() <= longest, message.clone());
-        let kept: Vec<(u32, bool, Bytes)> = messages.iter().enumerate().map(payload).collect();
-        let payloads: Vec<Payload> = kept
-            .iter()
-            .map(|(number, fits, message)| Payload { relative_offset: *number, bytes: fits.then_some(&message[..]), clock_us })
-            .collect();
+        let fitting = messages.iter().map(|message| Some(&message[..]).filter(|bytes| bytes.len() <= longest));
+        let payload = |(number, bytes)| Payload { relative_offset: number as u32, bytes, clock_us };
+        let payloads: Vec<Payload> = fitting.enumerate().map(payload).collect();
         // a record covers an offset, also one that has a position alone
         let span = payloads.len().max(1) as u64;
         let mut batch = loop {
             let (schemas, decoder) = (&self.schemas, &mut self.decoder);
             let decoded = match bytes > LONG_BATCH_BYTES {
-                true => tokio::task::block_in_place(|| schemas.decode(decoder, &payloads, span)),
-                false => schemas.decode(decoder, &payloads, span),
+                true => tokio::task::block_in_place(|| schemas.decode(decoder, &payloads, metadata, span)),
+                false => schemas.decode(decoder, &payloads, metadata, span),
             };
             match decoded {
                 Some(batch) => break batch,
                 None => schemas.arrival().await,
             }
         };
-        say_too_long(&mut batch, &kept, longest);
+        say_too_long(&mut batch, messages, longest);
         batch.source = Some(self.name.clone());
         Ok(batch)
     }
@@ -183,9 +196,10 @@ impl PushSource {
 }
 
 /// Says of messages that were too long to be decoded why they are rejected, with their beginning.
-fn say_too_long(batch: &mut RowBatch, messages: &[(u32, bool, Bytes)], longest: usize) {
+fn say_too_long(batch: &mut RowBatch, messages: &[Bytes], longest: usize) {
     for reject in &mut batch.rejects {
-        let Some((_, false, message)) = messages.get(reject.relative_offset as usize) else { continue };
+        let message = messages.get(reject.relative_offset as usize).filter(|message| message.len() > longest);
+        let Some(message) = message else { continue };
         reject.reason = format!("the message has {} bytes, at most {longest} are taken (ingest.maxBody)", message.len());
         let beginning = &message[..message.len().min(MAX_REJECTED_TEXT_BYTES)];
         reject.text = beginning.utf8_chunks().next().map_or(String::new(), |chunk| chunk.valid().to_owned());

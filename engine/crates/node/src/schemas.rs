@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use streamjob_connectors::registry::{Found, MAX_CACHED_SCHEMAS, Registry};
 use streamjob_core::batch::RowBatch;
 use streamjob_core::config::MessageFormat;
-use streamjob_core::decode::{Decoder, Payload};
+use streamjob_core::decode::{Decoder, Metadata, Payload};
 use streamjob_core::{Error, Result};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -72,10 +72,10 @@ impl Schemas {
     }
 
     /// Decodes messages. `None` while schemas that they name are on their way: come again then.
-    pub fn decode(&self, decoder: &mut Decoder, payloads: &[Payload], span: u64) -> Option<RowBatch> {
+    pub fn decode(&self, decoder: &mut Decoder, payloads: &[Payload], metadata: &[Metadata], span: u64) -> Option<RowBatch> {
         // each turn knows at least one schema more, of which the messages name a bounded number
         loop {
-            let wanted = match decoder.decode_messages(payloads, span) {
+            let wanted = match decoder.decode_messages(payloads, metadata, span) {
                 Ok(batch) => return Some(batch),
                 Err(wanted) => wanted.0,
             };
@@ -100,11 +100,12 @@ impl Schemas {
         &self,
         decoder: &mut Decoder,
         payloads: &[Payload],
+        metadata: &[Metadata],
         span: u64,
         go_on: impl Fn() -> bool,
     ) -> Option<RowBatch> {
         loop {
-            if let Some(batch) = self.decode(decoder, payloads, span) {
+            if let Some(batch) = self.decode(decoder, payloads, metadata, span) {
                 return Some(batch);
             }
             if !go_on() {

@@ -4,7 +4,7 @@ from streamjob.models.base import ColumnType, Duration, Size
 from streamjob.models.connections import ClientTls, ConnectionBackoff
 from streamjob.models.formats import Avro, AvroFile, FileFormatKinds, MessageFormatKinds, Registry, SchemaText
 from streamjob.models.job import API_VERSION, KIND, JobSpec, Metadata, StreamJob
-from streamjob.models.kafka import KafkaConnection, KafkaSink, KafkaSource
+from streamjob.models.kafka import HeaderField, KafkaConnection, KafkaSink, KafkaSource
 from streamjob.models.kubernetes import PodMetadata, PodTemplate, StorageSpec
 from streamjob.models.mqtt import MqttSource
 from streamjob.models.nats import NatsSink
@@ -47,6 +47,7 @@ __all__ = [
     "FileFormatKinds",
     "FileSink",
     "FileSource",
+    "HeaderField",
     "HistorySpec",
     "HttpSink",
     "HttpSource",

@@ -69,6 +69,13 @@ class StartTime(Model):
     """RFC 3339. Reading begins with the first message that is not older, by the messages' own timestamps."""
 
 
+class HeaderField(Model):
+    """A header of a message."""
+
+    header: TopicHeader
+    """Its name. Of several with that name the last counts; its bytes are UTF-8."""
+
+
 class KafkaSource(KafkaConnection):
     """Events that are the messages of a topic. Each message is a row."""
 
@@ -77,6 +84,12 @@ class KafkaSource(KafkaConnection):
 
     format: MessageFormat = JSON
     """What a message's value is: one JSON object, or one Avro record."""
+
+    metadata: Annotated[
+        dict[ColumnName, Literal["key", "timestamp", "partition", "offset"] | HeaderField], Field(max_length=32)
+    ] = {}
+    """Fields that are not in a message's value: its key, its timestamp (which may be the event time), its partition and
+    offset, or a header as `{header: NAME}`. A member of such a name is ignored."""
 
     start_from: Literal["earliest", "latest"] | StartTime = "earliest"
     """Where reading begins the first time. Later starts go on where the last one stopped; what is created later is read

@@ -41,7 +41,7 @@ class MqttSource(Model):
     """What to subscribe to: topics, with `+` for one level and `#` for all that follow."""
 
     levels: Annotated[dict[ColumnName, TopicLevel], Field(max_length=32)] = {}
-    """Fields that are levels of a message's topic: the first is 1. They take the place of a member of that name."""
+    """Fields that are levels of a message's topic: the first is 1. A member of such a name is ignored."""
 
     format: MessageFormat = JSON
     """How the messages are written: `json`, or a mapping with `avro`."""

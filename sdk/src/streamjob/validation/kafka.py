@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from streamjob.models import EVENTS, KafkaConnection, KafkaSink, KafkaSource, SinkSpec
+from typing import Literal
+
+from streamjob.models import EVENTS, HeaderField, KafkaConnection, KafkaSink, KafkaSource, SinkSpec
 from streamjob.problems import Path, suggest
 from streamjob.units import format_duration
 from streamjob.validation.common import Examination
 from streamjob.validation.formats import check_message_format
+from streamjob.validation.metadata import check_metadata_field
 
 RESERVED_PROPERTIES = {
     "acks": "remove it",
@@ -39,6 +42,15 @@ RESERVED_PROPERTIES = {
 }
 """What a job may not set by `properties`, with what to do instead; the engine has the same list."""
 
+_METADATA: dict[str, tuple[str, Literal["string", "int64", "time"]]] = {
+    "key": ("a key", "string"),
+    "timestamp": ("a timestamp", "time"),
+    "partition": ("a partition", "int64"),
+    "offset": ("an offset", "int64"),
+    "header": ("a header", "string"),
+}
+"""What fields may be filled from: the value in words, and its type."""
+
 _SECRET_WORDS = ("password", "secret", "token")
 
 
@@ -46,6 +58,9 @@ def check_kafka_source(examination: Examination, path: Path, kafka: KafkaSource)
     """The connection and how a topic is read."""
     _connection(examination, path, kafka)
     check_message_format(examination, (*path, "format"), kafka.format)
+    for name, value in kafka.metadata.items():
+        what, type_ = _METADATA["header" if isinstance(value, HeaderField) else value]
+        check_metadata_field(examination, (*path, "metadata", name), name, what=what, type_=type_)
     if kafka.refresh < 1_000_000:
         examination.report(
             (*path, "refresh"), "must be at least 1s", got=format_duration(kafka.refresh), fix="use for example 10s"

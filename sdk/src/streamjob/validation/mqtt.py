@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from streamjob.models import MqttSource
-from streamjob.problems import Path, suggest
+from streamjob.problems import Path
 from streamjob.units import format_duration
 from streamjob.validation.common import Examination
 from streamjob.validation.formats import check_message_format
+from streamjob.validation.metadata import check_metadata_field
 
 
 def check_mqtt_source(examination: Examination, path: Path, mqtt: MqttSource) -> None:
@@ -26,7 +27,8 @@ def check_mqtt_source(examination: Examination, path: Path, mqtt: MqttSource) ->
                 got=topic,
                 fix="write for example site/+/temperature/#",
             )
-    _levels(examination, (*path, "levels"), mqtt)
+    for name in mqtt.levels:
+        check_metadata_field(examination, (*path, "levels", name), name, what="a level", type_="string")
     if not 5_000_000 <= mqtt.keep_alive <= 65_535_000_000:
         examination.report(
             (*path, "keepAlive"),
@@ -34,24 +36,6 @@ def check_mqtt_source(examination: Examination, path: Path, mqtt: MqttSource) ->
             got=format_duration(mqtt.keep_alive),
             fix="use for example 30s",
         )
-
-
-def _levels(examination: Examination, path: Path, mqtt: MqttSource) -> None:
-    fields = examination.job.spec.schema_.fields
-    if mqtt.levels and mqtt.format.avro is not None:
-        examination.report(path, "are only for messages in JSON", fix="remove them")
-    for name in mqtt.levels:
-        field = fields.get(name)
-        if field is None:
-            examination.report(
-                (*path, name), "is no field of the schema", got=name, fix=suggest(name, fields, "fields")
-            )
-        elif field.type != "string":
-            examination.report(
-                (*path, name), f"has the type {field.type}, a level is a string", got=name, fix="make it a string"
-            )
-        elif field.path is not None:
-            examination.report((*path, name), "is read from a path", got=name, fix="remove its path")
 
 
 def _is_filter(topic: str) -> bool:

@@ -5,6 +5,7 @@
 
 mod client;
 mod errors;
+mod metadata;
 mod produce;
 mod progress;
 mod sink;
@@ -13,7 +14,10 @@ mod source;
 mod topic;
 
 pub use client::RESERVED_PROPERTIES;
+pub use metadata::MetadataFields;
 pub use rdkafka::error::RDKafkaErrorCode as Code;
 pub use sink::KafkaSink;
-pub use source::{Event, MIN_PREFETCH_KB, Message, Messages, PREFETCH_KB, PartitionQueue, REREAD_PREFETCH_KB, TopicReader};
+pub use source::{
+    Event, Headers, MIN_PREFETCH_KB, Message, Messages, PREFETCH_KB, PartitionQueue, REREAD_PREFETCH_KB, TopicReader,
+};
 pub use topic::{Bounds, Topic, TopicInfo};

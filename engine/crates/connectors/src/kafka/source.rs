@@ -302,20 +302,35 @@ pub enum Event<'a> {
 /// A message, as long as what was taken lives.
 #[derive(Debug, Clone, Copy)]
 pub struct Message<'a> {
+    pub partition: i32,
     pub offset: u64,
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
     /// When the message was made, or came to the broker; `None` for those of very old brokers.
     pub timestamp_us: Option<i64>,
+    pub headers: Headers<'a>,
+}
+
+/// The headers of a message, by default none.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Headers<'a>(Option<&'a sys::rd_kafka_message_t>);
+
+impl<'a> Headers<'a> {
+    /// The value of the last header with this name.
+    pub fn last(self, name: &CStr) -> Option<&'a [u8]> {
+        header(self.0?, name)
+    }
 }
 
 impl<'a> Message<'a> {
     fn of(raw: &'a sys::rd_kafka_message_t) -> Message<'a> {
         Message {
+            partition: raw.partition,
             offset: u64::try_from(raw.offset).unwrap_or(0),
             key: bytes_of(raw.key, raw.key_len),
             value: bytes_of(raw.payload, raw.len),
             timestamp_us: timestamp_us(raw),
+            headers: Headers(Some(raw)),
         }
     }
 }

@@ -2,8 +2,6 @@
 //!
 //! Knows a broker, topics and messages; what becomes of them is decided elsewhere.
 
-mod levels;
 mod source;
 
-pub use levels::TopicLevels;
 pub use source::{MAX_WAITING, MqttMessage, MqttSession, MqttSource};

@@ -11,12 +11,12 @@ use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, NetworkOptions, Packet, Publish, QoS,
     SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
 };
-use streamjob_core::config::{MqttSourceConfig, Retained};
+use streamjob_core::config::{MqttSourceConfig, Retained, TopicLevelConfig};
+use streamjob_core::decode::Metadata;
 use streamjob_core::{Error, Result};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::levels::TopicLevels;
 use crate::connection::Connection;
 use crate::http_client::explain_chain;
 use crate::secret::Secret;
@@ -38,14 +38,12 @@ pub struct MqttSource {
     place: String,
     config: MqttSourceConfig,
     options: MqttOptions,
-    levels: TopicLevels,
     connection: Arc<Connection>,
 }
 
 /// A message of the broker.
 #[derive(Debug, Clone)]
 pub struct MqttMessage {
-    /// Its payload, with levels of its topic where the job asks for them.
     pub payload: Bytes,
     publish: Publish,
 }
@@ -60,7 +58,7 @@ pub struct MqttSession {
     /// It came, and had no room in what was taken.
     held: Option<MqttMessage>,
     retained: Retained,
-    levels: TopicLevels,
+    levels: Vec<TopicLevelConfig>,
 }
 
 impl MqttSource {
@@ -81,13 +79,7 @@ impl MqttSource {
             let tls = TlsConfiguration::Rustls(Arc::new(client_config(place, tls)?));
             options.set_transport(Transport::tls_with_config(tls));
         }
-        Ok(MqttSource {
-            place: place.to_owned(),
-            levels: TopicLevels::new(&config.levels),
-            config: config.clone(),
-            options,
-            connection,
-        })
+        Ok(MqttSource { place: place.to_owned(), config: config.clone(), options, connection })
     }
 
     /// Connects as somebody else, whose session ends with the connection, and says what the broker takes.
@@ -125,7 +117,7 @@ impl MqttSource {
                 *reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             }
         });
-        let (retained, levels) = (self.config.retained, self.levels.clone());
+        let (retained, levels) = (self.config.retained, self.config.levels.clone());
         Ok(MqttSession { client, messages, ended, task, held: None, retained, levels })
     }
 
@@ -222,8 +214,14 @@ impl MqttSession {
             let _ = self.client.try_ack(&publish);
             return None;
         }
-        let payload = self.levels.add(&publish.topic, &publish.payload);
-        Some(MqttMessage { payload, publish })
+        Some(MqttMessage { payload: publish.payload.clone(), publish })
+    }
+
+    /// The levels of a message's topic that the job asks for, in its order.
+    pub fn levels<'m>(&self, message: &'m MqttMessage) -> impl Iterator<Item = Metadata<'m>> {
+        let topic = &message.publish.topic;
+        let level = |config: &TopicLevelConfig| topic.split('/').nth(usize::from(config.level).saturating_sub(1));
+        self.levels.iter().map(move |config| level(config).map_or(Metadata::Absent, |text| Metadata::Text(text.as_bytes())))
     }
 
     fn reason(&self) -> Error {

@@ -62,7 +62,7 @@ pub(super) fn read_row(context: &Context, rows: &mut Rows, row: &[u8]) -> Result
             }
         }
     }
-    for (slot, value) in found.values.iter().enumerate() {
+    for (slot, value) in found.values.iter().enumerate().filter(|(slot, _)| !layout.is_metadata(*slot)) {
         let value = value.map(RawValue::get);
         push_value(context, rows, slot, value)
             .map_err(|reason| Rejection { field: context.layout.names[slot].clone(), reason })?;

@@ -63,13 +63,16 @@ pub(super) struct Layout {
     pub types: Vec<FieldType>,
     pub key: KeyRule,
     pub time: TimeParser,
-    /// By slot: names of the members that lead to the value.
+    /// By slot: names of the members that lead to the value; empty where the row does not have it.
     pub paths: Vec<Vec<String>>,
+    /// Slots that messages' metadata fill, in its order.
+    pub metadata: Vec<Slot>,
     nodes: Vec<Members>,
 }
 
 impl Layout {
-    pub fn new(schema: &SchemaConfig) -> Result<Layout> {
+    /// `metadata`: the fields that the rows themselves don't have.
+    pub fn new(schema: &SchemaConfig, metadata: &[&str]) -> Result<Layout> {
         if schema.fields.len() > MAX_FIELDS {
             return Err(Error::user(format!("spec.schema.fields: at most {MAX_FIELDS} fields (got {})", schema.fields.len())));
         }
@@ -80,15 +83,16 @@ impl Layout {
             return Err(Error::user(format!("spec.schema: the field \"{name}\" is there twice")));
         }
         let paths = schema.fields.iter().map(|field| &field.path).chain([&schema.time.path]);
-        let paths: Vec<Vec<String>> =
+        let mut paths: Vec<Vec<String>> =
             std::iter::zip(paths, &names).map(|(path, name)| path.clone().unwrap_or_else(|| vec![name.clone()])).collect();
+        let metadata = metadata.iter().map(|name| metadata_slot(name, &names, &mut paths)).collect::<Result<Vec<_>>>()?;
         let mut nodes = vec![Members::default()];
-        for (slot, path) in paths.iter().enumerate() {
+        for (slot, path) in paths.iter().enumerate().filter(|(slot, _)| !metadata.contains(slot)) {
             add_path(&mut nodes, path, slot).map_err(|error| error.context(format!("spec.schema: {}", names[slot])))?;
         }
         let types: Vec<FieldType> = schema.fields.iter().map(|field| field.data_type).collect();
         let key = key_rule(&schema.key, &names[..types.len()], &types)?;
-        Ok(Layout { names, types, key, time: TimeParser::new(&schema.time)?, paths, nodes })
+        Ok(Layout { names, types, key, time: TimeParser::new(&schema.time)?, paths, metadata, nodes })
     }
 
     /// The slot of the time field.
@@ -110,6 +114,18 @@ impl Layout {
     #[inline]
     pub fn slots(&self) -> usize {
         self.names.len()
+    }
+
+    /// Slots that the rows themselves fill.
+    #[inline]
+    pub fn slots_of_rows(&self) -> usize {
+        self.names.len() - self.metadata.len()
+    }
+
+    /// Whether messages' metadata fill a slot, which the row then leaves alone.
+    #[inline]
+    pub fn is_metadata(&self, slot: Slot) -> bool {
+        self.paths[slot].is_empty()
     }
 
     /// How many objects there are of which members are read, the row included.
@@ -144,6 +160,14 @@ impl Layout {
             _ => UNKNOWN,
         }
     }
+}
+
+/// The slot of a field that messages' metadata fill. It has no path from here on.
+fn metadata_slot(name: &str, names: &[String], paths: &mut [Vec<String>]) -> Result<Slot> {
+    let slot = names.iter().position(|known| known == name).filter(|slot| !paths[*slot].is_empty());
+    let slot = slot.ok_or_else(|| Error::user(format!("\"{name}\" is no field of the schema, or is filled twice")))?;
+    paths[slot].clear();
+    Ok(slot)
 }
 
 /// Notes where the value of `slot` is.
@@ -197,7 +221,7 @@ mod tests {
     use super::*;
 
     fn error(schema: &str) -> String {
-        Layout::new(&serde_json::from_str(schema).unwrap()).unwrap_err().to_string()
+        Layout::new(&serde_json::from_str(schema).unwrap(), &[]).unwrap_err().to_string()
     }
 
     #[test]

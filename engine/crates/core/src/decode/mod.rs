@@ -45,7 +45,7 @@ pub use avro::{
 pub use blocks::{ARROW_HEAD_BYTES, AVRO_HEAD_BYTES, BlockFormat, MAX_UNPACKED_BYTES, SCAN_BYTES, Unit};
 pub use general::MAX_NESTING;
 pub use layout::{MAX_FIELDS, MAX_PATH_MEMBERS};
-pub use messages::{BASE64_MARK, MAX_MESSAGES_BYTES, NO_VALUE, Payload};
+pub use messages::{BASE64_MARK, MAX_MESSAGES_BYTES, Metadata, NO_VALUE, Payload};
 
 /// Largest body that one call takes: text columns are addressed by `i32`.
 pub const MAX_BODY_BYTES: usize = i32::MAX as usize;
@@ -98,8 +98,11 @@ impl Decoder {
     /// # Errors
     /// A user error for a schema that cannot be decoded: unknown or float key field, doubled names, wrong time format.
     pub fn new(schema: &SchemaConfig, _shards: u16, max_ahead_us: i64) -> Result<Decoder> {
+        Decoder::of(Layout::new(schema, &[])?, max_ahead_us)
+    }
+
+    fn of(layout: Layout, max_ahead_us: i64) -> Result<Decoder> {
         let shape = Shape { row_bytes: FIRST_ROW_BYTES, string_bytes_per_row: 0 };
-        let layout = Layout::new(schema)?;
         Ok(Decoder { fast: FastReader::new(&layout), layout, avro: Avro::default(), max_ahead_us, shape })
     }
 

@@ -83,7 +83,7 @@ impl NestedTemplate {
                 }
             }
         }
-        if found < context.layout.slots() {
+        if found < context.layout.slots_of_rows() {
             fill_missing(context.layout, rows)?;
         }
         Some(at)

@@ -134,7 +134,7 @@ impl Template {
                 break;
             }
         }
-        if found < context.layout.slots() {
+        if found < context.layout.slots_of_rows() {
             fill_missing(context.layout, rows)?;
         }
         Some(at)
@@ -306,11 +306,11 @@ fn read_time(layout: &Layout, bytes: &[u8], at: usize) -> Option<(i64, usize)> {
 #[inline(never)]
 pub(super) fn fill_missing(layout: &Layout, rows: &mut Rows) -> Option<()> {
     let row = rows.len();
-    if rows.time_us.len() == row {
+    if rows.time_us.len() == row && !layout.is_metadata(layout.time_slot()) {
         return None;
     }
     for (slot, column) in rows.columns.iter_mut().enumerate() {
-        if column.len() == row {
+        if column.len() == row && !layout.is_metadata(slot) {
             if layout.key_slot() == Some(slot) {
                 return None;
             }

@@ -26,7 +26,7 @@ pub fn start_sources(
     let sources: Vec<(String, PythonSourceConfig)> = shared.plan.config.sources.iter().filter_map(python).collect();
     for (name, config) in &sources {
         let place = format!("sources.{name}.python");
-        let push = PushSource::new(shared, sequencer, name, &config.format)?;
+        let push = PushSource::new(shared, sequencer, name, &[], &config.format)?;
         let secrets = read_secrets(&place, &config.code.secrets)?;
         let (intake, brought) = Intake::new(name);
         // What is from before the job had positions, or from when it had them and has not now, is none of this source's.
@@ -89,7 +89,7 @@ impl Run {
                 }
                 batch = brought.recv() => {
                     let Some(Brought { ticket, messages, position }) = batch else { return true };
-                    match self.push.push(&messages, position).await {
+                    match self.push.push(&messages, &[], position).await {
                         Ok(Some(receipt)) => drop(receipts.send((ticket, receipt)).await),
                         Ok(None) => return false,
                         Err(error) => {

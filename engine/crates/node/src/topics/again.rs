@@ -11,7 +11,7 @@ use streamjob_core::plan::Plan;
 use streamjob_core::{Error, Result};
 
 use super::TopicSource;
-use super::rows::{self, Rules};
+use super::rows;
 
 /// What one worker reads again of one source.
 pub struct TopicAgain {
@@ -37,8 +37,7 @@ struct Lane {
 
 impl TopicAgain {
     pub fn new(source: Arc<TopicSource>, plan: &Plan, clock_us: i64) -> Result<TopicAgain> {
-        let job = &plan.config;
-        let decoder = Decoder::for_messages(&job.schema, job.shards, job.time.max_ahead_us, &source.config.format)?;
+        let decoder = source.decoder(&plan.config)?;
         let (config, connection) = (&source.config, source.connection.clone());
         let (place, group) = (source.place(), &config.group_id);
         let kb = REREAD_PREFETCH_KB;
@@ -78,10 +77,10 @@ impl TopicAgain {
             return Ok(());
         }
         lane.queue.take(&mut self.messages);
-        let rules = Rules { tombstones: self.source.config.tombstones, clock_us: self.clock_us };
+        let rules = self.source.rules(self.clock_us);
         let (schemas, decoder) = (&self.source.schemas, &mut self.decoder);
-        let taken = rows::take(self.messages.iter(), lane.next, Some(to), rules, |payloads, span| {
-            schemas.decode(decoder, payloads, span)
+        let taken = rows::take(self.messages.iter(), lane.next, Some(to), rules, |payloads, metadata, span| {
+            schemas.decode(decoder, payloads, metadata, span)
         });
         self.messages.clear();
         lane.next = taken.next;

@@ -15,13 +15,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 pub use again::TopicAgain;
 pub use reader::TopicRun;
 use streamjob_connectors::connection::Connection;
-use streamjob_connectors::kafka::{Topic, TopicInfo};
-use streamjob_core::config::{KafkaSourceConfig, SourceConfig, StartFrom};
+use streamjob_connectors::kafka::{MetadataFields, Topic, TopicInfo};
+use streamjob_core::config::{JobConfig, KafkaSourceConfig, SourceConfig, StartFrom};
+use streamjob_core::decode::Decoder;
 use streamjob_core::progress::SplitIndex;
 use streamjob_core::shard::SplitInfo;
 use streamjob_core::{Actor, Result};
 use streamjob_state::StateDir;
 pub use watch::TopicWatch;
+
+use rows::Rules;
 
 use crate::schemas::Schemas;
 
@@ -36,6 +39,7 @@ pub struct TopicSource {
     pub topic: Topic,
     pub connection: Arc<Connection>,
     pub schemas: Schemas,
+    pub metadata: MetadataFields,
     /// Which topic the name meant at the start; `None` where nobody could be asked.
     pub info: Option<TopicInfo>,
     pub partitions: Vec<Partition>,
@@ -82,6 +86,7 @@ impl TopicSource {
             topic,
             connection,
             schemas: Schemas::of(&config.format).map_err(|error| error.context(place.as_str()))?,
+            metadata: MetadataFields::new(&place, &config.metadata)?,
             info: None,
             partitions: Vec::new(),
             figures: TopicFigures::default(),
@@ -139,6 +144,13 @@ impl TopicSource {
         state.add_starts(std::iter::zip(new.iter().map(|number| self.split_id(info, *number)), offsets))
     }
 
+    /// What reads the topic's messages; for one thread.
+    pub fn decoder(&self, job: &JobConfig) -> Result<Decoder> {
+        let metadata: Vec<&str> = self.config.metadata.iter().map(|it| it.field.as_str()).collect();
+        let decoder = Decoder::for_messages(&job.schema, &metadata, job.time.max_ahead_us, &self.config.format);
+        decoder.map_err(|error| error.context(self.place()))
+    }
+
     /// Source, topic with its incarnation, partition: another one for a topic that was made anew.
     fn split_id(&self, info: &TopicInfo, partition: i32) -> String {
         let id = info.id.as_ref().map_or(String::new(), |id| format!("@{id}"));
@@ -152,6 +164,11 @@ impl TopicSource {
         let splits = self.partitions.iter().map(|partition| info(self.split_id(found, partition.number))).collect();
         std::iter::zip(first.., &mut self.partitions).for_each(|(split, partition)| partition.split = split);
         splits
+    }
+
+    /// `clock_us`: the clock for messages that say no time.
+    fn rules(&self, clock_us: i64) -> Rules<'_> {
+        Rules { tombstones: self.config.tombstones, metadata: &self.metadata, clock_us }
     }
 
     pub fn place(&self) -> String {

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use streamjob_connectors::kafka::{Code, MIN_PREFETCH_KB, Messages, PREFETCH_KB, PartitionQueue, TopicReader};
 use streamjob_core::batch::RowBatch;
 use streamjob_core::config::OnDataLoss;
-use streamjob_core::decode::Decoder;
 use streamjob_core::processor::Delivery;
 use streamjob_core::progress::{NO_TIME, SplitIndex, SplitStatus};
 use streamjob_core::route::select;
@@ -64,9 +63,7 @@ impl TopicRun {
     }
 
     fn read(&self) -> Result<()> {
-        let config = &self.shared.plan.config;
-        let format = &self.source.config.format;
-        let mut decoder = Decoder::for_messages(&config.schema, config.shards, config.time.max_ahead_us, format)?;
+        let mut decoder = self.source.decoder(&self.shared.plan.config)?;
         let Some(ends) = self.ends()? else { return Ok(()) };
         let reader = self.open()?;
         let mut lanes = self.assign(&reader, &ends)?;
@@ -97,8 +94,8 @@ impl TopicRun {
             let ingest = if messages.has_some() { self.shared.traces.begin(messages.traceparent()) } else { None };
             let trace = ingest.as_ref().map(|ingest| ingest.trace().clone());
             let parsing = trace.as_ref().map(|trace| trace.span("parse"));
-            let taken = rows::take(messages.iter(), lane.next, lane.end, self.rules(), |payloads, span| {
-                self.source.schemas.decode_waiting(&mut decoder, payloads, span, || !self.shared.is_stopping())
+            let taken = rows::take(messages.iter(), lane.next, lane.end, self.rules(), |payloads, metadata, span| {
+                self.source.schemas.decode_waiting(&mut decoder, payloads, metadata, span, || !self.shared.is_stopping())
             });
             drop(parsing);
             // What is not decoded then waited for its schema until the stop.
@@ -118,8 +115,8 @@ impl TopicRun {
         Ok(())
     }
 
-    fn rules(&self) -> Rules {
-        Rules { tombstones: self.source.config.tombstones, clock_us: self.shared.state.created_us() }
+    fn rules(&self) -> Rules<'_> {
+        self.source.rules(self.shared.state.created_us())
     }
 
     /// With `--exit-at-end`: where each partition ends now. `None` if the process stops first.

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use streamjob_connectors::kafka::{Code, Event, Message};
+use streamjob_connectors::kafka::{Code, Event, Message, MetadataFields};
 use streamjob_core::batch::RowBatch;
 use streamjob_core::config::Tombstones;
-use streamjob_core::decode::Payload;
+use streamjob_core::decode::{Metadata, Payload};
 
 /// Bytes of the messages of one batch, but for its first.
 pub const MAX_BATCH_BYTES: usize = 4 << 20;
@@ -15,8 +15,9 @@ const MAX_SPAN: u64 = u32::MAX as u64;
 
 /// How a source's messages are taken.
 #[derive(Debug, Clone, Copy)]
-pub struct Rules {
+pub struct Rules<'a> {
     pub tombstones: Tombstones,
+    pub metadata: &'a MetadataFields,
     /// The clock for messages that say no time.
     pub clock_us: i64,
 }
@@ -44,12 +45,14 @@ pub struct Taken {
 struct Cut<'m, D> {
     decode: D,
     payloads: Vec<Payload<'m>>,
+    /// Of each payload.
+    metadata: Vec<Metadata<'m>>,
     bytes: usize,
     first: u64,
     taken: Taken,
 }
 
-impl<'m, D: FnMut(&[Payload], u64) -> Option<RowBatch>> Cut<'m, D> {
+impl<'m, D: FnMut(&[Payload], &[Metadata], u64) -> Option<RowBatch>> Cut<'m, D> {
     /// Ends the batch, which covers everything up to `next`, also where it has no row.
     fn end(&mut self) {
         let (first, next) = (self.first, self.taken.next);
@@ -58,9 +61,10 @@ impl<'m, D: FnMut(&[Payload], u64) -> Option<RowBatch>> Cut<'m, D> {
         }
         let batch = match self.payloads.is_empty() {
             true => Some(RowBatch::empty(next - first)),
-            false => (self.decode)(&self.payloads, next - first),
+            false => (self.decode)(&self.payloads, &self.metadata, next - first),
         };
         self.payloads.clear();
+        self.metadata.clear();
         match batch {
             Some(batch) => {
                 self.taken.batches.push((first, Arc::new(batch)));
@@ -82,7 +86,7 @@ impl<'m, D: FnMut(&[Payload], u64) -> Option<RowBatch>> Cut<'m, D> {
     }
 
     /// Adds a message, which is not before the next offset.
-    fn put(&mut self, message: &Message<'m>, rules: Rules) {
+    fn put(&mut self, message: &Message<'m>, rules: Rules<'_>) {
         let length = message.value.map_or(0, <[u8]>::len);
         self.make_room(message.offset, length);
         if self.taken.undecoded {
@@ -95,6 +99,7 @@ impl<'m, D: FnMut(&[Payload], u64) -> Option<RowBatch>> Cut<'m, D> {
             return;
         }
         self.bytes += length;
+        rules.metadata.push(message, &mut self.metadata);
         self.payloads.push(Payload {
             relative_offset: (message.offset - self.first) as u32,
             bytes: message.value,
@@ -104,16 +109,16 @@ impl<'m, D: FnMut(&[Payload], u64) -> Option<RowBatch>> Cut<'m, D> {
 }
 
 /// Makes batches of what came of a partition, from `next` on; messages from `end` on are left. `decode` gives the rows of
-/// messages that reach over so many offsets, or nothing where that can't be done now.
+/// messages, with their metadata, that reach over so many offsets, or nothing where that can't be done now.
 pub fn take<'m>(
     events: impl Iterator<Item = Event<'m>>,
     next: u64,
     end: Option<u64>,
-    rules: Rules,
-    decode: impl FnMut(&[Payload], u64) -> Option<RowBatch>,
+    rules: Rules<'_>,
+    decode: impl FnMut(&[Payload], &[Metadata], u64) -> Option<RowBatch>,
 ) -> Taken {
     let taken = Taken { next, ..Taken::default() };
-    let mut cut = Cut { decode, payloads: Vec::new(), bytes: 0, first: next, taken };
+    let mut cut = Cut { decode, payloads: Vec::new(), metadata: Vec::new(), bytes: 0, first: next, taken };
     let end = end.unwrap_or(u64::MAX);
     for event in events {
         cut.taken.at_end = false;
@@ -144,6 +149,9 @@ pub fn take<'m>(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
+    use streamjob_connectors::kafka::Headers;
     use streamjob_core::config::{FieldType, KeyConfig, SchemaConfig, SchemaFieldConfig, TimeFieldConfig, TimeUnit};
 
     use streamjob_core::decode::Decoder;
@@ -151,7 +159,11 @@ mod tests {
     use super::*;
 
     const ROW: &[u8] = br#"{"device":"a","at":1}"#;
-    const RULES: Rules = Rules { tombstones: Tombstones::Reject, clock_us: 0 };
+    static NO_METADATA: LazyLock<MetadataFields> = LazyLock::new(MetadataFields::default);
+
+    fn rules(tombstones: Tombstones) -> Rules<'static> {
+        Rules { tombstones, metadata: &NO_METADATA, clock_us: 0 }
+    }
 
     fn decoder() -> Decoder {
         let time =
@@ -161,12 +173,18 @@ mod tests {
     }
 
     fn message(offset: u64) -> Event<'static> {
-        Event::Message(Message { offset, key: None, value: Some(ROW), timestamp_us: None })
+        message_with(offset, Some(ROW))
     }
 
-    fn taken(events: Vec<Event<'static>>, next: u64, end: Option<u64>, rules: Rules) -> Taken {
+    fn message_with(offset: u64, value: Option<&'static [u8]>) -> Event<'static> {
+        Event::Message(Message { partition: 0, offset, key: None, value, timestamp_us: None, headers: Headers::default() })
+    }
+
+    fn taken(events: Vec<Event<'static>>, next: u64, end: Option<u64>, rules: Rules<'_>) -> Taken {
         let mut decoder = decoder();
-        let decode = |payloads: &[Payload], span| Some(decoder.decode_messages(payloads, span).expect("JSON"));
+        let decode = |payloads: &[Payload], metadata: &[Metadata], span| {
+            Some(decoder.decode_messages(payloads, metadata, span).expect("JSON"))
+        };
         let taken = take(events.into_iter(), next, end, rules, decode);
         // I2: each batch begins where the one before it ends.
         let mut at = next;
@@ -187,50 +205,50 @@ mod tests {
 
     #[test]
     fn holes_are_covered_before_between_and_behind() {
-        let all = taken(vec![message(7), message(9), Event::End { offset: 12 }], 5, None, RULES);
+        let all = taken(vec![message(7), message(9), Event::End { offset: 12 }], 5, None, rules(Tombstones::Reject));
         assert_eq!((offsets(&all), all.next, all.at_end), (vec![7, 9], 12, true));
-        let none = taken(vec![Event::End { offset: 8 }], 5, None, RULES);
+        let none = taken(vec![Event::End { offset: 8 }], 5, None, rules(Tombstones::Reject));
         assert_eq!((none.next, none.batches.len()), (8, 1));
-        assert!(taken(Vec::new(), 5, None, RULES).batches.is_empty());
+        assert!(taken(Vec::new(), 5, None, rules(Tombstones::Reject)).batches.is_empty());
     }
 
     #[test]
     fn what_was_taken_before_is_not_taken_again() {
-        let all = taken(vec![message(3), message(4), message(5)], 5, None, RULES);
+        let all = taken(vec![message(3), message(4), message(5)], 5, None, rules(Tombstones::Reject));
         assert_eq!(offsets(&all), [5]);
     }
 
     #[test]
     fn the_end_is_reached_also_over_a_hole_and_what_is_behind_it_is_left() {
-        let all = taken(vec![message(5), message(9)], 5, Some(8), RULES);
+        let all = taken(vec![message(5), message(9)], 5, Some(8), rules(Tombstones::Reject));
         assert_eq!((offsets(&all), all.next, all.cut), (vec![5], 8, true));
-        let end = taken(vec![message(5), Event::End { offset: 20 }], 5, Some(8), RULES);
+        let end = taken(vec![message(5), Event::End { offset: 20 }], 5, Some(8), rules(Tombstones::Reject));
         assert_eq!((end.next, end.cut), (8, false));
     }
 
     #[test]
     fn rows_that_lie_far_apart_are_in_batches_of_their_own() {
         let far = 5 + (1 << 33);
-        let all = taken(vec![message(5), message(far), message(far + 2)], 5, None, RULES);
+        let all = taken(vec![message(5), message(far), message(far + 2)], 5, None, rules(Tombstones::Reject));
         assert_eq!(offsets(&all), [5, far, far + 2]);
     }
 
     #[test]
     fn messages_without_a_value_are_rejected_or_skipped() {
         let events = || {
-            let tombstone = Event::Message(Message { offset: 6, key: None, value: None, timestamp_us: None });
+            let tombstone = message_with(6, None);
             vec![message(5), tombstone, message(7)]
         };
-        let rejected = taken(events(), 5, None, RULES);
+        let rejected = taken(events(), 5, None, rules(Tombstones::Reject));
         assert_eq!((rejected.batches[0].1.rejects.len(), rejected.skipped), (1, 0));
-        let skipped = taken(events(), 5, None, Rules { tombstones: Tombstones::Skip, ..RULES });
+        let skipped = taken(events(), 5, None, rules(Tombstones::Skip));
         assert_eq!((skipped.batches[0].1.rejects.len(), skipped.skipped, offsets(&skipped)), (0, 1, vec![5, 7]));
     }
 
     #[test]
     fn a_failure_ends_what_is_taken() {
         let failed = Event::Failed { code: Code::OffsetOutOfRange, text: "gone".to_owned() };
-        let all = taken(vec![message(5), failed, message(6)], 5, None, RULES);
+        let all = taken(vec![message(5), failed, message(6)], 5, None, rules(Tombstones::Reject));
         assert_eq!((offsets(&all), all.failed.is_some()), (vec![5], true));
     }
 
@@ -240,9 +258,9 @@ mod tests {
         let events = || vec![message(5), message(far), message(far + 2), Event::End { offset: far + 9 }].into_iter();
         for decodable in 0..2 {
             let (mut decoder, mut calls) = (decoder(), 0);
-            let all = take(events(), 5, None, RULES, |payloads, span| {
+            let all = take(events(), 5, None, rules(Tombstones::Reject), |payloads, metadata, span| {
                 calls += 1;
-                (calls <= decodable).then(|| decoder.decode_messages(payloads, span).expect("JSON"))
+                (calls <= decodable).then(|| decoder.decode_messages(payloads, metadata, span).expect("JSON"))
             });
             assert!(all.undecoded && !all.at_end);
             let end = all.batches.last().map_or(5, |(first, batch)| first + batch.span);

@@ -18,7 +18,7 @@ use crate::{Error, Result};
 
 use super::columns::Rows;
 use super::layout::Layout;
-use super::messages::{NO_VALUE, as_base64, reject_message};
+use super::messages::{Metadata, NO_VALUE, PerMessage, as_base64, push_metadata, reject_message};
 use super::template::Context;
 use super::text::Breaks;
 use super::{BodyError, Decoder, MAX_BODY_TEXT_BYTES, MAX_BODY_VALUES, Payload, body_error};
@@ -202,13 +202,20 @@ impl Decoder {
         self.avro.learn(u64::from(id), schema, &self.layout);
     }
 
-    pub(super) fn decode_avro_messages(&mut self, framing: Framing, payloads: &[Payload], span: u64) -> Result<RowBatch, Wanted> {
+    pub(super) fn decode_avro_messages(
+        &mut self,
+        framing: Framing,
+        payloads: &[Payload],
+        metadata: &[Metadata],
+        span: u64,
+    ) -> Result<RowBatch, Wanted> {
         if framing == Framing::Confluent {
             self.know_all(payloads)?;
         }
         let mut rows = self.begin_messages(payloads);
+        let mut metadata = PerMessage::new(metadata, self.layout.metadata.len());
         for Payload { bytes, relative_offset, clock_us } in payloads {
-            let offset = *relative_offset as usize;
+            let (offset, metadata) = (*relative_offset as usize, metadata.next());
             let Some(bytes) = bytes else {
                 rows.reject(offset, "", NO_VALUE.to_string(), String::new());
                 continue;
@@ -220,7 +227,7 @@ impl Decoder {
                 let mut cursor = Cursor::new(&bytes[start..]);
                 let read = read_row(program, &mut cursor, &context, &mut rows).map_err(|broken| broken.0.to_string())?;
                 match cursor.left() {
-                    0 => Ok(read),
+                    0 => Ok(read.and_then(|()| push_metadata(&context, &mut rows, metadata))),
                     left => Err(format!("{left} bytes are left after the record; it was written with another schema")),
                 }
             });

@@ -93,7 +93,7 @@ pub(super) fn read_row(
 ) -> Result<Result<(), Rejection>, Broken> {
     let mut reader = RowReader { schema: &program.writer, context, rows, rejection: None, found: 0 };
     reader.record(&program.root, cursor)?;
-    if reader.found < context.layout.slots() {
+    if reader.found < context.layout.slots_of_rows() {
         reader.fill();
     }
     Ok(reader.rejection.map_or(Ok(()), Err))
@@ -244,7 +244,7 @@ impl RowReader<'_, '_> {
         let row = self.rows.len();
         for slot in 0..layout.slots() {
             let length = if slot == layout.time_slot() { self.rows.time_us.len() } else { self.rows.columns[slot].len() };
-            if length > row || self.rejection.is_some() {
+            if length > row || self.rejection.is_some() || layout.is_metadata(slot) {
                 continue;
             }
             match scalar::missing(layout, slot) {

@@ -52,7 +52,7 @@ fn read(writer: &str, reader: Option<String>, message: &Record) -> RowBatch {
     let mut decoder = decoder().with_avro(&config(reader, Framing::Confluent)).unwrap();
     decoder.learn(1, Ok(writer));
     let bytes = [&[0, 0, 0, 0, 1], &message.0[..]].concat();
-    decoder.decode_messages(&[Payload { bytes: Some(&bytes), relative_offset: 0, clock_us: NOW_US }], 1).unwrap()
+    decoder.decode_messages(&[Payload { bytes: Some(&bytes), relative_offset: 0, clock_us: NOW_US }], &[], 1).unwrap()
 }
 
 fn reason(batch: &RowBatch) -> (&str, &str) {
@@ -153,7 +153,7 @@ fn frames_schemas_and_registries_are_named_in_reasons() {
     let message = Record::default().text("a").long(1).0;
     let one = |decoder: &mut Decoder, bytes: &[u8]| {
         decoder
-            .decode_messages(&[Payload { bytes: Some(bytes), relative_offset: 0, clock_us: NOW_US }], 1)
+            .decode_messages(&[Payload { bytes: Some(bytes), relative_offset: 0, clock_us: NOW_US }], &[], 1)
             .map(|batch| batch.rejects[0].reason.clone())
     };
     let mut confluent = decoder().with_avro(&config(None, Framing::Confluent)).unwrap();
@@ -170,7 +170,7 @@ fn frames_schemas_and_registries_are_named_in_reasons() {
         .zip(0..)
         .map(|(bytes, at)| Payload { bytes: Some(bytes), relative_offset: at, clock_us: NOW_US })
         .collect();
-    assert_eq!(confluent.decode_messages(&several, 4).unwrap_err(), Wanted(vec![8, 9]));
+    assert_eq!(confluent.decode_messages(&several, &[], 4).unwrap_err(), Wanted(vec![8, 9]));
 
     let fields = json!([{"name": "k", "type": "string"}, {"name": "t", "type": "long"}, {"name": "f", "type": "double"},
         {"name": "i", "type": "long"}, {"name": "b", "type": "boolean"}, {"name": "s", "type": "string"}]);
@@ -206,7 +206,7 @@ fn records_maps_and_arrays_are_read_by_path_or_skipped() {
     decoder.learn(1, Ok(&writer));
     let mut read = |record: Record| {
         let bytes = [&[0, 0, 0, 0, 1], &record.0[..]].concat();
-        decoder.decode_messages(&[Payload { bytes: Some(&bytes), relative_offset: 0, clock_us: NOW_US }], 1).unwrap()
+        decoder.decode_messages(&[Payload { bytes: Some(&bytes), relative_offset: 0, clock_us: NOW_US }], &[], 1).unwrap()
     };
     let begin = || {
         Record::default()

@@ -164,21 +164,21 @@ proptest! {
         }
 
         let single = messages(&batch, FingerprintStrategy::Rabin);
-        agree(&avro(Framing::SingleObject).decode_messages(&payloads(&single), json.span).unwrap(), &json)?;
+        agree(&avro(Framing::SingleObject).decode_messages(&payloads(&single), &[], json.span).unwrap(), &json)?;
         agree(&avro(Framing::SingleObject).decode_avro(&single.concat(), LARGE, NOW_US).unwrap(), &json)?;
         let plain: Vec<Vec<u8>> = single.iter().map(|message| message[10..].to_vec()).collect();
-        agree(&avro(Framing::Plain).decode_messages(&payloads(&plain), json.span).unwrap(), &json)?;
+        agree(&avro(Framing::Plain).decode_messages(&payloads(&plain), &[], json.span).unwrap(), &json)?;
         agree(&avro(Framing::Plain).decode_avro(&plain.concat(), LARGE, NOW_US).unwrap(), &json)?;
         let confluent = messages(&batch, FingerprintStrategy::Id(7));
         let mut decoder = avro(Framing::Confluent);
-        prop_assert_eq!(decoder.decode_messages(&payloads(&confluent), json.span).unwrap_err(), Wanted(vec![7]));
+        prop_assert_eq!(decoder.decode_messages(&payloads(&confluent), &[], json.span).unwrap_err(), Wanted(vec![7]));
         prop_assert_eq!(decoder.decode_avro(&confluent.concat(), LARGE, NOW_US).unwrap_err(), AvroBodyError::Wanted(Wanted(vec![7])));
         decoder.learn(7, Ok(AVRO));
-        agree(&decoder.decode_messages(&payloads(&confluent), json.span).unwrap(), &json)?;
+        agree(&decoder.decode_messages(&payloads(&confluent), &[], json.span).unwrap(), &json)?;
         agree(&decoder.decode_avro(&confluent.concat(), LARGE, NOW_US).unwrap(), &json)?;
 
         let texts: Vec<Vec<u8>> = lines.into_iter().map(String::into_bytes).collect();
-        let by_message = super::decoder().decode_messages(&payloads(&texts), json.span).unwrap();
+        let by_message = super::decoder().decode_messages(&payloads(&texts), &[], json.span).unwrap();
         same(&by_message, &json)?;
     }
 
@@ -236,9 +236,9 @@ proptest! {
             message[at] = *byte;
         }
         // one message may be spoilt, but never its neighbours
-        let got = avro(Framing::SingleObject).decode_messages(&payloads(&damaged), single.len() as u64).unwrap();
+        let got = avro(Framing::SingleObject).decode_messages(&payloads(&damaged), &[], single.len() as u64).unwrap();
         sound(&got)?;
-        let whole = avro(Framing::SingleObject).decode_messages(&payloads(&single), single.len() as u64).unwrap();
+        let whole = avro(Framing::SingleObject).decode_messages(&payloads(&single), &[], single.len() as u64).unwrap();
         for row in 0..single.len() as u64 {
             if damaged[row as usize] == single[row as usize] {
                 let (got, whole) = (got.cut(row, row + 1), whole.cut(row, row + 1));
