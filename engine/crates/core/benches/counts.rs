@@ -296,28 +296,30 @@ fn counted_windows(processor: &mut Processor, port: &mut Nowhere) {
 fn commit() -> usize {
     let mut processor = processor(1);
     let store = MemoryStore::new();
+    let mut writes = WriteSet::default();
     for round in 0..2 * ROUNDS {
         let delivery = delivery(round * ROWS, ROWS, ROWS);
         processor.process(&[delivery], &mut Nowhere::default()).expect("the rows are fine");
-        let (frozen, writes) = if round < ROUNDS {
+        let mut frozen = if round < ROUNDS {
             let frozen = processor.freeze(0).expect("there are changes");
-            let writes = frozen.write_set(&store).expect("an encodable commit");
-            (frozen, writes)
+            frozen.write_set(&store, &mut writes).expect("an encodable commit");
+            frozen
         } else {
-            counted_commit(&mut processor, &store)
+            counted_commit(&mut processor, &store, &mut writes)
         };
         assert_eq!(frozen.sizes().0, ROWS);
-        store.commit(writes).expect("memory");
+        store.commit(&writes).expect("memory");
         processor.committed(0, frozen.epoch, &frozen.sends, &mut Nowhere::default()).expect("no sink fails");
+        processor.reuse(frozen.take_buffers());
     }
     ROUNDS * ROWS
 }
 
 #[inline(never)]
-fn counted_commit(processor: &mut Processor, store: &MemoryStore) -> (Frozen, WriteSet) {
+fn counted_commit(processor: &mut Processor, store: &MemoryStore, writes: &mut WriteSet) -> Frozen {
     let frozen = processor.freeze(0).expect("there are changes");
-    let writes = frozen.write_set(store).expect("an encodable commit");
-    (frozen, writes)
+    frozen.write_set(store, writes).expect("an encodable commit");
+    frozen
 }
 
 fn journal_encode() -> usize {

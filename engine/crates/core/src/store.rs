@@ -27,8 +27,15 @@ struct PutRange {
 }
 
 impl WriteSet {
-    pub fn with_capacity(puts: usize, bytes: usize) -> WriteSet {
-        WriteSet { arena: Vec::with_capacity(bytes), puts: Vec::with_capacity(puts), ..WriteSet::default() }
+    /// Forgets all writes, and makes room for so many puts of so many bytes together. Memory is kept: fresh pages for each commit
+    /// cost more than writing to them.
+    pub fn begin(&mut self, puts: usize, bytes: usize) {
+        self.arena.clear();
+        self.arena.reserve(bytes);
+        self.puts.clear();
+        self.puts.reserve(puts);
+        self.deletes.clear();
+        self.forget.clear();
     }
 
     /// Appends a put. Keys must come in ascending order.
@@ -74,7 +81,7 @@ pub trait ShardStore: Send + Sync {
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<()>;
 
     /// Makes all of `writes` durable at once. When it returns, a crash keeps them.
-    fn commit(&self, writes: WriteSet) -> Result<()>;
+    fn commit(&self, writes: &WriteSet) -> Result<()>;
 }
 
 impl<T: ShardStore + ?Sized> ShardStore for Arc<T> {
@@ -86,7 +93,7 @@ impl<T: ShardStore + ?Sized> ShardStore for Arc<T> {
         (**self).scan(from, to, visit)
     }
 
-    fn commit(&self, writes: WriteSet) -> Result<()> {
+    fn commit(&self, writes: &WriteSet) -> Result<()> {
         (**self).commit(writes)
     }
 }
@@ -124,7 +131,7 @@ impl ShardStore for MemoryStore {
         Ok(())
     }
 
-    fn commit(&self, writes: WriteSet) -> Result<()> {
+    fn commit(&self, writes: &WriteSet) -> Result<()> {
         let mut entries = self.lock();
         for (from, to) in &writes.forget {
             let gone: Vec<_> = entries.range(from.clone()..to.clone()).map(|(key, _)| key.clone()).collect();

@@ -13,7 +13,7 @@ use streamjob_core::plan::{Limits, Plan};
 use streamjob_core::processor::{Delivery, Processor, SinkPort};
 use streamjob_core::progress::{END_OF_TIME, SplitStatus};
 use streamjob_core::shard::{RequestCommit, Shard, SplitInfo, request_key};
-use streamjob_core::store::{MemoryStore, ShardStore};
+use streamjob_core::store::{MemoryStore, ShardStore, WriteSet};
 use streamjob_core::udf::NoUdfs;
 
 const SHARDS: u16 = 4;
@@ -111,10 +111,13 @@ impl Harness {
 
     fn commit(&mut self) {
         for shard in 0..SHARDS {
-            if let Some(frozen) = self.processor.freeze(shard) {
+            if let Some(mut frozen) = self.processor.freeze(shard) {
                 let store = &self.stores[usize::from(shard)];
-                store.commit(frozen.write_set(store).expect("an encodable commit")).expect("memory");
+                let mut writes = WriteSet::default();
+                frozen.write_set(store, &mut writes).expect("an encodable commit");
+                store.commit(&writes).expect("memory");
                 self.processor.committed(shard, frozen.epoch, &frozen.sends, &mut self.port).expect("no sink fails");
+                self.processor.reuse(frozen.take_buffers());
             }
         }
     }

@@ -9,7 +9,7 @@ use streamjob_connectors::file_sink::{SealedSegment, SegmentDirectory};
 use streamjob_core::checkpoint::MAX_COMMITS_IN_FLIGHT;
 use streamjob_core::commit::{CommitStep, steps};
 use streamjob_core::shard::Frozen;
-use streamjob_core::store::ShardStore;
+use streamjob_core::store::{ShardStore, WriteSet};
 use streamjob_core::{Error, Result, crash};
 
 use crate::inbox::Message;
@@ -40,15 +40,17 @@ pub fn channel(workers: usize) -> (Sender<Commit>, Receiver<Commit>) {
 
 /// Writes commits until all senders are gone. The first failure ends the process.
 pub fn run(shared: &Arc<Shared>, sequencer: Option<&Sequencer>, commits: &Receiver<Commit>) {
+    let mut writes = WriteSet::default();
     for commit in commits {
         let shard = commit.frozen.shard;
-        if let Err(error) = write(shared, sequencer, commit) {
+        if let Err(error) = write(shared, sequencer, commit, &mut writes) {
             return shared.fail(error.context(format!("committing shard {shard}")));
         }
     }
 }
 
-fn write(shared: &Shared, sequencer: Option<&Sequencer>, commit: Commit) -> Result<()> {
+/// Takes one commit through its steps. Of `writes` only the memory is used.
+fn write(shared: &Shared, sequencer: Option<&Sequencer>, commit: Commit, writes: &mut WriteSet) -> Result<()> {
     let started = Instant::now();
     let Commit { mut frozen, mut segments, streams } = commit;
     let shard = frozen.shard;
@@ -66,7 +68,7 @@ fn write(shared: &Shared, sequencer: Option<&Sequencer>, commit: Commit) -> Resu
             }
             CommitStep::WriteStore => {
                 crash::point("commit-before-write");
-                write_store(shared, &frozen)?;
+                write_store(shared, &frozen, writes)?;
                 crash::point("commit-before-publish");
             }
             CommitStep::PublishSegments => {
@@ -78,7 +80,8 @@ fn write(shared: &Shared, sequencer: Option<&Sequencer>, commit: Commit) -> Resu
                 shared.requests.committed(&frozen.requests);
                 let worker = usize::from(shared.worker_of[usize::from(shard)]);
                 let sends = std::mem::take(&mut frozen.sends);
-                shared.inboxes[worker].put(Message::Committed { shard, epoch: frozen.epoch, sends });
+                let buffers = frozen.take_buffers();
+                shared.inboxes[worker].put(Message::Committed { shard, epoch: frozen.epoch, sends, buffers });
             }
         }
     }
@@ -94,17 +97,16 @@ fn write(shared: &Shared, sequencer: Option<&Sequencer>, commit: Commit) -> Resu
 }
 
 /// The one atomic write. While its disk is full it waits: nothing was written, and the same write is whole later.
-fn write_store(shared: &Shared, frozen: &Frozen) -> Result<()> {
+fn write_store(shared: &Shared, frozen: &Frozen, writes: &mut WriteSet) -> Result<()> {
     let store = &shared.stores[usize::from(frozen.shard)];
     if *shared.gate.borrow() != Gate::Starting {
         shared.rocks[usize::from(frozen.shard)].allow_compaction()?;
     }
     let mut waits = false;
     let outcome = loop {
-        let writes = frozen.write_set(&**store)?;
-        let bytes = writes.bytes() as u64;
+        frozen.write_set(&**store, writes)?;
         match store.commit(writes) {
-            Ok(()) => break Ok(bytes),
+            Ok(()) => break Ok(writes.bytes() as u64),
             Err(error) if error.is_disk_full() && !shared.is_ending() => {
                 if !std::mem::replace(&mut waits, true) {
                     shared.waits_for_room(&error);

@@ -10,6 +10,7 @@ use streamjob_core::outbox::Batch;
 use streamjob_core::processor::{Delivery, Processor};
 use streamjob_core::progress::{SplitIndex, SplitStatus};
 use streamjob_core::reorder::Covers;
+use streamjob_core::shard::SlotBuffers;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::telemetry::Trace;
@@ -171,6 +172,8 @@ pub enum Message {
         shard: u16,
         epoch: u64,
         sends: Vec<(usize, Batch)>,
+        /// To be used again.
+        buffers: SlotBuffers,
     },
     /// A message sink confirmed or refused a batch.
     Report {

@@ -260,7 +260,8 @@ impl Worker {
         match message {
             Message::Rows(parcel) => self.put(parcel)?,
             Message::Status { split, at, status } => self.reorder.put_status(split, at, status),
-            Message::Committed { shard, epoch, sends } => {
+            Message::Committed { shard, epoch, sends, buffers } => {
+                self.processor.reuse(buffers);
                 self.processor.committed(shard, epoch, &sends, &mut self.port)?;
                 self.commits_looked_at = None;
                 for waiter in self.checkpoints.committed(shard, epoch) {

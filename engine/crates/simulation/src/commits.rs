@@ -1,6 +1,7 @@
 //! The committer: the steps of each commit, one after the other, with all the time in the world between them.
 
 use streamjob_core::commit::CommitStep;
+use streamjob_core::store::WriteSet;
 use streamjob_core::trim::Trim;
 
 use crate::events::NodeEvent;
@@ -65,8 +66,10 @@ impl World {
                 let counted = frozen.meta.ledger.taken();
                 return violation(format!("I6: shard {} counts {counted} rows and has taken {owned}", frozen.shard));
             }
-            let writes = frozen.write_set(&**store);
-            store.begin(writes.map_err(|error| crate::world::Stop::Violation(error.to_string()))?);
+            let mut writes = WriteSet::default();
+            let written = frozen.write_set(&**store, &mut writes);
+            written.map_err(|error| crate::world::Stop::Violation(error.to_string()))?;
+            store.begin(writes);
             return Ok(false);
         }
         store.finish().expect("memory");
@@ -88,12 +91,15 @@ impl World {
     /// The worker learns of it, exactly-once batches leave, and what nobody needs any more goes.
     fn report_commit(&mut self, number: u64) -> Done {
         let node = self.node();
-        let commit = node.commits.remove(&number).expect("a commit is reported once");
+        let mut commit = node.commits.remove(&number).expect("a commit is reported once");
         let (shard, epoch) = (commit.frozen.shard, commit.frozen.epoch);
         commit.frozen.requests.iter().for_each(|request| node.ingest.requests.committed(request));
         node.trimmer.committed(shard, commit.frozen.positions());
-        let sends = &commit.frozen.sends;
-        self.with_processor(commit.worker, |processor, port| processor.committed(shard, epoch, sends, port))?;
+        let (sends, buffers) = (std::mem::take(&mut commit.frozen.sends), commit.frozen.take_buffers());
+        self.with_processor(commit.worker, |processor, port| {
+            processor.reuse(buffers);
+            processor.committed(shard, epoch, &sends, port)
+        })?;
         self.note(|| format!("commit {epoch} of shard {shard} is reported"));
         self.trim()?;
         self.pump_lanes();

@@ -30,7 +30,7 @@ impl SimulatedStore {
     /// The commit is durable.
     pub fn finish(&self) -> Result<()> {
         let Some(writes) = self.pending().take() else { return Ok(()) };
-        self.entries.commit(writes)
+        self.entries.commit(&writes)
     }
 
     /// A crash: a commit under way is kept or lost; true if it was kept.
@@ -40,12 +40,12 @@ impl SimulatedStore {
             let kept = random.below(writes.puts().len() as u64 + 1) as usize;
             let mut part = WriteSet::default();
             writes.puts().take(kept).for_each(|(key, value)| part.put(key, value));
-            self.entries.commit(part).expect("memory");
+            self.entries.commit(&part).expect("memory");
             return false;
         }
         let kept = random.percent(50);
         if kept {
-            self.entries.commit(writes).expect("memory");
+            self.entries.commit(&writes).expect("memory");
         }
         kept
     }
@@ -60,8 +60,8 @@ impl ShardStore for SimulatedStore {
         self.entries.scan(from, to, visit)
     }
 
-    fn commit(&self, writes: WriteSet) -> Result<()> {
-        self.begin(writes);
+    fn commit(&self, writes: &WriteSet) -> Result<()> {
+        self.begin(writes.clone());
         self.finish()
     }
 }

@@ -40,7 +40,8 @@ fn open_with(directory: &Path, options: StoreOptions) -> Vec<Arc<RocksShardStore
 
 /// `keys` of `total`, evenly spaced, with values that do not compress well.
 fn writes(keys: usize, total: usize, round: u64) -> WriteSet {
-    let mut writes = WriteSet::with_capacity(keys, keys * (KEY_BYTES + VALUE_BYTES));
+    let mut writes = WriteSet::default();
+    writes.begin(keys, keys * (KEY_BYTES + VALUE_BYTES));
     let mut random = round.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     for key in 0..keys {
         let number = key * total / keys;
@@ -68,7 +69,7 @@ fn commit_rounds(stores: &[Arc<RocksShardStore>], sizes: &[usize], rounds: u64) 
         for store in stores {
             let writes = writes(sizes[round as usize % sizes.len()], 15_000, round);
             let began = Instant::now();
-            store.commit(writes).expect("commit");
+            store.commit(&writes).expect("commit");
             times.push(began.elapsed());
         }
     }
@@ -94,11 +95,11 @@ fn reopen(directory: &Path) {
     let stores = open(directory, 256 << 10);
     for _ in 0..4 {
         for store in &stores {
-            store.commit(writes(31_250, 31_250, 7)).expect("commit");
+            store.commit(&writes(31_250, 31_250, 7)).expect("commit");
         }
     }
     for store in &stores {
-        store.commit(writes(300, 31_250, 8)).expect("commit");
+        store.commit(&writes(300, 31_250, 8)).expect("commit");
     }
     drop(stores);
     let began = Instant::now();
@@ -144,7 +145,7 @@ fn steady(directory: &Path, length: Duration, interval: Duration, compaction_fil
             std::thread::sleep(at.saturating_sub(started.elapsed()));
             let writes = writes(15_000, 15_000, round);
             let began = Instant::now();
-            store.commit(writes).expect("commit");
+            store.commit(&writes).expect("commit");
             times.push(began.elapsed());
         }
         round += 1;

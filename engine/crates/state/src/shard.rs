@@ -287,7 +287,7 @@ impl ShardStore for RocksShardStore {
         iterator.status().map_err(self.fail("cannot read the shard"))
     }
 
-    fn commit(&self, writes: WriteSet) -> Result<()> {
+    fn commit(&self, writes: &WriteSet) -> Result<()> {
         let entries = writes.puts().len() + writes.deletes.len() + writes.forget.len();
         if entries == 0 {
             return Ok(());
@@ -297,8 +297,8 @@ impl ShardStore for RocksShardStore {
         let mut looks = 0;
         self.await_writable(&mut looks)?;
         match writes.bytes() < self.shared.options.small_commit_bytes {
-            true => self.commit_to_log(&writes, &mut looks)?,
-            false => self.commit_as_file(&writes)?,
+            true => self.commit_to_log(writes, &mut looks)?,
+            false => self.commit_as_file(writes)?,
         }
         self.known_errors.store(self.background_errors(), Ordering::Relaxed);
         self.counters.committed(writes.bytes(), started.elapsed());

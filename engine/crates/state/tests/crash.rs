@@ -59,7 +59,7 @@ fn child_commits() {
     crash::arm().unwrap();
     let store = open(Path::new(&directory), std::env::var(SMALL_BYTES).unwrap().parse().unwrap());
     for number in 1..=COMMITS {
-        store.commit(commit(number)).unwrap();
+        store.commit(&commit(number)).unwrap();
     }
 }
 
@@ -77,7 +77,7 @@ fn a_commit_is_whole_or_absent_wherever_the_process_dies() {
             check(&store, done, &format!("{step}:{time}"));
             assert_eq!(orphans(directory.path()), 0);
             // The same commit again, as after a start: the state has moved on by one.
-            store.commit(commit(done + 1)).unwrap();
+            store.commit(&commit(done + 1)).unwrap();
             check(&store, done + 1, step);
         }
     }

@@ -63,8 +63,8 @@ fn commits_of_both_kinds_do_what_the_store_in_memory_does() {
                 _ => {}
             }
         }
-        model.commit(writes.clone()).unwrap();
-        store.commit(writes).unwrap();
+        model.commit(&writes).unwrap();
+        store.commit(&writes).unwrap();
         if round % 37 == 36 {
             drop(store);
             store = open(directory.path(), 2000);
@@ -80,7 +80,7 @@ fn point_reads_and_bounded_scans() {
     for small in [0, usize::MAX] {
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path(), small);
-        store.commit(puts(&[("a", "1"), ("b", "2"), ("c", "3"), ("d", "4")])).unwrap();
+        store.commit(&puts(&[("a", "1"), ("b", "2"), ("c", "3"), ("d", "4")])).unwrap();
         assert_eq!(store.get(b"b").unwrap().as_deref(), Some(b"2".as_slice()));
         assert_eq!(store.get(b"bb").unwrap(), None);
         let scanned = |from: &str, to: &str, limit: usize| {
@@ -95,7 +95,7 @@ fn point_reads_and_bounded_scans() {
         assert_eq!(scanned("b", "d", 9), "bc");
         assert_eq!(scanned("a", "z", 2), "ab");
         assert_eq!(scanned("d", "b", 9), "");
-        store.commit(WriteSet::default()).unwrap();
+        store.commit(&WriteSet::default()).unwrap();
         assert_eq!(store.stats().commits, 1, "nothing to write is no commit");
     }
 }
@@ -105,11 +105,11 @@ fn forgetting_spares_what_the_same_commit_puts() {
     for small in [0, usize::MAX] {
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path(), small);
-        store.commit(puts(&[("h1", "old"), ("h2", "old"), ("h3", "old")])).unwrap();
+        store.commit(&puts(&[("h1", "old"), ("h2", "old"), ("h3", "old")])).unwrap();
         let mut writes = puts(&[("h2", "new")]);
         writes.forget.push((b"h1".to_vec(), b"h3".to_vec()));
         writes.forget.push((b"x".to_vec(), b"x".to_vec()));
-        store.commit(writes).unwrap();
+        store.commit(&writes).unwrap();
         let entries = all(&store);
         assert_eq!(entries.keys().map(Vec::as_slice).collect::<Vec<_>>(), [b"h2".as_slice(), b"h3"]);
         assert_eq!(entries[b"h2".as_slice()], b"new");
@@ -122,7 +122,7 @@ fn all_shards_open_in_parallel_and_a_missing_one_is_never_created_empty() {
     let shared = SharedResources::new(StoreOptions::default()).unwrap();
     let stores = open_all(directory.path(), 9, &shared, true).unwrap();
     for (shard, store) in stores.iter().enumerate() {
-        store.commit(puts(&[("shard", &shard.to_string())])).unwrap();
+        store.commit(&puts(&[("shard", &shard.to_string())])).unwrap();
     }
     drop(stores);
     let stores = open_all(directory.path(), 9, &shared, false).unwrap();
@@ -145,7 +145,7 @@ fn files_of_commits_that_never_happened_are_removed_and_no_others() {
     let store = open(directory.path(), 0);
     assert!(!directory.path().join("ingest-3.sst").exists());
     assert!(directory.path().join("note.txt").exists());
-    store.commit(puts(&[("a", "1")])).unwrap();
+    store.commit(&puts(&[("a", "1")])).unwrap();
 }
 
 #[test]
@@ -153,10 +153,10 @@ fn a_checkpoint_is_a_store_of_its_own() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(&directory.path().join("store"), 100);
     let copy = directory.path().join("copy");
-    store.commit(puts(&[("small", "1")])).unwrap();
-    store.commit(puts(&[("large", &"2".repeat(200))])).unwrap();
+    store.commit(&puts(&[("small", "1")])).unwrap();
+    store.commit(&puts(&[("large", &"2".repeat(200))])).unwrap();
     store.checkpoint(&copy).unwrap();
-    store.commit(puts(&[("later", "3")])).unwrap();
+    store.commit(&puts(&[("later", "3")])).unwrap();
     let copied = open(&copy, 100);
     assert_eq!(all(&copied).len(), 2);
     assert_eq!(all(&store).len(), 3);
@@ -177,7 +177,7 @@ fn a_reader_sees_a_commit_whole_or_not_at_all() {
                 arena.resize(arena.len() + padding, 0);
             });
         }
-        store.commit(writes)
+        store.commit(&writes)
     };
     commit(0).unwrap();
     std::thread::scope(|scope| {
@@ -227,7 +227,7 @@ fn a_full_disk_loses_nothing_and_commits_go_on_when_there_is_room() {
         let store = open(&directory, small);
         let mut done = 0;
         let error = loop {
-            match store.commit(fill(done)) {
+            match store.commit(&fill(done)) {
                 Ok(()) => done += 1,
                 Err(error) => break error,
             }
@@ -238,14 +238,14 @@ fn a_full_disk_loses_nothing_and_commits_go_on_when_there_is_room() {
         let count = |store: &RocksShardStore| all(store).len() as u64;
         assert_eq!(count(&store), done * 2000);
         std::fs::remove_file(&ballast).unwrap();
-        let retried = retry(|| store.commit(fill(done)));
+        let retried = retry(|| store.commit(&fill(done)));
         let store = match retried {
             Ok(()) => store,
             // After a failed write of its log RocksDB may want a new start, which the engine does too.
             Err(_) => {
                 drop(store);
                 let store = open(&directory, small);
-                store.commit(fill(done)).unwrap();
+                store.commit(&fill(done)).unwrap();
                 store
             }
         };

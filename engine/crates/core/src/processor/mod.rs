@@ -23,10 +23,11 @@ use serde_json::value::RawValue;
 
 use crate::Result;
 use crate::batch::RowBatch;
+use crate::checkpoint::MAX_COMMITS_IN_FLIGHT;
 use crate::outbox::Batch;
 use crate::plan::{Plan, SinkMode};
 use crate::progress::{NO_TIME, SplitIndex};
-use crate::shard::{Frozen, RequestCommit, Shard, SplitInfo};
+use crate::shard::{Frozen, RequestCommit, Shard, SlotBuffers, SplitInfo};
 use crate::transactions::RefusedRow;
 use crate::udf::UdfHost;
 
@@ -138,6 +139,8 @@ pub struct Processor {
     closed: Vec<closed::ClosedRows>,
     /// By sink, by place in `shards`.
     buffers: Vec<Vec<RowBuffer>>,
+    /// For the next commits' copies of keys; at most as many as commits may be under way.
+    spare: Vec<SlotBuffers>,
     row: Vec<u8>,
     /// Set while a batch is watched.
     pub observer: Option<Box<dyn Observer>>,
@@ -193,6 +196,7 @@ impl Processor {
             local_of,
             udfs,
             buffers,
+            spare: Vec::new(),
         }
     }
 
@@ -309,7 +313,20 @@ impl Processor {
 
     /// Takes up a shard's changes for a commit.
     pub fn freeze(&mut self, shard: u16) -> Option<Frozen> {
-        self.shard_mut(shard)?.freeze()
+        let place = self.place_of(shard)?;
+        let mut buffers = self.spare.pop().unwrap_or_default();
+        let frozen = self.shards[place].freeze(&mut buffers);
+        if frozen.is_none() {
+            self.spare.push(buffers);
+        }
+        frozen
+    }
+
+    /// Gives back what a commit that is written does not need any more.
+    pub fn reuse(&mut self, buffers: SlotBuffers) {
+        if self.spare.len() < MAX_COMMITS_IN_FLIGHT {
+            self.spare.push(buffers);
+        }
     }
 
     /// A commit is durable: its exactly-once batches may leave.

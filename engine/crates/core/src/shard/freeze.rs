@@ -17,6 +17,8 @@ use crate::{Error, Result};
 const SLOT_FORMAT: u8 = 1;
 /// Expired request ids that one commit deletes at most; the rest waits for the next.
 const MAX_EXPIRED_REQUESTS: usize = 1024;
+/// Slots are asked for so many before they are copied.
+const PREFETCH_SLOTS: usize = 8;
 /// History is forgotten in steps of this part of its time-to-live, so that range deletes stay few.
 const FORGET_STEPS: i64 = 64;
 
@@ -62,11 +64,28 @@ pub struct Frozen {
     expire_requests_before_us: Option<i64>,
 }
 
+/// What keys are copied into for a commit, to be used again by later ones.
 #[derive(Debug, Default)]
-struct FrozenSlots {
+pub struct SlotBuffers {
     heads: Vec<SlotHead>,
     keys: Vec<u8>,
     words: Vec<u64>,
+}
+
+impl SlotBuffers {
+    fn begin(&mut self, slots: usize, stride: usize) {
+        self.heads.clear();
+        self.heads.reserve(slots);
+        self.keys.clear();
+        self.keys.reserve(slots * 16);
+        self.words.clear();
+        self.words.reserve(slots * stride);
+    }
+}
+
+#[derive(Debug, Default)]
+struct FrozenSlots {
+    copies: SlotBuffers,
     /// Panes outside of their slot, sorted by slot: slot, window, start, words.
     overflow: Vec<(Slot, u16, i64, Vec<u64>)>,
     stride: usize,
@@ -87,11 +106,11 @@ struct SlotHead {
 
 impl FrozenSlots {
     fn key(&self, head: &SlotHead) -> &[u8] {
-        &self.keys[head.key_at as usize..(head.key_at + head.key_len) as usize]
+        &self.copies.keys[head.key_at as usize..(head.key_at + head.key_len) as usize]
     }
 
     fn put_all(&self, writes: &mut WriteSet) {
-        let mut order: Vec<&SlotHead> = self.heads.iter().collect();
+        let mut order: Vec<&SlotHead> = self.copies.heads.iter().collect();
         order.sort_unstable_by(|a, b| a.hash.cmp(&b.hash).then_with(|| self.key(a).cmp(self.key(b))));
         let mut key = Vec::new();
         for head in order {
@@ -99,7 +118,7 @@ impl FrozenSlots {
             key.push(b'k');
             key.extend_from_slice(&head.hash.to_be_bytes());
             key.extend_from_slice(self.key(head));
-            let words = &self.words[head.words_at as usize * self.stride..][..self.stride];
+            let words = &self.copies.words[head.words_at as usize * self.stride..][..self.stride];
             writes.put_with(&key, |value| self.encode(head.slot, words, value));
         }
     }
@@ -192,16 +211,22 @@ impl Frozen {
 
     /// Number of keys, and of closed rows, that the commit writes.
     pub fn sizes(&self) -> (usize, usize) {
-        (self.slots.heads.len(), self.history.len())
+        (self.slots.copies.heads.len(), self.history.len())
     }
 
-    /// The one atomic write (I1). Reads the store only to find expired request ids.
-    pub fn write_set(&self, store: &dyn ShardStore) -> Result<WriteSet> {
-        let slots = self.slots.heads.len();
-        let bytes = self.slots.words.len() * 8 + self.slots.keys.len() + slots * 16 + self.history.bytes() + 4096;
-        let mut writes = WriteSet::with_capacity(slots + self.history.len() / 32 + 8, bytes);
-        self.history.put_chunks(&self.plan.windows, self.epoch as u32, &mut writes);
-        self.slots.put_all(&mut writes);
+    /// Gives back what may be used again, once the commit is written.
+    pub fn take_buffers(&mut self) -> SlotBuffers {
+        std::mem::take(&mut self.slots.copies)
+    }
+
+    /// The one atomic write (I1), into `writes`, of which only the memory is used. Reads the store only to find expired request
+    /// ids.
+    pub fn write_set(&self, store: &dyn ShardStore, writes: &mut WriteSet) -> Result<()> {
+        let SlotBuffers { heads, keys: key_bytes, words } = &self.slots.copies;
+        let bytes = words.len() * 8 + key_bytes.len() + heads.len() * 16 + self.history.bytes() + 4096;
+        writes.begin(heads.len() + self.history.len() / 32 + 8, bytes);
+        self.history.put_chunks(&self.plan.windows, self.epoch as u32, writes);
+        self.slots.put_all(writes);
         let meta = serde_json::to_vec(&self.meta).expect("a shard's meta record is plain data");
         writes.put(keys::META, &meta);
         let mut stores: Vec<_> = self.stores.iter().collect();
@@ -212,13 +237,13 @@ impl Frozen {
                 value.extend_from_slice(&batch.body);
             });
         }
-        self.put_requests(&mut writes);
+        self.put_requests(writes);
         writes.deletes.extend(self.deletes.iter().map(|(sink, number)| keys::outbox_key(*sink, *number)));
         if let Some(before_us) = self.expire_requests_before_us {
-            self.expire_requests(store, before_us, &mut writes)?;
+            self.expire_requests(store, before_us, writes)?;
         }
-        writes.forget.clone_from(&self.forget);
-        Ok(writes)
+        writes.forget.extend_from_slice(&self.forget);
+        Ok(())
     }
 
     fn put_requests(&self, writes: &mut WriteSet) {
@@ -264,14 +289,15 @@ fn youngest(mut requests: Vec<RequestCommit>) -> Vec<RequestCommit> {
 }
 
 impl Shard {
-    /// Takes up everything since the last commit. `None` where nothing changed, or while a commit is under way.
-    pub fn freeze(&mut self) -> Option<Frozen> {
+    /// Takes up everything since the last commit. `None` where nothing changed, or while a commit is under way. Keys are copied into
+    /// `buffers`, which are the commit's then.
+    pub fn freeze(&mut self, buffers: &mut SlotBuffers) -> Option<Frozen> {
         if !self.changed || (self.commit_in_flight && !guards::off(Guard::OneCommit)) {
             return None;
         }
         let plan = self.plan.clone();
         let (segments, stores, deletes, sends) = self.freeze_sinks(&plan);
-        let slots = self.freeze_slots();
+        let slots = self.freeze_slots(std::mem::take(buffers));
         let next = HistoryRows::after(&self.history);
         let history = Arc::new(std::mem::replace(&mut self.history, next));
         self.frozen_history = Some(history.clone());
@@ -350,13 +376,12 @@ impl Shard {
         (segments, stores, deletes, sends)
     }
 
-    fn freeze_slots(&mut self) -> FrozenSlots {
-        let dirty = std::mem::take(&mut self.dirty);
+    fn freeze_slots(&mut self, mut copies: SlotBuffers) -> FrozenSlots {
         let stride = self.plan.state_words;
+        copies.begin(self.dirty.len(), stride);
+        self.copy_dirty(&mut copies);
         let mut frozen = FrozenSlots {
-            heads: Vec::with_capacity(dirty.len()),
-            keys: Vec::with_capacity(dirty.len() * 16),
-            words: Vec::with_capacity(dirty.len() * stride),
+            copies,
             overflow: Vec::new(),
             stride,
             base_words: self.plan.base_words(),
@@ -368,25 +393,31 @@ impl Shard {
                 .flat_map(|(number, window)| window.pane_places().map(move |at| (number as u16, at, window.pane_words)))
                 .collect(),
         };
-        let mut buffer = [0u8; 16];
-        for (number, slot) in dirty.into_iter().enumerate() {
-            let key = self.table.key(slot, &mut buffer);
-            let key_at = frozen.keys.len() as u32;
-            frozen.keys.extend_from_slice(key);
-            frozen.heads.push(SlotHead {
-                hash: self.table.hash(slot),
-                slot,
-                key_at,
-                key_len: key.len() as u32,
-                words_at: number as u32,
-            });
-            frozen.words.extend_from_slice(self.table.state(slot));
-        }
         for (window, state) in self.windows.iter().enumerate() {
             frozen.overflow.extend(state.overflow().map(|(slot, start, pane)| (slot, window as u16, start, pane.to_vec())));
         }
         frozen.overflow.sort_unstable_by_key(|(slot, window, start, _)| (*slot, *window, *start));
         frozen
+    }
+
+    fn copy_dirty(&mut self, copies: &mut SlotBuffers) {
+        let mut buffer = [0u8; 16];
+        for (number, slot) in self.dirty.iter().enumerate() {
+            if let Some(later) = self.dirty.get(number + PREFETCH_SLOTS) {
+                self.table.prefetch(*later);
+            }
+            let key = self.table.key(*slot, &mut buffer);
+            copies.heads.push(SlotHead {
+                hash: self.table.hash(*slot),
+                slot: *slot,
+                key_at: copies.keys.len() as u32,
+                key_len: key.len() as u32,
+                words_at: number as u32,
+            });
+            copies.keys.extend_from_slice(key);
+            copies.words.extend_from_slice(self.table.state(*slot));
+        }
+        self.dirty.clear();
     }
 
     /// Key ranges of history that its time-to-live has passed.

@@ -243,7 +243,7 @@ mod tests {
             assert_eq!(key_of(&pending[1].1), format!("{commit}-{number}"));
             let mut writes = WriteSet::default();
             rows.put_chunks(&plan.windows, commit, &mut writes);
-            store.commit(writes).expect("memory");
+            store.commit(&writes).expect("memory");
         }
         let reader = HistoryReader { store: &store, window: window.id };
         assert_eq!(reader.next_start(-100, 100).expect("memory"), Some(-10));

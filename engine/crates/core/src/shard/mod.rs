@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use freeze::{Frozen, RequestCommit, SealedSegment};
+pub use freeze::{Frozen, RequestCommit, SealedSegment, SlotBuffers};
 pub use history::{HistoryReader, HistoryRows};
 pub use keys::request_key;
 pub(crate) use windows::ClosedPane;

@@ -14,7 +14,7 @@ use streamjob_core::processor::{Delivery, Processor};
 use streamjob_core::progress::{END_OF_TIME, SplitStatus};
 use streamjob_core::shard::{Shard, SplitInfo};
 use streamjob_core::stats_json::write_statistics;
-use streamjob_core::store::{MemoryStore, ShardStore};
+use streamjob_core::store::{MemoryStore, ShardStore, WriteSet};
 use streamjob_core::udf::UdfHost;
 use streamjob_core::{Error, Result};
 
@@ -36,6 +36,7 @@ pub struct Pipeline {
     plan: Arc<Plan>,
     hidden: HiddenSinks,
     stores: Vec<Arc<dyn ShardStore>>,
+    writes: WriteSet,
     processor: Processor,
     decoder: Decoder,
     port: Collected,
@@ -62,6 +63,7 @@ impl Pipeline {
             plan,
             hidden,
             stores,
+            writes: WriteSet::default(),
             decoder,
             next_offset: 0,
             now_us,
@@ -149,9 +151,11 @@ impl Pipeline {
 
     fn commit(&mut self) -> Result<()> {
         for (shard, store) in std::iter::zip(0.., &self.stores) {
-            if let Some(frozen) = self.processor.freeze(shard) {
-                store.commit(frozen.write_set(store)?)?;
+            if let Some(mut frozen) = self.processor.freeze(shard) {
+                frozen.write_set(&**store, &mut self.writes)?;
+                store.commit(&self.writes)?;
                 self.processor.committed(shard, frozen.epoch, &frozen.sends, &mut self.port)?;
+                self.processor.reuse(frozen.take_buffers());
             }
         }
         for sent in self.port.take_sent() {

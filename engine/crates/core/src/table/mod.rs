@@ -4,23 +4,27 @@
 //!  index: [tag | slot + 1] [tag | slot + 1] …      one word an entry, linear probing
 //!                 │
 //!  pages: ┌───────▼──────────────────────────────────────────────┐
-//!         │ hash │ key (15 bytes inline) │ epochs │ rows │ state …│   one slot a key, all its fields together
+//!         │ hash │ key (15 bytes inline) │ rows │ state …        │   one slot a key, all its fields together
 //!         └───────────────────────────────────────────────────────┘
+//!  epochs: when each slot changed last, beside them: 4 bytes a key, which stay in the cache
 //! ```
 //!
 //! With many keys the time goes into cache misses: callers prefetch the index entry, then the slot, for a group of rows
 //! before they touch the first (the scheme is that of Chen et al., "Improving hash join performance through prefetching",
 //! TODS 32, 2007).
 
-/// Slots of one page; a power of two.
-const PAGE_SLOTS: usize = 256;
+mod pages;
+
+pub use pages::{BlockHook, set_block_hook};
+
+use pages::SlotPages;
+
 /// Keys up to this many bytes lie in the slot itself.
 pub const INLINE_KEY_BYTES: usize = 15;
 const LONG_KEY: u8 = 0xff;
 
-/// Words before a slot's state: hash, two words of key, epochs.
-pub const HEADER_WORDS: usize = 4;
-const EPOCHS_AT: usize = 3;
+/// Words before a slot's state: hash, two words of key.
+pub const HEADER_WORDS: usize = 3;
 
 /// Number of a slot within its table.
 pub type Slot = u32;
@@ -30,12 +34,13 @@ pub type Slot = u32;
 pub struct KeyTable {
     entries: Vec<u64>,
     len: usize,
-    pages: Vec<Box<[u64]>>,
+    pages: SlotPages,
+    /// By slot: the epoch in which it changed last.
+    epochs: Vec<u32>,
     next_slot: Slot,
     free: Vec<Slot>,
     long_keys: Vec<Box<[u8]>>,
     free_long: Vec<u32>,
-    stride: usize,
 }
 
 impl KeyTable {
@@ -44,12 +49,12 @@ impl KeyTable {
         KeyTable {
             entries: vec![0; 64],
             len: 0,
-            pages: Vec::new(),
+            pages: SlotPages::new(HEADER_WORDS + state_words),
+            epochs: Vec::new(),
             next_slot: 0,
             free: Vec::new(),
             long_keys: Vec::new(),
             free_long: Vec::new(),
-            stride: HEADER_WORDS + state_words,
         }
     }
 
@@ -68,12 +73,12 @@ impl KeyTable {
 
     /// What the table holds in memory.
     pub fn memory_bytes(&self) -> usize {
-        self.entries.len() * 8 + self.pages.len() * PAGE_SLOTS * self.stride * 8
+        self.entries.len() * 8 + self.epochs.len() * 4 + self.pages.memory_bytes()
     }
 
     /// Bytes that one more key takes, index included.
     pub fn bytes_per_key(&self) -> usize {
-        self.stride * 8 + 16
+        self.pages.stride() * 8 + 20
     }
 
     #[inline]
@@ -98,12 +103,15 @@ impl KeyTable {
     pub fn prefetch_slot(&self, hash: u64) {
         let entry = self.entries[self.home(hash)];
         if entry != 0 {
-            let slot = (entry as u32) - 1;
-            let words = self.words(slot);
-            prefetch(&raw const words[0]);
-            for line in (8..self.stride).step_by(8) {
-                prefetch(&raw const words[line]);
-            }
+            self.prefetch((entry as u32) - 1);
+        }
+    }
+
+    /// Brings a slot into the cache.
+    #[inline]
+    pub fn prefetch(&self, slot: Slot) {
+        for line in self.words(slot).chunks(8) {
+            prefetch(&raw const line[0]);
         }
     }
 
@@ -155,10 +163,11 @@ impl KeyTable {
         } else {
             [u64::from(LONG_KEY), u64::from(self.keep_long_key(key))]
         };
-        let words = self.words_mut(slot);
+        let words = self.pages.words_mut(slot);
         words.fill(0);
         words[0] = hash;
         words[1..3].copy_from_slice(&key_words);
+        self.epochs[slot as usize] = 0;
         self.index(hash, slot);
         self.len += 1;
         slot
@@ -169,8 +178,9 @@ impl KeyTable {
             return slot;
         }
         let slot = self.next_slot;
-        if slot as usize == self.pages.len() * PAGE_SLOTS {
-            self.pages.push(vec![0u64; PAGE_SLOTS * self.stride].into_boxed_slice());
+        if slot as usize == self.pages.slots() {
+            self.pages.add();
+            self.epochs.resize(self.pages.slots(), 0);
         }
         self.next_slot += 1;
         slot
@@ -243,7 +253,7 @@ impl KeyTable {
             next = (next + 1) & mask;
         }
         self.entries[hole] = 0;
-        let words = self.words_mut(slot);
+        let words = self.pages.words_mut(slot);
         words[1] = u64::from(LONG_KEY);
         words[2] = u64::MAX;
         self.free.push(slot);
@@ -258,14 +268,7 @@ impl KeyTable {
 
     #[inline]
     fn words(&self, slot: Slot) -> &[u64] {
-        let start = (slot as usize % PAGE_SLOTS) * self.stride;
-        &self.pages[slot as usize / PAGE_SLOTS][start..start + self.stride]
-    }
-
-    #[inline]
-    fn words_mut(&mut self, slot: Slot) -> &mut [u64] {
-        let start = (slot as usize % PAGE_SLOTS) * self.stride;
-        &mut self.pages[slot as usize / PAGE_SLOTS][start..start + self.stride]
+        self.pages.words(slot)
     }
 
     /// The hash of the slot's key.
@@ -283,22 +286,19 @@ impl KeyTable {
     /// The slot's state words, to change.
     #[inline]
     pub fn state_mut(&mut self, slot: Slot) -> &mut [u64] {
-        &mut self.words_mut(slot)[HEADER_WORDS..]
+        &mut self.pages.words_mut(slot)[HEADER_WORDS..]
     }
 
     /// Notes that the slot changes in `epoch`; true the first time in that epoch.
     #[inline]
     pub fn mark_dirty(&mut self, slot: Slot, epoch: u32) -> bool {
-        let word = &mut self.words_mut(slot)[EPOCHS_AT];
-        let first = *word as u32 != epoch;
-        *word = u64::from(epoch);
-        first
+        std::mem::replace(&mut self.epochs[slot as usize], epoch) != epoch
     }
 
     /// The last epoch in which the slot changed (0: not since it was read from the store).
     #[inline]
     pub fn dirty_epoch(&self, slot: Slot) -> u32 {
-        self.words(slot)[EPOCHS_AT] as u32
+        self.epochs[slot as usize]
     }
 }
 
