@@ -110,10 +110,14 @@ impl FrozenSlots {
     }
 
     fn put_all(&self, writes: &mut WriteSet) {
-        let mut order: Vec<&SlotHead> = self.copies.heads.iter().collect();
-        order.sort_unstable_by(|a, b| a.hash.cmp(&b.hash).then_with(|| self.key(a).cmp(self.key(b))));
+        let heads = &self.copies.heads;
+        // with their hashes beside them, so that sorting looks at a head only where two hashes are the same
+        let mut order: Vec<(u64, u32)> = std::iter::zip(heads.iter().map(|head| head.hash), 0..).collect();
+        let key_of = |number: u32| self.key(&heads[number as usize]);
+        order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| key_of(a.1).cmp(key_of(b.1))));
         let mut key = Vec::new();
-        for head in order {
+        for (_, number) in order {
+            let head = &heads[number as usize];
             key.clear();
             key.push(b'k');
             key.extend_from_slice(&head.hash.to_be_bytes());
@@ -148,8 +152,10 @@ fn put_pane(window: u16, start_us: i64, words: &[u64], value: &mut Vec<u8>) {
 }
 
 fn put_words(words: &[u64], value: &mut Vec<u8>) {
-    for word in words {
-        value.extend_from_slice(&word.to_le_bytes());
+    let start = value.len();
+    value.resize(start + words.len() * 8, 0);
+    for (bytes, word) in std::iter::zip(value[start..].chunks_exact_mut(8), words) {
+        bytes.copy_from_slice(&word.to_le_bytes());
     }
 }
 
