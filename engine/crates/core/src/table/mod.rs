@@ -26,6 +26,9 @@ const LONG_KEY: u8 = 0xff;
 /// Words before a slot's state: hash, two words of key.
 pub const HEADER_WORDS: usize = 3;
 
+/// The part of an index entry that is of the key's hash.
+const TAG_MASK: u64 = 0xffff_ffff_0000_0000;
+
 /// Number of a slot within its table.
 pub type Slot = u32;
 
@@ -89,7 +92,7 @@ impl KeyTable {
 
     #[inline]
     fn tag(hash: u64) -> u64 {
-        hash & 0xffff_ffff_0000_0000
+        hash & TAG_MASK
     }
 
     /// Brings the index entry of a hash into the cache.
@@ -98,12 +101,17 @@ impl KeyTable {
         prefetch(&raw const self.entries[self.home(hash)]);
     }
 
-    /// Brings the slot that the hash most likely has into the cache; the entry should be there already.
+    /// Brings the slot that the hash most likely has into the cache; the entries should be there already. It goes on where another
+    /// key has the first one: with one in four entries that is so, and its slot would be no help.
     #[inline]
     pub fn prefetch_slot(&self, hash: u64) {
-        let entry = self.entries[self.home(hash)];
-        if entry != 0 {
-            self.prefetch((entry as u32) - 1);
+        let mask = self.entries.len() - 1;
+        let mut at = self.home(hash);
+        while self.entries[at] != 0 {
+            if self.entries[at] & TAG_MASK == Self::tag(hash) {
+                return self.prefetch((self.entries[at] as u32) - 1);
+            }
+            at = (at + 1) & mask;
         }
     }
 
@@ -125,7 +133,7 @@ impl KeyTable {
             if entry == 0 {
                 return None;
             }
-            if entry & 0xffff_ffff_0000_0000 == Self::tag(hash) {
+            if entry & TAG_MASK == Self::tag(hash) {
                 let slot = (entry as u32) - 1;
                 if self.words(slot)[0] == hash && self.key_is(slot, key) {
                     return Some(slot);
