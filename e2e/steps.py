@@ -115,6 +115,10 @@ class Given:
         """The uid of the job's pod."""
         return str(self._world.cluster.one("Pod", of.namespace, of.pod)["metadata"]["uid"])
 
+    def its_stateful_set(self, of: Job) -> str:
+        """The uid of the job's StatefulSet."""
+        return str(self._world.cluster.one("StatefulSet", of.namespace, of.name)["metadata"]["uid"])
+
     @contextmanager
     def events_all_the_while(self, of: Job) -> Iterator[None]:
         """Events keep coming to the job meanwhile."""
@@ -263,6 +267,24 @@ class Then:
         """The pod is the one of uid `old`, and serves."""
         pod = self._world.cluster.one("Pod", of.namespace, of.pod)
         assert (pod["metadata"]["uid"], is_ready(pod)) == (old, True)
+
+    def its_stateful_set_was_made_anew(self, of: Job, old: str) -> None:
+        """Another StatefulSet than the one of uid `old` is there."""
+
+        def anew(sets: dict[str, Object]) -> bool:
+            return of.name in sets and sets[of.name]["metadata"]["uid"] != old
+
+        what = f"another StatefulSet {of.name}"
+        self._world.cluster.until(what, "StatefulSet", of.namespace, anew, TOLD_WITHIN_S)
+
+    def its_claim_asks_for(self, of: Job, size: str) -> None:
+        """The claim of its volume wants this size."""
+
+        def asks(claims: dict[str, Object]) -> bool:
+            return of.claim in claims and claims[of.claim]["spec"]["resources"]["requests"]["storage"] == size
+
+        what, kind = f"a claim {of.claim} of {size}", "PersistentVolumeClaim"
+        self._world.cluster.until(what, kind, of.namespace, asks, TOLD_WITHIN_S)
 
     def its_engine_was_started_again(self, of: Job) -> None:
         """The container has been restarted, and serves."""
