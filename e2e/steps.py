@@ -389,20 +389,25 @@ class Then:
 
         return wait_until(f"{path} of {of.name}", answer, VISIBLE_WITHIN_S)
 
-    def _written(self, of: Job, sink: str, rows: int) -> list[Row]:
-        """The rows in a sink's files, once they are at least so many."""
-        script = f'for part in {OUTPUT}/{sink}/part-*; do [ -e "$part" ] && cat "$part"; done; true'
+    def its_files_have(self, of: Job, pattern: str, rows: int, within_s: float = VISIBLE_WITHIN_S) -> list[Row]:
+        """The rows in files of its pod, once they are at least so many."""
+        script = f'for part in {pattern}; do [ -e "$part" ] && cat "$part"; done; true'
+        last = 0
 
         def look() -> list[Row] | None:
-            text = self._world.cluster.kubectl("-n", of.namespace, "exec", of.pod, "--", "sh", "-c", script)
-            found = [json.loads(line) for line in text.splitlines()]
-            self._last = len(found)
+            nonlocal last
+            done = run(["kubectl", "-n", of.namespace, "exec", of.pod, "--", "sh", "-c", script])
+            found = [json.loads(line) for line in done.stdout.splitlines()] if done.code == 0 else []
+            last = len(found)
             return found if len(found) >= rows else None
 
         try:
-            return wait_until(f"{rows} rows of the sink {sink}", look, VISIBLE_WITHIN_S)
+            return wait_until(f"{rows} rows in {pattern}", look, within_s)
         except AssertionError as error:
-            raise AssertionError(f"{error}: {self._last} rows") from None
+            raise AssertionError(f"{error}: {last} rows") from None
+
+    def _written(self, of: Job, sink: str, rows: int) -> list[Row]:
+        return self.its_files_have(of, f"{OUTPUT}/{sink}/part-*", rows)
 
 
 def _count_of(stats: Row, column: str) -> int:
