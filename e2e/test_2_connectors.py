@@ -18,6 +18,7 @@ OBJECTS = "/var/lib/streamjob/data/objects"
 
 _CODE = """
 import asyncio
+import json
 import os
 
 from streamjob import Event, Sink
@@ -37,8 +38,8 @@ class Folder(Sink):
 
     async def write(self, batch):
         path = os.path.join("{objects}", batch.key.replace("/", "_"))
-        with open(path + ".part", "wb") as file:
-            file.write(batch.body)
+        with open(path + ".part", "w") as file:
+            file.writelines(json.dumps(row) + "\\n" for row in batch.rows)
         os.rename(path + ".part", path)
 """
 
