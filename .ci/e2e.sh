@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # e2e/ on a kind cluster of its own in the lab of ../shared/cluster, with the engine of dist/engine. Nothing of the
 # project takes part in bringing the lab up: a machine that cannot is named, and no failure. `.ci/e2e.sh --if-built` runs
-# only where the lab's programs have been compiled already, which takes half an hour.
+# only where the lab's programs have been compiled already, which takes half an hour. ENGINE=compile compiles the engine in
+# its image, as whoever calls `docker build` does: another half an hour.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +21,12 @@ if [ "${1:-}" = --if-built ]; then
 fi
 if [ "$(id -u)" != 0 ]; then cannot "it needs root"; fi
 unshare --net --mount true 2>/dev/null || cannot "network namespaces are not permitted"
-ls dist/engine/*.whl >/dev/null || { echo "e2e: dist/engine holds no wheel: make wheels" >&2; exit 1; }
+engine=(--build-arg ENGINE=wheel --build-arg RUST_IMAGE=python:3.12-slim)
+if [ "${ENGINE:-wheel}" = compile ]; then
+    engine=(--build-arg ENGINE=compile)
+else
+    ls dist/engine/*.whl >/dev/null || { echo "e2e: dist/engine holds no wheel: make wheels" >&2; exit 1; }
+fi
 
 work=$(mktemp -d)
 log=$work/lab.log
@@ -41,5 +47,6 @@ up up.sh "$CLUSTER" || cannot "the cluster does not come up"
 
 echo "e2e: building the images"
 "$lab/image.sh" streamjob-operator:e2e . -f Dockerfile.operator
-"$lab/image.sh" streamjob-engine:e2e . -f Dockerfile.engine --build-arg ENGINE=wheel --build-arg RUST_IMAGE=python:3.12-slim
+if [ "${ENGINE:-wheel}" = compile ]; then .ci/rust-image.sh; fi
+"$lab/image.sh" streamjob-engine:e2e . -f Dockerfile.engine "${engine[@]}"
 "$lab/in-lab.sh" .venv/bin/python -m pytest -q --durations=15 e2e "$@"

@@ -14,6 +14,7 @@ from client_pod import NAME, READY_WITHIN_S, ClientPod, manifest
 from cluster import Cluster, run
 from release import ENGINE_IMAGE, NAMESPACE, Release
 from steps import Given, Then, When, World, is_ready
+from storage import GrowingClass, growing_class
 
 SHOWN_LINES = 60
 BUDGET_S = float(os.environ.get("STREAMJOB_E2E_BUDGET_S", "0"))
@@ -91,6 +92,13 @@ def when(world: World) -> When:
 def then(world: World) -> Then:
     """Then …"""
     return Then(world)
+
+
+@pytest.fixture(scope="session")
+def growing(cluster: Cluster) -> Iterator[GrowingClass]:
+    """A storage class whose volumes grow."""
+    with growing_class(cluster) as found:
+        yield found
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from steps import Given, Then, When
+from steps import Given, Then, When, World
+from storage import GrowingClass
 
 
 def test_an_edit_rolls_the_pod(given: Given, when: When, then: Then) -> None:
@@ -62,4 +63,21 @@ def test_annotations_ask_for_a_checkpoint_and_a_restart(given: Given, when: When
     when.it_is_annotated(job, "restart", "after-lunch")
     then.an_event_says(job, "Rolling", "a restart was asked for", "after-lunch")
     then.its_pod_was_replaced(job, pod)
+    then.nothing_was_repeated(job)
+
+
+def test_a_larger_volume_grows_around_the_running_pod(
+    world: World, given: Given, when: When, then: Then, growing: GrowingClass
+) -> None:
+    job = given.a_job_that_was_sent_events(storage={"size": "1Gi", "storageClassName": growing.name})
+    pod, before = given.its_pod(job), given.its_stateful_set(job)
+    with given.events_all_the_while(job):
+        when.it_is_applied(job, storage={"size": "2Gi", "storageClassName": growing.name})
+        then.an_event_says(job, "VolumeGrowth", "2Gi")
+        then.its_stateful_set_was_made_anew(job, before)
+        then.its_claim_asks_for(job, "2Gi")
+        growing.grow(world.cluster, job, "2Gi")
+        then.its_condition_says(job, "StorageReady", "True", "Bound")
+        then.it_runs(job)
+    then.its_pod_is_still(job, pod)
     then.nothing_was_repeated(job)

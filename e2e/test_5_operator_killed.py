@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from steps import Given, Then, When
+from steps import Given, Then, When, World
+from storage import GrowingClass
 
 
 def test_while_a_job_is_made(given: Given, when: When, then: Then) -> None:
@@ -54,3 +55,17 @@ def test_while_a_job_and_its_volume_are_deleted(given: Given, when: When, then: 
     when.the_operator_is_killed_during(job, "Delete")
     then.it_is_gone(job)
     then.its_volume_is_gone(job)
+
+
+def test_while_a_volume_grows(world: World, given: Given, when: When, then: Then, growing: GrowingClass) -> None:
+    job = given.a_job_that_was_sent_events(storage={"size": "1Gi", "storageClassName": growing.name})
+    pod, before = given.its_pod(job), given.its_stateful_set(job)
+    with given.events_all_the_while(job):
+        when.it_is_applied(job, storage={"size": "2Gi", "storageClassName": growing.name})
+        when.the_operator_is_killed_during(job, "Resize")
+        then.its_stateful_set_was_made_anew(job, before)
+        then.its_claim_asks_for(job, "2Gi")
+        growing.grow(world.cluster, job, "2Gi")
+        then.it_runs(job)
+    then.its_pod_is_still(job, pod)
+    then.nothing_was_repeated(job)

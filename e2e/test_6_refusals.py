@@ -12,6 +12,7 @@ from client_pod import ClientPod
 from cluster import Object, run, wait_until
 from jobs import WINDOW, job
 from steps import TOLD_WITHIN_S, Given, Then, When, World
+from storage import default_class
 
 Spec = dict[str, Any]
 
@@ -52,8 +53,8 @@ BY_THE_SCHEMA = {
     ),
     "two kinds of source": (
         with_changed(lambda spec: spec["sources"][0].update(file={"path": "a.ndjson"})),
-        "a source has exactly one of http and file",
-        "",
+        "a source has exactly one of",
+        "http, file",
     ),
     "a window that is not there": (
         with_changed(lambda spec: spec["sinks"][0].update({"from": "per_year"})),
@@ -128,6 +129,21 @@ def test_a_smaller_volume_is_told_and_changes_nothing(given: Given, when: When, 
     when.it_is_applied(made, storage={"size": "512Mi"})
     then.its_condition_says(made, "StorageReady", "False", "ShrinkNotPossible", "never shrink")
     then.its_pod_is_still(made, pod)
+    when.it_is_applied(made)
+    then.its_condition_says(made, "StorageReady", "True", "Bound")
+    then.its_pod_is_still(made, pod)
+
+
+def test_a_volume_that_cannot_grow_is_told_and_changes_nothing(
+    world: World, given: Given, when: When, then: Then
+) -> None:
+    if default_class(world.cluster).get("allowVolumeExpansion"):
+        pytest.skip("the volumes of the default StorageClass can grow here")
+    made = given.a_running_job()
+    pod = given.its_pod(made)
+    when.it_is_applied(made, storage={"size": "2Gi"})
+    then.its_condition_says(made, "StorageReady", "False", "ExpansionNotAllowed", "put the old size back")
+    then.its_claim_asks_for(made, "1Gi")
     when.it_is_applied(made)
     then.its_condition_says(made, "StorageReady", "True", "Bound")
     then.its_pod_is_still(made, pod)

@@ -31,6 +31,10 @@ RULES = CHART / "files" / "rules" / "streamjob.yaml"
 EXAMPLE = ROOT / "examples" / "telemetry"
 START_S = 60
 SAMPLES = 4
+STARTING = 503
+"""What Prometheus answers, as plain text, until it has opened its database."""
+OF_TOPICS = {f"streamjob_source_{name}" for name in ("bytes_total", "lag_rows", "lost_total", "skipped_total")}
+"""Metrics of sources that read a broker, which these tests have not."""
 LABELS = {"namespace": "shop", dashboard.JOB: "telemetry", "pod": "telemetry-0"}
 
 ENGINE_QUERIES = {
@@ -118,6 +122,8 @@ class Prometheus:
             with urllib.request.urlopen(url, timeout=10) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
+            if error.code == STARTING:
+                raise
             raise ValueError(json.load(error)["error"]) from None
 
     def query(self, query: str) -> list[dict[str, Any]]:
@@ -247,7 +253,8 @@ def test_every_metric_of_the_documents_can_be_scraped(prometheus: Prometheus) ->
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `(\w+)` \| (?:counter|gauge|histogram)", text, re.MULTILINE))
     scraped = set(prometheus.get("/api/v1/label/__name__/values"))
-    missing = {name for name in documented if name not in scraped and f"{name}_bucket" not in scraped}
+    assert documented >= OF_TOPICS
+    missing = {name for name in documented - OF_TOPICS if name not in scraped and f"{name}_bucket" not in scraped}
     assert not missing
 
 

@@ -18,6 +18,8 @@ Object = dict[str, Any]
 MAX_DIFFERENCES = 32
 """Differences of one object that are looked at."""
 _SHOWN = 60
+_BEFORE = 20
+"""Characters that are shown before the place where two long texts differ."""
 _SECRET = frozenset({"annotations", "bearer_token", "data", "env", "headers"})
 """Members whose values may be secret: they are named and never shown."""
 _SECRET_PATH = re.compile(r"^data(\.|$)|(^|[.\]])(annotations|bearer_token|env|headers)([.\[]|$)")
@@ -50,7 +52,8 @@ class Difference:
         """For an Event or a log: `spec.replicas: 1 -> 2`, and the path alone where values may be secret."""
         if _SECRET_PATH.search(self.path):
             return f"{self.path} (its values are not shown)"
-        return f"{self.path}: {_shown(_masked(self.found))} -> {_shown(_masked(self.wanted))}"
+        found, wanted = _apart(_text(_masked(self.found)), _text(_masked(self.wanted)))
+        return f"{self.path}: {_cut(found)} -> {_cut(wanted)}"
 
 
 def _masked(value: Any) -> Any:
@@ -61,11 +64,27 @@ def _masked(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
+    return _cut(_text(value))
+
+
+def _text(value: Any) -> str:
     if value is None:
         return "nothing"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
-    text = text.replace("\n", "\\n")
+    return text.replace("\n", "\\n")
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _apart(found: str, wanted: str) -> tuple[str, str]:
+    """Two texts, without their common beginning where that is all that would be shown, as of code."""
+    if found == wanted or _cut(found) != _cut(wanted):
+        return found, wanted
+    same = next((at for at, pair in enumerate(zip(found, wanted, strict=False)) if pair[0] != pair[1]), None)
+    begin = (min(len(found), len(wanted)) if same is None else same) - _BEFORE
+    return f"…{found[begin:]}", f"…{wanted[begin:]}"
 
 
 def quantity(value: Any) -> Decimal | None:

@@ -56,6 +56,18 @@ def test_the_first_difference_is_said_by_name(wanted: Any, found: Any, said: str
     assert str(first_difference(wanted, found)) == said
 
 
+def test_long_texts_are_shown_from_where_they_differ() -> None:
+    begin = "import asyncio\n" * 10
+    (found,) = differences({"source": begin + "a = 1\n"}, {"source": begin + "a = 2\n"}, "job")
+    assert found.told == "job.source: …import asyncio\\na = 2\\n -> …import asyncio\\na = 1\\n"
+    (found,) = differences({"source": begin}, {"source": begin + "x"}, "job")
+    assert found.told == "job.source: …io\\nimport asyncio\\nx -> …io\\nimport asyncio\\n"
+    (found,) = differences({"source": "b" + begin}, {"source": "a" + begin}, "job")
+    assert found.told.startswith("job.source: aimport asyncio")
+    (found,) = differences({"source": "1"}, {"source": 1}, "job")
+    assert found.told == "job.source: 1 -> 1"
+
+
 @pytest.mark.parametrize(
     ("one", "other"), [("1000m", "1"), ("1Gi", "1073741824"), ("0.5", "500m"), ("1k", 1000), ("1024Mi", "1Gi")]
 )
