@@ -129,9 +129,9 @@ impl Shard {
 
     /// Fills a slot that was just made from its record.
     pub(super) fn read_slot(&mut self, slot: Slot, value: &[u8]) -> Result<()> {
-        let plan = self.plan.clone();
-        let windows = &mut self.windows;
-        let (base, panes) = self.table.state_mut(slot).split_at_mut(plan.base_words());
+        // The plan is all workers': counting who has it, key by key, would have them wait for each other.
+        let Shard { plan, windows, table, .. } = self;
+        let (base, panes) = table.state_mut(slot).split_at_mut(plan.base_words());
         let mut counted = true;
         freeze::decode_slot(value, base, &mut |window, start_us, words| {
             let (Some(window), Some(state)) = (plan.windows.get(window), windows.get_mut(window)) else { return };
