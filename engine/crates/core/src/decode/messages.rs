@@ -61,7 +61,7 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::new`] and [`Decoder::with_avro`]; a user error for a name that is no field.
     pub fn for_messages(schema: &SchemaConfig, metadata: &[&str], max_ahead_us: i64, format: &MessageFormat) -> Result<Decoder> {
-        let decoder = Decoder::of(Layout::new(schema, metadata)?, max_ahead_us)?;
+        let decoder = Decoder::of(Layout::new(schema, metadata)?, max_ahead_us);
         match format {
             MessageFormat::Json => Ok(decoder),
             MessageFormat::Avro(avro) => decoder.with_avro(avro),

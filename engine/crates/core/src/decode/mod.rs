@@ -98,12 +98,12 @@ impl Decoder {
     /// # Errors
     /// A user error for a schema that cannot be decoded: unknown or float key field, doubled names, wrong time format.
     pub fn new(schema: &SchemaConfig, _shards: u16, max_ahead_us: i64) -> Result<Decoder> {
-        Decoder::of(Layout::new(schema, &[])?, max_ahead_us)
+        Ok(Decoder::of(Layout::new(schema, &[])?, max_ahead_us))
     }
 
-    fn of(layout: Layout, max_ahead_us: i64) -> Result<Decoder> {
+    fn of(layout: Layout, max_ahead_us: i64) -> Decoder {
         let shape = Shape { row_bytes: FIRST_ROW_BYTES, string_bytes_per_row: 0 };
-        Ok(Decoder { fast: FastReader::new(&layout), layout, avro: Avro::default(), max_ahead_us, shape })
+        Decoder { fast: FastReader::new(&layout), layout, avro: Avro::default(), max_ahead_us, shape }
     }
 
     /// From now on every row is read by the general parser: to compare it with the fast path.
