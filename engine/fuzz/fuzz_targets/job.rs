@@ -17,7 +17,7 @@ use streamjob_core::plan::Plan;
 use streamjob_core::processor::{Delivery, Processor, SinkPort};
 use streamjob_core::progress::END_OF_TIME;
 use streamjob_core::shard::{Shard, SplitInfo};
-use streamjob_core::store::MemoryStore;
+use streamjob_core::store::{MemoryStore, WriteSet};
 use streamjob_core::udf::NoUdfs;
 use streamjob_fuzz::{NOW_US, assert_sound};
 
@@ -95,7 +95,7 @@ fn run(plan: Arc<Plan>) {
     while processor.close_windows(1 << 16, &mut Nowhere).expect("windows close") {}
     for shard in 0..processor.shards().len() as u16 {
         if let Some(frozen) = processor.freeze(shard) {
-            frozen.write_set(&MemoryStore::new()).expect("an encodable commit");
+            frozen.write_set(&MemoryStore::new(), &mut WriteSet::default()).expect("an encodable commit");
         }
     }
 }

@@ -20,7 +20,7 @@ use streamjob_core::plan::Plan;
 use streamjob_core::processor::{Delivery, Processor, SinkPort};
 use streamjob_core::progress::END_OF_TIME;
 use streamjob_core::shard::{Shard, SplitInfo};
-use streamjob_core::store::{MemoryStore, ShardStore};
+use streamjob_core::store::{MemoryStore, ShardStore, WriteSet};
 use streamjob_core::udf::NoUdfs;
 use streamjob_fuzz::{MAX_AHEAD_US, NOW_US};
 
@@ -114,6 +114,7 @@ struct Run {
     plan: Arc<Plan>,
     decoder: Decoder,
     stores: Vec<Arc<dyn ShardStore>>,
+    writes: WriteSet,
     processor: Processor,
     port: Collected,
     next: u64,
@@ -131,7 +132,15 @@ impl Run {
     fn new(plan: Arc<Plan>) -> Run {
         let stores: Vec<Arc<dyn ShardStore>> = (0..SHARDS).map(|_| Arc::new(MemoryStore::new()) as Arc<dyn ShardStore>).collect();
         let decoder = Decoder::new(&plan.config.schema, SHARDS, MAX_AHEAD_US).expect("a decodable schema");
-        Run { processor: open(&plan, &stores), decoder, plan, stores, port: Collected::default(), next: 0 }
+        Run {
+            processor: open(&plan, &stores),
+            decoder,
+            plan,
+            stores,
+            writes: WriteSet::default(),
+            port: Collected::default(),
+            next: 0,
+        }
     }
 
     fn deliver(&mut self, body: &[u8]) {
@@ -149,10 +158,12 @@ impl Run {
 
     fn commit(&mut self) {
         for shard in 0..SHARDS {
-            if let Some(frozen) = self.processor.freeze(shard) {
+            if let Some(mut frozen) = self.processor.freeze(shard) {
                 let store = &self.stores[usize::from(shard)];
-                store.commit(frozen.write_set(store).expect("an encodable commit")).expect("memory");
+                frozen.write_set(store, &mut self.writes).expect("an encodable commit");
+                store.commit(&self.writes).expect("memory");
                 self.processor.committed(shard, frozen.epoch, &frozen.sends, &mut self.port).expect("no sink fails");
+                self.processor.reuse(frozen.take_buffers());
             }
         }
     }
