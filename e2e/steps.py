@@ -264,14 +264,10 @@ class Then:
         self._world.until_serving(of, ROLLED_WITHIN_S, other_than=old)
 
     def its_pod_is_still(self, of: Job, old: str) -> None:
-        """The pod is the one of uid `old`, at once, and serves, within a bound.
-
-        On a busy machine a pod that nobody has touched was seen not to be ready for a moment.
-        """
+        """The pod is the one of uid `old`, and serves."""
         pod = self._world.cluster.one("Pod", of.namespace, of.pod)
         assert pod["metadata"]["uid"] == old, f"{of.pod} is another pod: {pod['metadata']}"
-        serving = self._world.until_serving(of, TOLD_WITHIN_S)
-        assert serving["metadata"]["uid"] == old, f"{of.pod} is another pod: {serving['metadata']}"
+        assert is_ready(pod), f"{of.pod} is not ready: {pod['status']}"
 
     def its_stateful_set_was_made_anew(self, of: Job, old: str) -> None:
         """Another StatefulSet than the one of uid `old` is there."""
