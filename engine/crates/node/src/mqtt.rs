@@ -105,7 +105,7 @@ async fn take(
             Err(error) => return Ok(Some(error)),
         };
         *failures = 0;
-        let payloads: Vec<_> = messages.iter().map(|message| message.payload.clone()).collect();
+        let payloads: Vec<_> = messages.iter().map(|message| message.payload().clone()).collect();
         let levels: Vec<_> = messages.iter().flat_map(|message| session.levels(message)).collect();
         let Some(receipt) = push.push(&payloads, &levels, None).await? else {
             session.close().await;

@@ -43,9 +43,12 @@ pub struct MqttSource {
 
 /// A message of the broker.
 #[derive(Debug, Clone)]
-pub struct MqttMessage {
-    pub payload: Bytes,
-    publish: Publish,
+pub struct MqttMessage(Publish);
+
+impl MqttMessage {
+    pub fn payload(&self) -> &Bytes {
+        &self.0.payload
+    }
 }
 
 /// One connection, with its subscriptions.
@@ -198,7 +201,7 @@ impl MqttSession {
             && let Ok(publish) = self.messages.try_recv()
         {
             let Some(message) = self.read(publish) else { continue };
-            bytes += message.payload.len();
+            bytes += message.payload().len();
             if bytes > max_bytes {
                 self.held = Some(message);
                 break;
@@ -214,12 +217,12 @@ impl MqttSession {
             let _ = self.client.try_ack(&publish);
             return None;
         }
-        Some(MqttMessage { payload: publish.payload.clone(), publish })
+        Some(MqttMessage(publish))
     }
 
     /// The levels of a message's topic that the job asks for, in its order.
     pub fn levels<'m>(&self, message: &'m MqttMessage) -> impl Iterator<Item = Metadata<'m>> {
-        let topic = &message.publish.topic;
+        let topic = &message.0.topic;
         let level = |config: &TopicLevelConfig| topic.split('/').nth(usize::from(config.level).saturating_sub(1));
         self.levels.iter().map(move |config| level(config).map_or(Metadata::Absent, |text| Metadata::Text(text.as_bytes())))
     }
@@ -232,7 +235,7 @@ impl MqttSession {
     /// Tells the broker that it may forget messages. Where the connection has ended meanwhile, they come again.
     pub fn acknowledge(&self, messages: &[MqttMessage]) {
         for message in messages {
-            let _ = self.client.try_ack(&message.publish);
+            let _ = self.client.try_ack(&message.0);
         }
     }
 
