@@ -279,7 +279,11 @@ class Running:
             seen[:] = [Metrics(answer.text)]
             return seen[0].sum(name, **labels) >= at_least
 
-        wait_until(f"{name}{labels or ''} >= {at_least}", look, within_s)
+        try:
+            wait_until(f"{name}{labels or ''} >= {at_least}", look, within_s)
+        except TooLongError as error:
+            last = seen[0].sum(name, **labels) if seen else "nothing"
+            raise TooLongError(f"{error}; it was {last} in the end\n{self.stderr[-3000:]}") from None
         return seen[0]
 
     def await_processed(self, rows: int, within_s: float = 30.0) -> Metrics:

@@ -194,10 +194,11 @@ class Broker:
         admin.delete_topics([topic])[topic].result(ANSWER_WITHIN_S)
         wait_until(f"that {topic} is gone", lambda: topic not in admin.list_topics(timeout=5).topics)
 
-    def add_partitions(self, topic: str, total: int) -> None:
-        """More partitions."""
+    def add_partitions(self, topic: str, total: int, on: int | None = None) -> None:
+        """More partitions; one more on the node `on`, where that is given."""
+        place = {} if on is None else {"replica_assignment": [[on]]}
         admin = self.admin()
-        admin.create_partitions([NewPartitions(topic, total)])[topic].result(ANSWER_WITHIN_S)
+        admin.create_partitions([NewPartitions(topic, total, **place)])[topic].result(ANSWER_WITHIN_S)
 
     def leader(self, topic: str, partition: int = 0) -> int:
         """The node that leads a partition; -1 while none does."""

@@ -42,6 +42,13 @@ def job_text(broker: Broker, topic: str, out: str, **more: str) -> str:
     return JOB.format(address=broker.address, topic=topic, out=out, **given)
 
 
+def topics(broker: Broker, name: str, partitions: int = 3, **config: str) -> tuple[str, str]:
+    """A topic for events and one for results."""
+    broker.create(name, partitions, **config)
+    broker.create(f"{name}-out", 2)
+    return name, f"{name}-out"
+
+
 class Events:
     """Events in order of time, each key in one partition; the time goes on from call to call."""
 

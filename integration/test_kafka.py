@@ -14,15 +14,8 @@ import pytest
 from confluent_kafka import TopicPartition
 from harness import KILLED, Job, run_command, wait_until
 from kafka_broker import Broker
-from kafka_jobs import Events, job_text
+from kafka_jobs import Events, job_text, topics
 from sink_jobs import then_each_window_is_there_once
-
-
-def topics(broker: Broker, name: str, partitions: int = 3, **config: str) -> tuple[str, str]:
-    """A topic for events and one for results."""
-    broker.create(name, partitions, **config)
-    broker.create(f"{name}-out", 2)
-    return name, f"{name}-out"
 
 
 def test_a_topic_through_windows_into_a_topic(broker: Broker, make_job: Callable[..., Job], seed: int) -> None:
@@ -81,88 +74,6 @@ def test_topics_survive_kills_at_every_step(
             events.send(broker, topic, 200)
         assert running.await_exit().code == KILLED, f"the step {kill} was not passed"
         report.killed(kill)
-    job.run_to_end()
-    then_each_window_is_there_once(events, broker.rows(out))
-
-
-@pytest.mark.kills
-def test_a_broker_is_killed_paused_and_restarted(
-    make_broker: Callable[..., Broker], make_job: Callable[..., Job], seed: int
-) -> None:
-    broker = make_broker().start()
-    topic, out = topics(broker, "broker-kills")
-    events = Events(random.Random(seed + 13))
-    # Shorter than the pause: the broker gives the open transaction up, and nobody else is the reason.
-    job = make_job(job_text(broker, topic, out, sink="transactionTimeout: 2s"))
-    running = job.run()
-    for how in ("kill", "pause", "stop"):
-        events.send(broker, topic, 3000)
-        running.await_processed(1000)
-        if how == "pause":
-            broker.pause()
-            wait_until("that the source is seen to be away", lambda: not connected(running), within_s=60)
-            broker.resume()
-        else:
-            broker.kill() if how == "kill" else broker.stop()
-            wait_until("that the source is seen to be away", lambda: not connected(running), within_s=60)
-            broker.start()
-        wait_until("that it is there again", lambda: connected(running), within_s=60)
-    events.send(broker, topic, 3000)
-    running.await_processed(len(events.all), within_s=60)
-    assert running.metrics().sum("streamjob_connection_errors_total") > 0
-    running.stop()
-    job.run_to_end()
-    then_each_window_is_there_once(events, broker.rows(out))
-
-
-@pytest.mark.kills
-def test_the_coordinator_of_the_transactions_moves_and_dies(
-    make_broker: Callable[..., Broker], make_job: Callable[..., Job], seed: int
-) -> None:
-    broker = make_broker().start()
-    topic, out = topics(broker, "moved")
-    second = make_broker(joins=broker).start()
-    events = Events(random.Random(seed + 16))
-    job = make_job(job_text(broker, topic, out))
-    running = job.run()
-    events.send(broker, topic, 2000)
-    # The first transaction makes the coordinator's own topic.
-    wait_until("a first result", lambda: broker.rows(out), within_s=60)
-    for node in (2, 1, 2):
-        events.send(broker, topic, 2000)
-        broker.reassign("__transaction_state", node)
-        events.send(broker, topic, 2000)
-        running.await_processed(len(events.all), within_s=60)
-    second.kill()
-    events.send(broker, topic, 2000)
-    running.await_processed(len(events.all), within_s=60)
-    second.start()
-    events.send(broker, topic, 2000)
-    running.await_processed(len(events.all), within_s=60)
-    running.stop()
-    job.run_to_end()
-    then_each_window_is_there_once(events, broker.rows(out))
-
-
-def connected(running: object) -> bool:
-    """Whether the source's broker answers."""
-    return running.metrics().sum("streamjob_connected", kind="source", connector="in") == 1  # type: ignore[attr-defined]
-
-
-def test_a_start_without_a_broker_waits_for_it(
-    make_broker: Callable[..., Broker], make_job: Callable[..., Job], seed: int
-) -> None:
-    broker = make_broker().start()
-    topic, out = topics(broker, "late-broker")
-    broker.stop()
-    job = make_job(job_text(broker, topic, out))
-    running = job.run()
-    assert running.get("/healthz").status_code == 200
-    broker.start()
-    events = Events(random.Random(seed + 14))
-    events.send(broker, topic, 1000)
-    running.await_processed(len(events.all), within_s=60)
-    running.stop()
     job.run_to_end()
     then_each_window_is_there_once(events, broker.rows(out))
 

@@ -97,7 +97,7 @@ impl Rereader {
                     Entry::Occupied(entry) => entry.into_mut(),
                     Entry::Vacant(entry) => entry.insert(TopicAgain::new(source.clone(), &self.shared.plan, clock_us)?),
                 };
-                topic.read(*number, from, to)?.map(|(first, batch)| {
+                topic.read(*number, from, to, self.shared.uptime_us())?.map(|(first, batch)| {
                     let rows = select_for(&batch, &self.shared.worker_of, self.worker);
                     Delivery::new(split, first, batch, rows)
                 })

@@ -104,7 +104,7 @@ fn try_registry(runtime: &Runtime, place: &str, avro: &AvroConfig) -> Option<Tri
 }
 
 fn describe(place: &str, connection: &KafkaConnectionConfig, topic: &str, isolation: Isolation) -> Result<String> {
-    let client = Topic::new(place, connection, topic, None, isolation, Arc::default())?;
+    let client = Topic::new(place, connection, topic, isolation, Arc::default())?;
     let info = client.describe()?;
     for partition in &info.partitions {
         client.bounds(*partition)?;

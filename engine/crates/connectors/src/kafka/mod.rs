@@ -5,6 +5,7 @@
 
 mod client;
 mod errors;
+mod group;
 mod metadata;
 mod produce;
 mod progress;
@@ -14,6 +15,7 @@ mod source;
 mod topic;
 
 pub use client::RESERVED_PROPERTIES;
+pub use group::GroupOffsets;
 pub use metadata::MetadataFields;
 pub use rdkafka::error::RDKafkaErrorCode as Code;
 pub use sink::KafkaSink;

@@ -140,7 +140,7 @@ impl ProgressTopic {
     }
 
     fn client(&self, isolation: Isolation) -> Result<Topic> {
-        Topic::new(&self.place, &self.config.connection, self.name(), None, isolation, self.connection.clone())
+        Topic::new(&self.place, &self.config.connection, self.name(), isolation, self.connection.clone())
     }
 
     fn take(

@@ -125,6 +125,12 @@ impl TopicReader {
         self.consumer.incremental_unassign(&list).map_err(|error| explain(&self.place, &error, self.connection()))
     }
 
+    /// Gives nothing more of these partitions.
+    pub fn pause(&self, partitions: &[i32]) -> Result<()> {
+        let list = self.list(&partitions.iter().map(|partition| (*partition, 0)).collect::<Vec<_>>())?;
+        self.consumer.pause(&list).map_err(|error| explain(&self.place, &error, self.connection()))
+    }
+
     fn list(&self, partitions: &[(i32, u64)]) -> Result<TopicPartitionList> {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in partitions {

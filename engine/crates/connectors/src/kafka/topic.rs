@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rdkafka::bindings as sys;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{IsError, KafkaError};
 use rdkafka::{Offset, TopicPartitionList};
 use streamjob_core::config::{Isolation, KafkaConnectionConfig};
@@ -19,6 +19,10 @@ use crate::connection::Connection;
 
 /// One answer may take this long.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Brokers are asked this often, milliseconds, which of them there are: until then a question may go to one that has died.
+const METADATA_EVERY_MS: usize = 10_000;
+const METADATA_EVERY: &str = "topic.metadata.refresh.interval.ms";
 
 /// Words of a client that are heard at once.
 const WORDS_AT_ONCE: usize = 64;
@@ -51,7 +55,6 @@ impl Topic {
         place: &str,
         config: &KafkaConnectionConfig,
         name: &str,
-        group: Option<&str>,
         isolation: Isolation,
         connection: Arc<Connection>,
     ) -> Result<Topic> {
@@ -59,8 +62,8 @@ impl Topic {
         client.set("isolation.level", isolation_level(isolation));
         client.set("enable.auto.commit", "false");
         client.set("allow.auto.create.topics", "false");
-        if let Some(group) = group {
-            client.set("group.id", group);
+        if !config.properties.contains_key(METADATA_EVERY) {
+            client.set(METADATA_EVERY, METADATA_EVERY_MS.to_string());
         }
         Ok(Topic { consumer: create(place, &client, connection)?, name: name.to_owned() })
     }
@@ -75,10 +78,7 @@ impl Topic {
 
     /// Lets the client say what it has to: lines for the log, errors.
     pub fn serve(&self) {
-        // A call hears one word, and gives nothing for most of them.
-        for _ in 0..WORDS_AT_ONCE {
-            let _ = self.consumer.poll(Duration::ZERO);
-        }
+        serve(&self.consumer);
     }
 
     /// Asks the cluster which topic the name means.
@@ -121,18 +121,6 @@ impl Topic {
         Ok(offsets)
     }
 
-    /// Shows tools how far the job is. What it goes on from is in its own state.
-    pub fn commit(&self, positions: &[(i32, u64)]) -> Result<()> {
-        let doing = format!("committing the group's offsets of {}", self.name);
-        let mut list = TopicPartitionList::new();
-        for (partition, offset) in positions {
-            let added = list.add_partition_offset(&self.name, *partition, Offset::Offset(*offset as i64));
-            added.map_err(|error| explain(&doing, &error, self.connection()))?;
-        }
-        let committed = self.consumer.commit(&list, CommitMode::Sync);
-        self.answer(&doing, committed)
-    }
-
     fn answer<T>(&self, doing: &str, answer: Result<T, KafkaError>) -> Result<T> {
         match answer {
             Ok(answer) => {
@@ -147,6 +135,13 @@ impl Topic {
                 Err(explained)
             }
         }
+    }
+}
+
+pub(super) fn serve(consumer: &BaseConsumer<Context>) {
+    // A call hears one word, and gives nothing for most of them.
+    for _ in 0..WORDS_AT_ONCE {
+        let _ = consumer.poll(Duration::ZERO);
     }
 }
 

@@ -1,6 +1,5 @@
 //! A process that runs: what it looks at, and how it ends.
 
-use std::collections::HashMap;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -123,10 +122,11 @@ impl Running {
         }
         for source in &self.topics {
             // Tools see where the job stopped. A cluster that does not answer has been waited for long enough.
-            if source.connection.is_connected()
-                && let Err(error) = source.show(&self.shared, &mut HashMap::new())
-            {
-                tracing::debug!("{error}");
+            if source.connection.is_connected() {
+                match self.shared.reopens() {
+                    true => drop(source.show(&self.shared)),
+                    false => source.show_last(&self.shared),
+                }
             }
         }
         for output in &self.outputs {

@@ -12,6 +12,7 @@ use streamjob_core::{Error, Result};
 
 use super::TopicSource;
 use super::rows;
+use super::stall::{Seen, Stall};
 
 /// What one worker reads again of one source.
 pub struct TopicAgain {
@@ -20,6 +21,8 @@ pub struct TopicAgain {
     decoder: Decoder,
     reader: TopicReader,
     lanes: HashMap<i32, Lane>,
+    /// By partition; they outlive lanes, which are given up with the reader.
+    stalls: HashMap<i32, Stall>,
     messages: Messages,
 }
 
@@ -38,15 +41,13 @@ struct Lane {
 impl TopicAgain {
     pub fn new(source: Arc<TopicSource>, plan: &Plan, clock_us: i64) -> Result<TopicAgain> {
         let decoder = source.decoder(&plan.config)?;
-        let (config, connection) = (&source.config, source.connection.clone());
-        let (place, group) = (source.place(), &config.group_id);
-        let kb = REREAD_PREFETCH_KB;
-        let reader = TopicReader::new(&place, &config.connection, &config.topic, group, config.isolation, kb, connection)?;
-        Ok(TopicAgain { source, clock_us, decoder, reader, lanes: HashMap::new(), messages: Messages::default() })
+        let reader = source.reader(REREAD_PREFETCH_KB)?;
+        let (lanes, stalls) = (HashMap::new(), HashMap::new());
+        Ok(TopicAgain { source, clock_us, decoder, reader, lanes, stalls, messages: Messages::default() })
     }
 
-    /// The next batch of a partition from `from` on, below `to`; `None` if it is not there yet.
-    pub fn read(&mut self, number: i32, from: u64, to: u64) -> Result<Option<(u64, Arc<RowBatch>)>> {
+    /// The next batch of a partition from `from` on, below `to`; `None` if it is not there yet. `now_us`: the process's clock.
+    pub fn read(&mut self, number: i32, from: u64, to: u64, now_us: u64) -> Result<Option<(u64, Arc<RowBatch>)>> {
         let base = self.source.partitions.iter().find(|it| it.number == number).map_or(0, |it| it.base);
         if from < base {
             // No row of the job is before it: see where live reading begins.
@@ -62,6 +63,15 @@ impl TopicAgain {
             self.lanes.insert(number, Lane { queue, at: from, next: from, batches: VecDeque::new(), broken: false });
         }
         if self.reader.serve()?.recreated {
+            return Ok(None);
+        }
+        let at_hand = self.lanes.get(&number).is_some_and(|lane| lane.queue.has_some() || !lane.batches.is_empty());
+        // All of it has been read before, so that it is there if anybody is.
+        let seen = Seen { next: from, at_hand, end: to, answered_us: now_us, now_us };
+        if self.stalls.entry(number).or_default().look(seen) {
+            tracing::warn!(source = &*self.source.name, partition = number, "reading again gave nothing: its client is replaced");
+            self.lanes.clear();
+            self.reader = self.source.reader(REREAD_PREFETCH_KB)?;
             return Ok(None);
         }
         self.take(number, to)?;

@@ -6,6 +6,8 @@
 mod again;
 mod reader;
 mod rows;
+mod show;
+mod stall;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -13,9 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 pub use again::TopicAgain;
+use parking_lot::Mutex;
 pub use reader::TopicRun;
 use streamjob_connectors::connection::Connection;
-use streamjob_connectors::kafka::{MetadataFields, Topic, TopicInfo};
+use streamjob_connectors::kafka::{MetadataFields, Topic, TopicInfo, TopicReader};
 use streamjob_core::config::{JobConfig, KafkaSourceConfig, SourceConfig, StartFrom};
 use streamjob_core::decode::Decoder;
 use streamjob_core::progress::SplitIndex;
@@ -25,6 +28,7 @@ use streamjob_state::StateDir;
 pub use watch::TopicWatch;
 
 use rows::Rules;
+use show::Shown;
 
 use crate::schemas::Schemas;
 
@@ -35,6 +39,7 @@ const UNKNOWN: &str = "@?";
 pub struct TopicSource {
     pub name: Arc<str>,
     pub config: KafkaSourceConfig,
+    shown: Mutex<Shown>,
     /// Asks about the topic; another client reads it.
     pub topic: Topic,
     pub connection: Arc<Connection>,
@@ -78,8 +83,7 @@ impl TopicSource {
     pub fn find(state: &StateDir, source: &SourceConfig, config: &KafkaSourceConfig) -> Result<TopicSource> {
         let place = format!("sources.{}.kafka", source.name);
         let connection: Arc<Connection> = Arc::default();
-        let group = Some(config.group_id.as_str());
-        let topic = Topic::new(&place, &config.connection, &config.topic, group, config.isolation, connection.clone())?;
+        let topic = Topic::new(&place, &config.connection, &config.topic, config.isolation, connection.clone())?;
         let mut found = TopicSource {
             name: source.name.as_str().into(),
             config: config.clone(),
@@ -91,6 +95,7 @@ impl TopicSource {
             partitions: Vec::new(),
             figures: TopicFigures::default(),
             look: AtomicBool::new(false),
+            shown: Mutex::default(),
         };
         match found.ask(state) {
             Ok(()) => {}
@@ -144,7 +149,14 @@ impl TopicSource {
         state.add_starts(std::iter::zip(new.iter().map(|number| self.split_id(info, *number)), offsets))
     }
 
-    /// What reads the topic's messages; for one thread.
+    /// A client that reads, with so much fetched ahead of each partition.
+    fn reader(&self, prefetch_kb: usize) -> Result<TopicReader> {
+        let (config, connection) = (&self.config, self.connection.clone());
+        let (place, group) = (self.place(), &config.group_id);
+        TopicReader::new(&place, &config.connection, &config.topic, group, config.isolation, prefetch_kb, connection)
+    }
+
+    /// What decodes the topic's messages; for one thread.
     pub fn decoder(&self, job: &JobConfig) -> Result<Decoder> {
         let metadata: Vec<&str> = self.config.metadata.iter().map(|it| it.field.as_str()).collect();
         let decoder = Decoder::for_messages(&job.schema, &metadata, job.time.max_ahead_us, &self.config.format);

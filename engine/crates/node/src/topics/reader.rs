@@ -13,10 +13,11 @@ use streamjob_core::config::OnDataLoss;
 use streamjob_core::processor::Delivery;
 use streamjob_core::progress::{NO_TIME, SplitIndex, SplitStatus};
 use streamjob_core::route::select;
-use streamjob_core::{Error, Result};
+use streamjob_core::{Error, Result, crash};
 
 use super::TopicSource;
 use super::rows::{self, Rules, Taken};
+use super::stall::{STALLED_AFTER_US, Seen, Stall};
 use crate::inbox::{Hold, Message, Parcel};
 use crate::shared::Shared;
 use crate::telemetry::Trace;
@@ -52,6 +53,7 @@ struct Lane {
     finished: bool,
     /// The log does not hold the next offset; what to do about it must be asked again then.
     unreadable: Option<Instant>,
+    stall: Stall,
 }
 
 impl TopicRun {
@@ -65,7 +67,7 @@ impl TopicRun {
     fn read(&self) -> Result<()> {
         let mut decoder = self.source.decoder(&self.shared.plan.config)?;
         let Some(ends) = self.ends()? else { return Ok(()) };
-        let reader = self.open()?;
+        let mut reader = self.open()?;
         let mut lanes = self.assign(&reader, &ends)?;
         let mut messages = Messages::default();
         let mut rested = Instant::now();
@@ -76,7 +78,7 @@ impl TopicRun {
             }
             if rested.elapsed() >= LOOK {
                 rested = Instant::now();
-                self.rest(&reader, &mut lanes)?;
+                self.rest(&mut reader, &mut lanes)?;
             }
             let ready = lanes.iter_mut().filter(|lane| !lane.finished && lane.queue.has_some());
             let Some(lane) = ready.min_by_key(|lane| lane.max_time_us) else {
@@ -138,10 +140,7 @@ impl TopicRun {
     }
 
     fn open(&self) -> Result<TopicReader> {
-        let (config, connection) = (&self.source.config, self.source.connection.clone());
-        let place = self.source.place();
-        let kb = (PREFETCH_KB / self.source.partitions.len().max(1)).max(MIN_PREFETCH_KB);
-        TopicReader::new(&place, &config.connection, &config.topic, &config.group_id, config.isolation, kb, connection)
+        self.source.reader((PREFETCH_KB / self.source.partitions.len().max(1)).max(MIN_PREFETCH_KB))
     }
 
     fn assign(&self, reader: &TopicReader, ends: &[Option<u64>]) -> Result<Vec<Lane>> {
@@ -167,6 +166,7 @@ impl TopicRun {
                 idle: false,
                 finished: false,
                 unreadable: None,
+                stall: Stall::default(),
             };
             self.finish_at_end(&mut lane);
             lanes.push(lane);
@@ -221,8 +221,11 @@ impl TopicRun {
         }
     }
 
-    /// Says which partitions are idle, and looks again at those that can't be read.
-    fn rest(&self, reader: &TopicReader, lanes: &mut [Lane]) -> Result<()> {
+    /// Says which partitions are idle, looks again at those that can't be read, and makes the reader anew where it gives nothing.
+    fn rest(&self, reader: &mut TopicReader, lanes: &mut [Lane]) -> Result<()> {
+        if crash::fault("topic-reader-stalls") {
+            reader.pause(&self.source.partitions.iter().map(|it| it.number).collect::<Vec<_>>())?;
+        }
         for lane in lanes.iter_mut().filter(|lane| !lane.finished) {
             if lane.unreadable.is_some_and(|at| at <= Instant::now()) {
                 self.look_at_loss(reader, lane)?;
@@ -232,6 +235,30 @@ impl TopicRun {
                 self.say(lane, SplitStatus::Idle);
             }
         }
+        if lanes.iter_mut().any(|lane| self.is_stalled(lane)) { self.read_anew(reader, lanes) } else { Ok(()) }
+    }
+
+    fn is_stalled(&self, lane: &mut Lane) -> bool {
+        let partition = &self.source.partitions[lane.place];
+        // The answer's time first: the end belongs to it or to a later one.
+        let answered_us = partition.answered_us.load(Ordering::Acquire);
+        let end = partition.end.load(Ordering::Acquire).min(lane.end.unwrap_or(u64::MAX));
+        let (next, at_hand) = (lane.next, lane.queue.has_some());
+        lane.stall.look(Seen { next, at_hand, end, answered_us, now_us: self.shared.uptime_us() })
+    }
+
+    /// Another client takes over, from where this one stands. Nothing that was taken is read again.
+    fn read_anew(&self, reader: &mut TopicReader, lanes: &mut [Lane]) -> Result<()> {
+        let text = format!("a partition has messages and gave none for {} s or more", STALLED_AFTER_US / 1_000_000);
+        self.source.connection.failed(&text);
+        tracing::warn!(source = &*self.source.name, "{text}: its client is replaced");
+        let fresh = self.open()?;
+        let wanted: Vec<(i32, u64)> = lanes.iter().map(|lane| (self.source.partitions[lane.place].number, lane.next)).collect();
+        for (lane, queue) in std::iter::zip(lanes.iter_mut(), fresh.assign(&wanted)?) {
+            (lane.queue, lane.unreadable) = (queue, None);
+            lane.stall.restart(self.shared.uptime_us());
+        }
+        *reader = fresh;
         Ok(())
     }
 
@@ -248,7 +275,7 @@ impl TopicRun {
     fn failed(&self, lane: &mut Lane, code: Code, text: &str) {
         let partition = self.source.partitions[lane.place].number;
         match code {
-            Code::AutoOffsetReset | Code::OffsetOutOfRange => lane.unreadable = Some(Instant::now()),
+            code if rows::is_loss(code) => lane.unreadable = Some(Instant::now()),
             Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicId => {
                 self.source.look.store(true, Ordering::Release);
             }

@@ -37,8 +37,14 @@ pub struct Taken {
     pub bytes: u64,
     /// What follows could not be decoded now, and is gone.
     pub undecoded: bool,
-    /// Why the partition can't be read any further.
+    /// Why reading the partition failed, the last time. Where the log does not hold what is wanted next ([`is_loss`]), what followed
+    /// is gone; after anything else the client goes on by itself.
     pub failed: Option<(Code, String)>,
+}
+
+/// Whether a failure means that the log does not hold what is wanted next.
+pub fn is_loss(code: Code) -> bool {
+    matches!(code, Code::AutoOffsetReset | Code::OffsetOutOfRange)
 }
 
 /// A batch under construction.
@@ -136,7 +142,10 @@ pub fn take<'m>(
             }
             Event::Failed { code, text } => {
                 cut.taken.failed = Some((code, text));
-                break;
+                // Messages behind any other failure follow those before it without a gap: to leave them would be to lose them.
+                if is_loss(code) {
+                    break;
+                }
             }
         }
         if cut.taken.undecoded {
@@ -246,10 +255,13 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_ends_what_is_taken() {
-        let failed = Event::Failed { code: Code::OffsetOutOfRange, text: "gone".to_owned() };
-        let all = taken(vec![message(5), failed, message(6)], 5, None, rules(Tombstones::Reject));
-        assert_eq!((offsets(&all), all.failed.is_some()), (vec![5], true));
+    fn only_a_loss_ends_what_is_taken() {
+        for (code, expected) in [(Code::OffsetOutOfRange, vec![5]), (Code::AutoOffsetReset, vec![5]), (Code::Unknown, vec![5, 6])]
+        {
+            let failed = Event::Failed { code, text: "it failed".to_owned() };
+            let all = taken(vec![message(5), failed, message(6)], 5, None, rules(Tombstones::Reject));
+            assert_eq!((offsets(&all), all.failed.is_some()), (expected, true), "{code:?}");
+        }
     }
 
     #[test]

@@ -1,12 +1,9 @@
 //! The thread that asks about a topic while another reads it: where its partitions end, whether it has more of them, whether it
 //! is still the same; and that shows the group's offsets to tools.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-use streamjob_core::Result;
 
 use super::TopicSource;
 use crate::shared::Shared;
@@ -36,7 +33,6 @@ impl TopicWatch {
         let refresh_every = Duration::from_micros(self.source.config.refresh_us.max(100_000) as u64);
         let (mut ends_at, mut commit_at) = (Instant::now(), Instant::now() + commit_every);
         let mut refresh_at = Instant::now() + if self.source.info.is_some() { refresh_every } else { ENDS_EVERY };
-        let mut shown = HashMap::new();
         while !self.shared.is_stopping() {
             self.source.topic.serve();
             let now = Instant::now();
@@ -45,7 +41,7 @@ impl TopicWatch {
                 ends_at = Instant::now() + ends_every;
             }
             if commit_at <= now {
-                self.show(&mut shown);
+                self.source.show(&self.shared);
                 commit_at = Instant::now() + commit_every;
             }
             if refresh_at <= now || self.source.look.swap(false, Ordering::AcqRel) {
@@ -70,13 +66,6 @@ impl TopicWatch {
         }
     }
 
-    /// I3: upstream is told only what every shard has committed.
-    fn show(&self, shown: &mut HashMap<i32, u64>) {
-        if let Err(error) = self.source.show(&self.shared, shown) {
-            tracing::debug!("{error}");
-        }
-    }
-
     fn refresh(&self) {
         let Ok(info) = self.source.topic.describe() else { return };
         let source = self.source.place();
@@ -88,25 +77,5 @@ impl TopicWatch {
             }
             Some(_) => {}
         }
-    }
-}
-
-impl TopicSource {
-    /// Commits the group's offsets where they have moved since `shown`.
-    pub fn show(&self, shared: &Shared, shown: &mut HashMap<i32, u64>) -> Result<()> {
-        let mut moved = Vec::new();
-        for partition in &self.partitions {
-            let lowest = shared.trimmer.lock().lowest(&shared.splits[usize::from(partition.split)].id);
-            let position = lowest.max(partition.base);
-            if lowest > 0 && shown.get(&partition.number) != Some(&position) {
-                moved.push((partition.number, position));
-            }
-        }
-        if moved.is_empty() {
-            return Ok(());
-        }
-        self.topic.commit(&moved)?;
-        shown.extend(moved);
-        Ok(())
     }
 }
