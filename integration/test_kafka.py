@@ -142,6 +142,22 @@ def test_transactions_and_compaction_leave_holes_and_nothing_is_missed(
     then_each_window_is_there_once(events, broker.rows(out))
 
 
+@pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
+def test_a_column_says_the_partition_where_the_topic_has_it(
+    broker: Broker, make_job: Callable[..., Job], seed: int, delivery: str
+) -> None:
+    topic, out = topics(broker, f"placed-{delivery}")
+    events = Events(random.Random(seed + 23))
+    events.send(broker, topic, 3000)
+    make_job(job_text(broker, topic, out, sink="partition: high", delivery=delivery)).run_to_end()
+    rows = [(message.partition(), json.loads(message.value())) for message in broker.messages(out)]
+    then_each_window_is_there_once(events, [row for _, row in rows])
+    named = [(partition, row["high"]) for partition, row in rows if row["high"] in (0, 1)]
+    assert all(partition == high for partition, high in named)
+    # Whatever else it says, from -100 to 100, the key's hash says it.
+    assert {partition for partition, _ in rows} == {0, 1}
+
+
 def test_poison_messages_go_to_the_dead_letters_with_their_place(broker: Broker, make_job: Callable[..., Job]) -> None:
     topic, out = topics(broker, "poison", partitions=2)
     good = {"device": "a", "at": 1, "x": 2}

@@ -15,6 +15,7 @@ import kills
 import pytest
 import yaml
 from harness import Job, run_command, wait_until
+from nats_accounts import Operator
 from nats_server import Nats
 from sink_jobs import FILE, HTTP, Events, job_text, survive, survive_outages, then_each_window_is_there_once
 
@@ -49,6 +50,14 @@ def test_windows_into_a_stream(nats: Nats, make_job: Callable[..., Job], seed: i
         assert message.subject == f"plain.{row['key']}"
         starts.setdefault(row["key"], []).append(row["window_start"])
     assert all(times == sorted(times) for times in starts.values()), "a key's rows are in their order"
+
+
+def test_the_first_attempt_to_connect_does_not_wait(nats: Nats, make_job: Callable[..., Job], seed: int) -> None:
+    events = Events(random.Random(seed + 13))
+    job = make_job(job_with(nats, "patient", FILE, "backoff: {initial: 50s, max: 100s}"))
+    events.write(job, 1000, 60_000_000)
+    job.run_to_end()
+    then_each_window_is_there_once(events, nats.rows("patient"))
 
 
 def test_keys_become_tokens(nats: Nats, make_job: Callable[..., Job]) -> None:
@@ -225,6 +234,29 @@ def test_tls_and_passwords_with_secrets_by_reference(
     distrusted = run_command("check", "--connect", job.path, cwd=job.folder)
     assert distrusted.code == 1
     assert "check tls: the authority" in distrusted.stderr
+
+
+def test_credentials_of_an_account_are_taken_from_a_file(
+    make_nats: Callable[..., Nats], make_job: Callable[..., Job], seed: int
+) -> None:
+    operator, another = Operator(), Operator()
+    server = make_nats(settings=operator.settings, client=operator.client("test")).start()
+    events = Events(random.Random(seed + 12))
+    job = make_job(job_with(server, "account", FILE, "credentials: {secretRef: {file: job.creds}}"))
+    events.write(job, 3000, 60_000_000)
+    for text, said in (
+        (another.credentials("stranger"), "check the user and its secret"),
+        ("s3cret", "the secret is no text of a credentials file"),
+    ):
+        job.write("job.creds", text)
+        wrong = job.start("--exit-at-end").await_exit()
+        assert wrong.code == 1
+        assert said in wrong.stderr
+        assert not any(line in wrong.stderr for line in text.splitlines() if line and not line.startswith("-"))
+    job.write("job.creds", operator.credentials("job"))
+    assert run_command("check", "--connect", job.path, cwd=job.folder).code == 0
+    job.run_to_end()
+    then_each_window_is_there_once(events, server.rows("account"))
 
 
 def test_the_example_runs(make_nats: Callable[..., Nats], make_job: Callable[..., Job]) -> None:

@@ -25,9 +25,13 @@ class FakeAnswers:
         self._say("written", ticket)
 
     def rejected(self, ticket: int, reason: str, rows: list[int] | None) -> None:
+        if any(row < 0 for row in rows or []):
+            raise OverflowError("as the engine does")
+        reason.encode()
         self._say("rejected", ticket, reason, rows)
 
     def again(self, ticket: int, reason: str) -> None:
+        reason.encode()
         self._say("again", ticket, reason)
 
     def connected(self) -> None:
@@ -99,6 +103,36 @@ class Writer:
     assert answers.said[1] == ("rejected", 1, "none of it", None)
     assert answers.said[2] == ("again", 2, "OSError: away *** (/job/sink.py, line 12)")
     assert answers.said[3][:2] == ("again", 3)
+
+
+def test_every_batch_has_an_answer(host: Host) -> None:
+    answers = FakeAnswers()
+    text = """
+import asyncio
+from streamjob import Rejected
+class Writer:
+    def __init__(self, context):
+        pass
+    async def write(self, batch):
+        raise [
+            asyncio.CancelledError("lost"),
+            Rejected(ValueError("no text")),
+            Rejected("rows", rows=[-1]),
+            OSError("\\ud800"),
+        ][batch.number]
+"""
+    sink = make(host, text, answers)
+    for number in range(4):
+        sink.write(number, b"[]", "k", 0, number, None)
+    answers.wait(lambda: len(answers.said) == 4)
+    said = {words[1]: words for words in answers.said}
+    assert said[0][0] == "again"
+    assert said[0][2].startswith("CancelledError: lost")
+    assert said[1] == ("rejected", 1, "no text", None)
+    assert said[2][0] == "again"
+    assert "is no answer: OverflowError" in said[2][2]
+    assert said[3][0] == "again"
+    assert "\\ud800" in said[3][2]
 
 
 def test_a_sink_that_does_not_open_is_made_again(host: Host) -> None:

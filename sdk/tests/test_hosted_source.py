@@ -162,24 +162,25 @@ async def readings(context):
     assert intake.messages == [b"0", b"1", b"2"]
 
 
-def test_an_acknowledgement_that_fails_starts_the_generator_anew(host: Host) -> None:
+@pytest.mark.parametrize("raised", ["ConnectionError", "asyncio.CancelledError", "SystemExit"])
+def test_an_acknowledgement_that_fails_starts_the_generator_anew(host: Host, raised: str) -> None:
     intake = FakeIntake()
-    text = """
+    text = f"""
 import asyncio
 from streamjob import Event
 starts = []
 def lost():
-    raise ConnectionError("lost")
+    raise {raised}("lost")
 async def readings(context):
     starts.append(1)
-    yield Event(f"start {len(starts)}", acknowledge=lost if len(starts) == 1 else None)
+    yield Event(f"start {{len(starts)}}", acknowledge=lost if len(starts) == 1 else None)
     if len(starts) == 1:
         await asyncio.Event().wait()
 """
     run(host, text, intake)
     intake.wait(lambda: "closed" in intake.said)
     assert intake.messages == [b"start 1", b"start 2"]
-    assert intake.failures[0].startswith("ConnectionError: lost")
+    assert intake.failures[0].startswith(f"{raised.removeprefix('asyncio.')}: lost")
 
 
 def test_what_is_under_way_is_bounded(host: Host) -> None:
@@ -226,6 +227,26 @@ async def readings(context):
     assert intake.failures == []
 
 
+def test_a_stop_brings_also_what_waits_for_room(host: Host, tmp_path: Path) -> None:
+    intake, yielded = FakeIntake(at_once=False), tmp_path / "yielded"
+    text = """
+async def readings(context):
+    with open(context.config["yielded"], "a", buffering=1) as log:
+        for number in range(1000):
+            log.write(f"{number}\\n")
+            yield str(number)
+"""
+    run(host, text, intake, queue=1, settings={"yielded": str(yielded)})
+    intake.wait(lambda: len(intake.batches) == hosted_source.BATCHES_UNDER_WAY)
+    intake.source.stop()
+    for ticket in range(1000):
+        intake.wait(lambda ticket=ticket: len(intake.batches) > ticket or "closed" in intake.said)
+        if "closed" in intake.said:
+            break
+        intake.source.durable(ticket)
+    assert intake.messages == yielded.read_bytes().split()
+
+
 @pytest.mark.parametrize(
     ("text", "positions", "reason"),
     [
@@ -236,12 +257,14 @@ async def readings(context):
         ("    yield {'x': object()}", False, "object is no value of JSON"),
         ("    yield Event(None)", False, "without a value and without a position"),
         ("    raise SystemExit(3)\n    yield", False, "the generator raised SystemExit"),
+        ("    raise CancelledError\n    yield", False, "the generator raised CancelledError"),
         ("    raise ValueError('my s3cret')\n    yield", False, "ValueError: my ***"),
     ],
 )
 def test_what_is_wrong_is_said_and_tried_again(host: Host, text: str, positions: bool, reason: str) -> None:
     intake = FakeIntake()
-    whole = f"from streamjob import Event\nasync def readings(context, position=None):\n{text}\n"
+    imports = "from asyncio import CancelledError\nfrom streamjob import Event\n"
+    whole = f"{imports}async def readings(context, position=None):\n{text}\n"
     run(host, whole, intake, positions=positions, secrets={"password": "s3cret"})
     intake.wait(lambda: len(intake.failures) >= 3)
     assert reason in intake.failures[0]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from streamjob.connectors import Batch, Rejected, SinkContext
-from streamjob.hosted_source import described
+from streamjob.hosted_source import described, is_cancelled
 
 CLOSE_WITHIN_S = 5.0
 """What `close` gets at the end."""
@@ -62,12 +62,25 @@ class HostedSink:
             sink = await self._opened()
             await sink.write(batch)
         except Rejected as rejected:
-            reason = self._context.secrets.hidden(rejected.reason)
-            self._answers.rejected(ticket, reason, rejected.rows)
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            self._answers.again(ticket, self._context.secrets.hidden(described(error)))
+            self._reject(ticket, rejected)
+        except BaseException as error:
+            if is_cancelled(error):
+                raise
+            self._answers.again(ticket, self._told(described(error)))
         else:
             self._answers.written(ticket)
+
+    def _reject(self, ticket: int, rejected: Rejected) -> None:
+        """A batch has an answer in any case: one without would be waited for for ever."""
+        try:
+            self._answers.rejected(ticket, self._told(str(rejected.reason)), rejected.rows)
+        except Exception as error:
+            what = f"Rejected({rejected.reason!r}, rows={rejected.rows!r}) is no answer: {described(error)}"
+            self._answers.again(ticket, self._told(what))
+
+    def _told(self, text: str) -> str:
+        """Without secrets, and such that it has an encoding."""
+        return self._context.secrets.hidden(text).encode("utf-8", "backslashreplace").decode()
 
     async def _opened(self) -> Any:
         async with self._opening:

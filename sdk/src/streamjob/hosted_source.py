@@ -147,8 +147,8 @@ class HostedSource:
 
     @staticmethod
     async def _all_sent(run: _Run, sending: asyncio.Task[None]) -> BaseException | None:
-        """Tells the sender that nothing more comes, and waits for it."""
-        telling = asyncio.create_task(run.queue.put(None))
+        """Brings what found no room yet, tells the sender that nothing more comes, and waits for it."""
+        telling = asyncio.create_task(run.end())
         await asyncio.wait([telling, sending], return_when=asyncio.FIRST_COMPLETED)
         if not telling.done():
             telling.cancel()  # the sender has failed, and takes nothing any more
@@ -161,8 +161,12 @@ class HostedSource:
             raise TypeError(f"{self._context.name}: its function gave {type(generator).__name__}, no async generator")
         try:
             async for item in generator:
-                await run.queue.put(self._prepared(item))
-        except (SystemExit, KeyboardInterrupt) as error:
+                run.yielded = self._prepared(item)
+                await run.queue.put(run.yielded)
+                run.yielded = None
+        except (SystemExit, KeyboardInterrupt, asyncio.CancelledError) as error:
+            if is_cancelled(error):
+                raise
             raise RuntimeError(f"the generator raised {type(error).__name__}") from error
         finally:
             close = getattr(generator, "aclose", None)
@@ -239,7 +243,9 @@ class HostedSource:
                     answer = acknowledge()
                     if inspect.isawaitable(answer):
                         await answer
-                except Exception as error:
+                except BaseException as error:
+                    if is_cancelled(error):
+                        raise
                     run.failure = run.failure or error
                     run.broken.set()
 
@@ -259,14 +265,36 @@ class _Run:
         """Batches that the engine has; as many as there are places."""
         self.failure: BaseException | None = None
         self.broken = asyncio.Event()
+        self.yielded: _Prepared | None = None
+        """An event that the generator has yielded and that is not in the queue."""
+
+    async def end(self) -> None:
+        """Puts the end into the queue, behind everything that was yielded."""
+        if self.yielded is not None:
+            await self.queue.put(self.yielded)
+        await self.queue.put(None)
+
+
+def is_cancelled(error: BaseException) -> bool:
+    """Whether the running task has raised this because it was told to end.
+
+    What a task awaits may be cancelled by others, such as a client that has lost its connection: any other error.
+    """
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 async def _ended(task: asyncio.Task[None], within_s: float | None = CLOSE_WITHIN_S) -> BaseException | None:
     """What a task raised; one that still runs is cancelled, and left alone where it does not end in time."""
-    if not task.done() and within_s is not None:
+    told = not task.done() and within_s is not None
+    if told:
         task.cancel()
     await asyncio.wait([task], timeout=within_s)
-    return None if not task.done() or task.cancelled() else task.exception()
+    if not task.done():
+        return None
+    if task.cancelled():
+        return None if told else RuntimeError("it raised CancelledError, and nobody had told it to end")
+    return task.exception()
 
 
 def _taken(queue: asyncio.Queue[_Prepared | None], first: _Prepared) -> tuple[list[_Prepared], _Prepared | None, bool]:

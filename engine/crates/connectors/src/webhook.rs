@@ -144,7 +144,7 @@ impl Webhook {
         request
     }
 
-    /// The status decides: 2xx is delivered; 429, 5xx, no connection and no answer in time are tried again; anything else is
+    /// The status decides: 2xx is delivered; 408, 425, 429, 5xx, no connection and no answer in time are tried again; anything else is
     /// refused for good. The body is read for its reason, and so that the connection can be used again; if it does not come
     /// in time or breaks off, that changes nothing.
     async fn judge(&self, response: Response<Incoming>, deadline: Instant) -> Outcome {
@@ -156,7 +156,8 @@ impl Webhook {
             return Outcome::Delivered;
         }
         let reason = format!("{} answered {status}{}", self.server(), quote(&answer));
-        if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
+        let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
+        if later.contains(&status) || status.is_server_error() {
             let after = parts.headers.get(header::RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));
             return Outcome::Retry { after, reason };
         }

@@ -19,6 +19,7 @@ use streamjob_core::plan::{Plan, SinkFrom, TimeOutput, WINDOW_COLUMNS};
 use streamjob_core::transactions::Progress;
 use streamjob_core::{Error, Result};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -131,10 +132,23 @@ impl MessageSinks {
     }
 
     fn deliver<D: Deliver>(&self, starting: Starting<'_>, server: Arc<D>, backoff: Backoff) {
-        let (report, stop) = (starting.report(), self.stop.clone());
+        let (report, stop, failed) = (starting.report(), self.stop.clone(), starting.shared.clone());
         let receiver = starting.receiver;
-        self.delivering.spawn(async move {
+        let task = tokio::spawn(async move {
             run_deliveries(server, backoff, seed(), receiver, report, stop).await;
+            Ok(())
+        });
+        self.hear(failed, task);
+    }
+
+    /// Whatever ends a sink early ends the process: a job that ran on would fill its outboxes without a word.
+    fn hear(&self, failed: Arc<Shared>, task: JoinHandle<Result<()>>) {
+        self.delivering.spawn(async move {
+            match task.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => failed.fail(error),
+                Err(error) => failed.fail(Error::engine(format!("a sink broke: {error}; this is a bug, please report it"))),
+            }
         });
     }
 
@@ -145,11 +159,7 @@ impl MessageSinks {
         let kafka = KafkaSink::new(&place, name, config, guarantee, state_id, seed(), starting.connection.clone())?;
         let (hooks, stop, failed) = (starting.hooks(), self.stop.clone(), starting.shared.clone());
         let receiver = starting.receiver;
-        self.delivering.spawn_blocking(move || {
-            if let Err(error) = kafka.run(receiver, hooks, &stop) {
-                failed.fail(error);
-            }
-        });
+        self.hear(failed, tokio::task::spawn_blocking(move || kafka.run(receiver, hooks, &stop)));
         Ok(())
     }
 
@@ -159,12 +169,12 @@ impl MessageSinks {
         let (report, stop, failed) = (starting.report(), self.stop.clone(), starting.shared.clone());
         let backoff = Backoff::of_micros(config.backoff_initial_us, config.backoff_max_us);
         let receiver = starting.receiver;
-        self.delivering.spawn(async move {
-            match nats.prepare(&stop).await {
-                Ok(()) => drop(run_deliveries(nats, backoff, seed(), receiver, report, stop).await),
-                Err(error) => failed.fail(error),
-            }
+        let task = tokio::spawn(async move {
+            nats.prepare(&stop).await?;
+            run_deliveries(nats, backoff, seed(), receiver, report, stop).await;
+            Ok(())
         });
+        self.hear(failed, task);
         Ok(())
     }
 
@@ -181,11 +191,7 @@ impl MessageSinks {
         let postgres = PostgresSink::new(&place, name, config, shape, guarantee, state_id, seed(), starting.connection.clone())?;
         let (hooks, stop, failed) = (starting.hooks(), self.stop.clone(), starting.shared.clone());
         let receiver = starting.receiver;
-        self.delivering.spawn(async move {
-            if let Err(error) = postgres.run(receiver, hooks, stop).await {
-                failed.fail(error);
-            }
-        });
+        self.hear(failed, tokio::spawn(async move { postgres.run(receiver, hooks, stop).await }));
         Ok(())
     }
 }

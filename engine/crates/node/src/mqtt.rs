@@ -104,7 +104,6 @@ async fn take(
             Ok(messages) => messages,
             Err(error) => return Ok(Some(error)),
         };
-        *failures = 0;
         let payloads: Vec<_> = messages.iter().map(|message| message.payload().clone()).collect();
         let levels: Vec<_> = messages.iter().flat_map(|message| session.levels(message)).collect();
         let Some(receipt) = push.push(&payloads, &levels, None).await? else {
@@ -116,5 +115,6 @@ async fn take(
         }
         crash::point("mqtt-before-acknowledge");
         session.acknowledge(&messages);
+        *failures = 0;
     }
 }

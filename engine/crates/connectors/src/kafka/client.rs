@@ -163,6 +163,9 @@ impl ClientContext for Context {
     }
 }
 
+/// The number of a batch whose messages are not told apart from others.
+pub(super) const UNNUMBERED: u64 = 0;
+
 /// The topic id of all zeros, as librdkafka writes it.
 const NO_ID: &str = "from AAAAAAAAAAAAAAAAAAAAAA";
 
@@ -181,6 +184,9 @@ impl ProducerContext for Context {
                 Some(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown))
             }
         };
-        self.delivered.lock().unwrap_or_else(PoisonError::into_inner).push((*batch, code));
+        // Nobody asks after those of a transaction one by one.
+        if *batch != UNNUMBERED {
+            self.delivered.lock().unwrap_or_else(PoisonError::into_inner).push((*batch, code));
+        }
     }
 }

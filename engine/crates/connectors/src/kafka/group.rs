@@ -15,7 +15,7 @@ use super::topic::{create, serve};
 use crate::connection::Connection;
 
 /// A client that writes a group's offsets, one commit after the other, and never waits: the group's coordinator is a broker of
-/// its own, and the library sets no end to waiting for it.
+/// its own, and the library waits for it as long as a session may last (45 s).
 pub struct GroupOffsets {
     /// Always some, until the drop.
     consumer: Option<BaseConsumer<Context>>,

@@ -1,8 +1,11 @@
 //! Batches as messages in a producer's queue.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders, ToBytes};
-use rdkafka::producer::{BaseProducer, BaseRecord};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::value::RawValue;
 use streamjob_core::transactions::RefusedRow;
 use streamjob_core::{Error, Result};
@@ -13,6 +16,30 @@ use super::errors::code;
 use super::sink::{KafkaSink, LOOK};
 use crate::deliveries::Delivery;
 use crate::rows::{key_bytes, member, rows};
+
+/// How long an answer about the topic's partitions may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A topic may get more partitions: it is asked again after this long where a row names one that it does not have.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+
+/// How many partitions the topic has, when that was last asked.
+#[derive(Debug, Default)]
+pub(super) struct Partitions(Mutex<Option<(i32, Instant)>>);
+
+impl Partitions {
+    /// Whether the topic has the partition.
+    fn has(&self, partition: i32, ask: impl FnOnce() -> Result<i32, KafkaError>) -> Result<bool, KafkaError> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((count, asked)) = *known
+            && (partition < count || asked.elapsed() < ASK_AGAIN)
+        {
+            return Ok(partition < count);
+        }
+        let count = ask()?;
+        *known = Some((count, Instant::now()));
+        Ok(partition < count)
+    }
+}
 
 impl KafkaSink {
     /// Rows of a batch that can never be written.
@@ -46,7 +73,7 @@ impl KafkaSink {
             }
             let text = row.get();
             let key = self.config.key.as_deref().and_then(|name| member(text, name)).map(key_bytes);
-            let partition = self.config.partition.as_deref().and_then(|name| member(text, name)?.parse::<i32>().ok());
+            let partition = self.partition_of(producer, text)?;
             self.enqueue(producer, stop, || {
                 let mut record = BaseRecord::with_opaque_to(&self.config.topic, Box::new(batch)).payload(text);
                 record.key = key.as_deref();
@@ -56,6 +83,18 @@ impl KafkaSink {
             })?;
         }
         Ok(())
+    }
+
+    /// The partition that a row names. One that the topic does not have counts as none: the client would never take the row.
+    fn partition_of(&self, producer: &BaseProducer<Context>, row: &str) -> Result<Option<i32>, KafkaError> {
+        let named = self.config.partition.as_deref().and_then(|name| member(row, name)?.parse::<i32>().ok());
+        let Some(partition) = named.filter(|partition| *partition >= 0) else { return Ok(None) };
+        let ask = || {
+            let metadata = producer.client().fetch_metadata(Some(&self.config.topic), ANSWER_TIMEOUT)?;
+            let topic = metadata.topics().first().filter(|topic| topic.error().is_none());
+            topic.map(|topic| topic.partitions().len() as i32).ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopic))
+        };
+        Ok(self.partitions.has(partition, ask)?.then_some(partition))
     }
 
     fn headers(&self, delivery: &Delivery) -> Option<OwnedHeaders> {
@@ -93,5 +132,21 @@ impl KafkaSink {
                 Err((error, _)) => return Err(error),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_is_asked_for_its_partitions_once_and_where_a_row_names_another_at_times() {
+        let partitions = Partitions::default();
+        let unasked = || panic!("the answer is known");
+        assert!(partitions.has(2, || Ok(3)).expect("an answer"));
+        assert!(partitions.has(0, unasked).expect("an answer"));
+        assert!(!partitions.has(3, unasked).expect("an answer"));
+        let refused = || Err(KafkaError::MetadataFetch(RDKafkaErrorCode::AllBrokersDown));
+        assert!(Partitions::default().has(0, refused).is_err());
     }
 }

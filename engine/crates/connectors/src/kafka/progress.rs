@@ -25,6 +25,8 @@ const PREFETCH_KB: usize = 4 << 10;
 const LOOK: Duration = Duration::from_millis(50);
 /// A new topic may take so long to be seen; and after this long it is said what is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A reader that gives nothing for so long is given up, and another begins.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// The value of a progress record.
 #[derive(Debug, Serialize, Deserialize)]
@@ -120,19 +122,27 @@ impl ProgressTopic {
         )?;
         let queues = reader.assign(&starts)?;
         let (mut found, mut messages) = (HashMap::new(), Messages::default());
-        let mut patience = Some(Instant::now() + PATIENCE);
+        let (mut patience, mut heard) = (Some(Instant::now() + PATIENCE), Instant::now());
         while !ends.is_empty() {
             if stop() {
                 return Ok(None);
             }
             for queue in &queues {
                 queue.take(&mut messages);
+                heard = if messages.iter().next().is_some() { Instant::now() } else { heard };
                 self.take(&messages, queue.partition(), &mut ends, &mut found)?;
             }
             reader.serve()?;
             if patience.is_some_and(|until| until < Instant::now()) {
                 patience = None;
                 tracing::warn!(target: "streamjob", topic = self.name(), "waiting for open transactions of others in the topic");
+            }
+            if heard.elapsed() >= SILENCE {
+                reader.abandon();
+                return Err(Error::outside(format!(
+                    "the topic {} gave nothing for {SILENCE:?}: transactions of others are open in it, or its broker is not well",
+                    self.name()
+                )));
             }
             reader.wait(LOOK);
         }

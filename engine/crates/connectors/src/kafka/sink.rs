@@ -19,8 +19,9 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Context, SOCKET_TIMEOUT_MS, settings};
+use super::client::{Context, SOCKET_TIMEOUT_MS, UNNUMBERED, settings};
 use super::errors::{explain, is_fenced};
+use super::produce::Partitions;
 use super::progress::ProgressTopic;
 use crate::backoff::Backoff;
 use crate::connection::Connection;
@@ -53,6 +54,7 @@ pub struct KafkaSink {
     progress: ProgressTopic,
     connection: Arc<Connection>,
     pub(super) max_row_bytes: usize,
+    pub(super) partitions: Partitions,
     retry: Retry,
 }
 
@@ -113,6 +115,7 @@ impl KafkaSink {
             guarantee,
             producer,
             max_row_bytes: max_message.saturating_sub(MESSAGE_OVERHEAD),
+            partitions: Partitions::default(),
             retry: Retry {
                 name: name.into(),
                 backoff: Backoff::of_micros(config.backoff_initial_us, config.backoff_max_us),
@@ -265,14 +268,14 @@ impl KafkaSink {
         }
         let produce = |delivery: &Delivery| {
             let left_out = refused.iter().filter(|(shard, row)| (*shard, row.batch) == (delivery.shard, delivery.last_seq));
-            self.produce(producer, delivery, left_out.map(|(_, row)| row), 0, stop)
+            self.produce(producer, delivery, left_out.map(|(_, row)| row), UNNUMBERED, stop)
         };
         let produced = begun.batches.iter().try_for_each(produce).and_then(|()| {
             crash::point("kafka-before-progress");
             begun.reached(refused).into_iter().try_for_each(|(shard, reached)| {
                 let (key, value) = self.progress.record(shard, reached);
                 self.enqueue(producer, stop, || {
-                    BaseRecord::with_opaque_to(self.progress.name(), Box::new(0)).key(&key).payload(&value)
+                    BaseRecord::with_opaque_to(self.progress.name(), Box::new(UNNUMBERED)).key(&key).payload(&value)
                 })
             })
         });
@@ -357,12 +360,14 @@ impl KafkaSink {
         self.connection.answered();
     }
 
-    pub(super) fn note_failure(&self, error: Option<&KafkaError>) {
-        let text =
-            error.map_or_else(|| "a message was not taken".to_owned(), |error| self.explain("producing", error).to_string());
-        if self.connection.failed(&text) {
-            tracing::warn!(target: "streamjob", sink = &*self.name, "{text}; trying again");
-        }
+    /// Notes that messages were not taken, and says why.
+    pub(super) fn note_failure(&self, error: Option<&KafkaError>) -> Error {
+        let why = match error {
+            Some(error) => self.explain("producing", error),
+            None => Error::outside(format!("sink {}: a message was not taken", self.name)),
+        };
+        self.connection.failed(&why.to_string());
+        why
     }
 
     pub(super) fn receive(

@@ -60,13 +60,15 @@ fn send(
     report: &mut impl FnMut(DeliveryReport),
     stop: &CancellationToken,
 ) -> Result<()> {
-    let mut next: u64 = 1;
+    let (mut next, mut failures): (u64, u32) = (1, 0);
     loop {
         let room = MAX_HELD_BATCHES.saturating_sub(under_way.len() + waiting.len());
         let idle = under_way.is_empty() && waiting.is_empty();
         let Some(received) = sink.receive(batches, idle, room, stop) else { return Ok(()) };
-        for delivery in std::mem::take(waiting).into_iter().chain(received) {
-            let refused = sink.too_large(&delivery)?;
+        waiting.extend(received);
+        while !waiting.is_empty() {
+            let refused = sink.too_large(&waiting[0])?;
+            let delivery = waiting.remove(0);
             let (number, left) = (next, delivery.batch.rows.saturating_sub(refused.len() as u32));
             if left == 0 {
                 report(DeliveryReport::of(Done { batch: delivery, refused }));
@@ -80,11 +82,24 @@ fn send(
             }
         }
         producer.poll(if under_way.is_empty() { Duration::ZERO } else { ANSWER_LOOK });
-        take_answers(sink, producer, under_way, waiting, report);
+        let answers = take_answers(sink, producer, under_way, waiting, report);
         if let Some((code, text)) = producer.client().fatal_error() {
             return Err(streamjob_core::Error::outside(format!("the producer can't go on: {code}: {text}")));
         }
+        failures = if answers.confirmed > 0 { 0 } else { failures };
+        if let Some(error) = answers.failure {
+            failures += 1;
+            sink.wait_after(&error, failures, stop)?;
+        }
     }
+}
+
+/// What has come of batches.
+#[derive(Default)]
+struct Answers {
+    confirmed: usize,
+    /// Why some have failed, which are tried again after a wait.
+    failure: Option<streamjob_core::Error>,
 }
 
 /// Confirms batches whose rows the broker has; those that it has not taken come again.
@@ -94,7 +109,8 @@ fn take_answers(
     under_way: &mut HashMap<u64, UnderWay>,
     waiting: &mut Vec<Delivery>,
     report: &mut impl FnMut(DeliveryReport),
-) {
+) -> Answers {
+    let mut answers = Answers::default();
     for (number, failed) in producer.context().take_delivered() {
         let Some(batch) = under_way.get_mut(&number) else { continue };
         batch.left = batch.left.saturating_sub(1);
@@ -105,11 +121,13 @@ fn take_answers(
         let Some(batch) = under_way.remove(&number) else { continue };
         if batch.failed {
             let why = producer.context().take_undelivered();
-            sink.note_failure(why.as_ref());
+            answers.failure = Some(sink.note_failure(why.as_ref()));
             waiting.push(batch.delivery);
         } else {
+            answers.confirmed += 1;
             sink.note_answer();
             report(DeliveryReport::of(Done { batch: batch.delivery, refused: batch.refused }));
         }
     }
+    answers
 }

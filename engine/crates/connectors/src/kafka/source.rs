@@ -125,6 +125,11 @@ impl TopicReader {
         self.consumer.incremental_unassign(&list).map_err(|error| explain(&self.place, &error, self.connection()))
     }
 
+    /// Ends the client without waiting for it: what hangs may hang at its end as well.
+    pub fn abandon(self) {
+        std::thread::spawn(move || drop(self));
+    }
+
     /// Gives nothing more of these partitions.
     pub fn pause(&self, partitions: &[i32]) -> Result<()> {
         let list = self.list(&partitions.iter().map(|partition| (*partition, 0)).collect::<Vec<_>>())?;
@@ -213,7 +218,7 @@ pub struct PartitionQueue {
     partition: i32,
     queue: NonNull<sys::rd_kafka_queue_t>,
     /// What the library's callback is given; it lives as long as the queue.
-    _wake: Box<SyncSender<()>>,
+    wake: Box<SyncSender<()>>,
     _consumer: Arc<BaseConsumer<Context>>,
 }
 
@@ -239,13 +244,20 @@ impl PartitionQueue {
             sys::rd_kafka_queue_cb_event_enable(queue.as_ptr(), Some(wake), (&raw mut *sender).cast());
             queue
         };
-        Some(PartitionQueue { partition, queue, _wake: sender, _consumer: consumer })
+        Some(PartitionQueue { partition, queue, wake: sender, _consumer: consumer })
     }
 
     /// An assignment sends all partitions to the queue of all: this one goes its own way again.
     fn separate(&self) {
         // SAFETY: the queue is alive.
         unsafe { sys::rd_kafka_queue_forward(self.queue.as_ptr(), std::ptr::null_mut()) }
+    }
+
+    /// Wakes the reader for what comes. A queue of the same partition that was dropped since has ended that.
+    pub fn listen(&self) {
+        let sender: *const SyncSender<()> = &*self.wake;
+        // SAFETY: the queue is alive, and the sender outlives the callback: it is ended when this is dropped.
+        unsafe { sys::rd_kafka_queue_cb_event_enable(self.queue.as_ptr(), Some(wake), sender.cast_mut().cast()) }
     }
 
     pub fn partition(&self) -> i32 {

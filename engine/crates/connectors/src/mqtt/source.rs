@@ -28,8 +28,11 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const MAX_WAITING: usize = 1024;
 /// Acknowledgements on their way. A connection has no more packet numbers, so that none ever waits for room.
 pub const MAX_ACKNOWLEDGEMENTS: usize = 1 << 16;
-/// The largest packet.
-pub const MAX_PACKET_BYTES: usize = 16 << 20;
+/// The largest packet: as much as MQTT has. A larger message than a row may be is refused as a row, for the broker would send it
+/// again and again where the connection ended with it.
+pub const MAX_PACKET_BYTES: usize = 256 << 20;
+/// What may be on its way to the broker.
+const MAX_SENT_BYTES: usize = 16 << 20;
 /// The last acknowledgements have this long to leave.
 const LAST_ACKNOWLEDGEMENTS: Duration = Duration::from_secs(1);
 
@@ -71,7 +74,7 @@ impl MqttSource {
         let mut options = MqttOptions::new(&to.client_id, &to.host, to.port);
         options
             .set_keep_alive(Duration::from_micros(to.keep_alive_us.max(0) as u64))
-            .set_max_packet_size(MAX_PACKET_BYTES, MAX_PACKET_BYTES)
+            .set_max_packet_size(MAX_PACKET_BYTES, MAX_SENT_BYTES)
             .set_clean_session(false)
             .set_manual_acks(true);
         if let Some(auth) = &to.auth {

@@ -96,8 +96,9 @@ impl Servers {
             .ping_interval(PING_INTERVAL)
             .client_capacity(MAX_COMMANDS)
             .reconnect_delay_callback(move |attempts| {
-                let failures = u32::try_from(attempts).unwrap_or(u32::MAX);
-                backoff.delay(failures, random(seed, 0, 0, failures))
+                // The first attempt is none that failed: it must not wait.
+                let failures = u32::try_from(attempts).unwrap_or(u32::MAX).saturating_sub(1);
+                if failures == 0 { Duration::ZERO } else { backoff.delay(failures, random(seed, 0, 0, failures)) }
             })
             .event_callback(move |event| {
                 hear(&event, &connection, &was_lost);
@@ -110,7 +111,8 @@ impl Servers {
             Auth::None => options,
             Auth::Password { username, password } => options.user_and_password(username.clone(), password.expose().to_owned()),
             Auth::Token(token) => options.token(token.expose().to_owned()),
-            Auth::Credentials(text) => options.credentials(text.expose()).map_err(|_| {
+            // The library wants the end of the last line, which a secret has lost.
+            Auth::Credentials(text) => options.credentials(&format!("{}\n", text.expose())).map_err(|_| {
                 Error::user("credentials: the secret is no text of a credentials file; name a file that nsc has made")
             })?,
         })

@@ -37,6 +37,9 @@ impl StreamConfig {
     }
 }
 
+/// The status of what may work in a moment, as in HTTP.
+const UNAVAILABLE: usize = 503;
+
 /// The streams whose subjects meet `wildcard`.
 pub(super) async fn streams_of(context: &Context, wildcard: &str) -> Result<Vec<StreamConfig>> {
     let asked = serde_json::json!({"offset": 0, "subject": wildcard});
@@ -46,6 +49,10 @@ pub(super) async fn streams_of(context: &Context, wildcard: &str) -> Result<Vec<
         .map_err(|error| Error::outside(format!("asking for the streams of {wildcard}: {error}; is JetStream enabled?")))?;
     match answer {
         Response::Ok(listed) => Ok(listed.streams.into_iter().flatten().map(|info| info.config).collect()),
+        // It has no leader, or is short of something, at the moment.
+        Response::Err { error } if error.code() == UNAVAILABLE => {
+            Err(Error::outside(format!("asking for the streams of {wildcard}: {error}")))
+        }
         Response::Err { error } => Err(Error::user(format!(
             "asking for the streams of {wildcard}: {error}; let the user publish to $JS.API.STREAM.LIST, and enable JetStream"
         ))),

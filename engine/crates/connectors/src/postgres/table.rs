@@ -53,6 +53,7 @@ struct Found {
     type_name: String,
     /// It takes no null and has no default.
     needed: bool,
+    nullable: bool,
     /// The server makes its values.
     made: bool,
 }
@@ -68,7 +69,8 @@ pub(super) struct Table {
 }
 
 const COLUMNS: &str = "SELECT a.attname::text, COALESCE(b.typname, t.typname)::text, format_type(a.atttypid, a.atttypmod),
-        a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', a.attgenerated <> '' OR a.attidentity = 'a'
+        a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', a.attgenerated <> '' OR a.attidentity = 'a',
+        NOT (a.attnotnull OR t.typnotnull)
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type b ON t.typtype = 'd' AND b.oid = t.typbasetype
     WHERE a.attrelid = to_regclass($1::text) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 
@@ -94,6 +96,7 @@ impl Table {
                 type_name: row.get(2),
                 needed: row.get(3),
                 made: row.get(4),
+                nullable: row.get(5),
             })
             .collect();
         let columns = choose(&found, config, shape)?;
@@ -113,6 +116,7 @@ impl Table {
             )),
             _ => explain(&doing, &error, connection),
         })?;
+        check_key(&found, config)?;
         Ok(table)
     }
 
@@ -227,6 +231,22 @@ fn choose(found: &[Found], config: &PostgresSinkConfig, shape: &RowShape) -> Res
     Ok(columns)
 }
 
+/// Whether a key tells rows apart.
+fn check_key(found: &[Found], config: &PostgresSinkConfig) -> Result<()> {
+    let table = &config.table;
+    // An index takes no two nulls for the same; rows with one would be added again and again, or taken for each other.
+    if let Some(open) = found.iter().find(|column| column.nullable && config.key.contains(&column.name)) {
+        let name = &open.name;
+        return Err(Error::user(format!(
+            "the column {name} of the table {table} is in key and takes nulls, which no key tells apart; ALTER TABLE {} ALTER \
+             COLUMN {} SET NOT NULL",
+            quote_name(table),
+            quote(name)
+        )));
+    }
+    Ok(())
+}
+
 fn kind_of(base_type: &str, member: &str, shape: &RowShape) -> Kind {
     match (base_type, &shape.time) {
         ("json" | "jsonb", _) => Kind::Json,
@@ -283,7 +303,7 @@ mod tests {
 
     fn found(name: &str, base_type: &str) -> Found {
         let (name, type_name) = (name.to_owned(), base_type.to_owned());
-        Found { name, base_type: base_type.to_owned(), type_name, needed: false, made: false }
+        Found { name, base_type: base_type.to_owned(), type_name, needed: false, nullable: false, made: false }
     }
 
     fn shape() -> RowShape {
@@ -315,6 +335,10 @@ mod tests {
         assert!(message(&[needed, found("n", "int4")], &append).contains("needs a value for owner"));
         let upsert = config(TableMode::Upsert, &["key"], None);
         assert!(message(&[found("n", "int4")], &upsert).contains("the column key of the table s.t is in key"));
+        let nullable = Found { nullable: true, ..found("key", "text") };
+        let said = check_key(std::slice::from_ref(&nullable), &upsert).expect_err("nulls").message().to_owned();
+        assert!(said.contains("ALTER TABLE \"s\".\"t\" ALTER COLUMN \"key\" SET NOT NULL"), "{said}");
+        assert!(check_key(&[nullable, found("n", "int4")], &append).is_ok());
         let columns = config(TableMode::Append, &[], Some(&[("nothing", "n")]));
         assert!(message(&[found("n", "int4")], &columns).contains("has no column nothing"));
     }

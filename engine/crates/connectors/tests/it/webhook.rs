@@ -27,7 +27,7 @@ async fn a_batch_is_one_post_with_its_headers() {
 
 #[tokio::test]
 async fn overload_and_server_errors_are_retried() {
-    for status in [429, 500, 502, 503, 504, 599] {
+    for status in [408, 425, 429, 500, 502, 503, 504, 599] {
         let outcome = outcome_of(Answer { body: "busy", ..answer(status) }).await;
         let Outcome::Retry { after: None, reason } = outcome else { panic!("{status}: {outcome:?}") };
         assert!(reason.contains(&status.to_string()) && reason.contains("busy"), "{reason}");

@@ -80,13 +80,15 @@ impl Run {
         receipts: &mpsc::Sender<(u64, Receipt)>,
         stop: &CancellationToken,
     ) -> bool {
-        let mut told = false;
+        let (mut told, shared) = (false, self.shared.clone());
         loop {
             tokio::select! {
                 () = stop.cancelled(), if !told => {
                     told = true;
                     self.source.stop();
                 }
+                // A source that does not end keeps nothing of the process's: the state may be opened anew.
+                () = shared.closed() => return false,
                 batch = brought.recv() => {
                     let Some(Brought { ticket, messages, position }) = batch else { return true };
                     match self.push.push(&messages, &[], position).await {

@@ -10,6 +10,7 @@ use super::{END_LIMIT, END_LOOK, Running};
 use crate::inbox::Message;
 use crate::port::Output;
 use crate::shared::WorkerFigures;
+use crate::topics::LAST_LIMIT;
 
 impl Running {
     /// Whether every split but the push source's journal is read to its end.
@@ -120,12 +121,13 @@ impl Running {
         if self.journal.into_iter().any(|journal| !join_until(journal, deadline)) {
             return Err(stuck("journal"));
         }
+        let shown_until = Instant::now() + LAST_LIMIT;
         for source in &self.topics {
             // Tools see where the job stopped. A cluster that does not answer has been waited for long enough.
             if source.connection.is_connected() {
                 match self.shared.reopens() {
                     true => drop(source.show(&self.shared)),
-                    false => source.show_last(&self.shared),
+                    false => source.show_last(&self.shared, shown_until),
                 }
             }
         }

@@ -66,12 +66,9 @@ impl TopicAgain {
             return Ok(None);
         }
         let at_hand = self.lanes.get(&number).is_some_and(|lane| lane.queue.has_some() || !lane.batches.is_empty());
-        // All of it has been read before, so that it is there if anybody is.
-        let seen = Seen { next: from, at_hand, end: to, answered_us: now_us, now_us };
-        if self.stalls.entry(number).or_default().look(seen) {
-            tracing::warn!(source = &*self.source.name, partition = number, "reading again gave nothing: its client is replaced");
-            self.lanes.clear();
-            self.reader = self.source.reader(REREAD_PREFETCH_KB)?;
+        let answered_us = self.source.answered_us(number);
+        if self.stalls.entry(number).or_default().look(Seen { next: from, at_hand, end: to, answered_us, now_us }) {
+            self.begin_anew(number, now_us);
             return Ok(None);
         }
         self.take(number, to)?;
@@ -79,6 +76,23 @@ impl TopicAgain {
         let Some((first, batch)) = lane.batches.pop_front() else { return Ok(None) };
         lane.at = first + batch.span;
         Ok(Some((first, batch)))
+    }
+
+    /// Another client takes over; every partition is read again from where it is wanted.
+    fn begin_anew(&mut self, number: i32, now_us: u64) {
+        match self.source.reader(REREAD_PREFETCH_KB) {
+            Ok(fresh) => {
+                tracing::warn!(
+                    source = &*self.source.name,
+                    partition = number,
+                    "reading again gave nothing: its client is replaced"
+                );
+                self.lanes.clear();
+                self.stalls.values_mut().for_each(|stall| stall.restart(now_us));
+                std::mem::replace(&mut self.reader, fresh).abandon();
+            }
+            Err(error) => tracing::warn!(source = &*self.source.name, "{error}: the client stays"),
+        }
     }
 
     fn take(&mut self, number: i32, to: u64) -> Result<()> {

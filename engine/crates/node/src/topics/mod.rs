@@ -12,11 +12,12 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use again::TopicAgain;
 use parking_lot::Mutex;
 pub use reader::TopicRun;
+pub use show::LAST_LIMIT;
 use streamjob_connectors::connection::Connection;
 use streamjob_connectors::kafka::{MetadataFields, Topic, TopicInfo, TopicReader};
 use streamjob_core::config::{JobConfig, KafkaSourceConfig, SourceConfig, StartFrom};
@@ -147,6 +148,17 @@ impl TopicSource {
             _ => new.iter().map(|number| Ok(self.topic.bounds(*number)?.first)).collect::<Result<Vec<u64>>>()?,
         };
         state.add_starts(std::iter::zip(new.iter().map(|number| self.split_id(info, *number)), offsets))
+    }
+
+    /// When a partition's leader was last asked where it ends, and answered; 0 for never.
+    fn answered_us(&self, number: i32) -> u64 {
+        let partition = self.partitions.iter().find(|partition| partition.number == number);
+        partition.map_or(0, |partition| partition.answered_us.load(Ordering::Acquire))
+    }
+
+    /// Whether the topic's name means another topic than at the start.
+    fn is_another(&self, info: &TopicInfo) -> bool {
+        self.info.as_ref().is_some_and(|known| known.id != info.id)
     }
 
     /// A client that reads, with so much fetched ahead of each partition.

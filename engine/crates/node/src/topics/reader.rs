@@ -27,6 +27,9 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A cluster that did not answer is asked again after this long.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
+/// How librdkafka says that a leader has less than was read; an error of its own has no other sign of it.
+const TRUNCATED: &str = "truncation";
+
 /// What reads one source.
 pub struct TopicRun {
     pub shared: Arc<Shared>,
@@ -56,6 +59,13 @@ struct Lane {
     stall: Stall,
 }
 
+impl Lane {
+    /// What comes behind a loss is not taken before it is looked at: it would be taken for what follows.
+    fn is_readable(&self) -> bool {
+        !self.finished && self.unreadable.is_none()
+    }
+}
+
 impl TopicRun {
     /// Reads until the process stops, or to the ends of all partitions.
     pub fn run(self) {
@@ -80,7 +90,7 @@ impl TopicRun {
                 rested = Instant::now();
                 self.rest(&mut reader, &mut lanes)?;
             }
-            let ready = lanes.iter_mut().filter(|lane| !lane.finished && lane.queue.has_some());
+            let ready = lanes.iter_mut().filter(|lane| lane.is_readable() && lane.queue.has_some());
             let Some(lane) = ready.min_by_key(|lane| lane.max_time_us) else {
                 if reader.serve()?.recreated {
                     return self.made_anew();
@@ -106,7 +116,7 @@ impl TopicRun {
             }
             messages.clear();
             if let Some((code, text)) = taken.failed {
-                self.failed(lane, code, &text);
+                self.failed(lane, code, &text)?;
             }
         }
         Ok(())
@@ -251,14 +261,26 @@ impl TopicRun {
     fn read_anew(&self, reader: &mut TopicReader, lanes: &mut [Lane]) -> Result<()> {
         let text = format!("a partition has messages and gave none for {} s or more", STALLED_AFTER_US / 1_000_000);
         self.source.connection.failed(&text);
+        // A client that is new to the topic can't tell that it is another than before.
+        match self.source.topic.describe() {
+            Ok(info) if self.source.is_another(&info) => return self.made_anew(),
+            Ok(_) => {}
+            Err(_) => return Ok(()),
+        }
         tracing::warn!(source = &*self.source.name, "{text}: its client is replaced");
-        let fresh = self.open()?;
         let wanted: Vec<(i32, u64)> = lanes.iter().map(|lane| (self.source.partitions[lane.place].number, lane.next)).collect();
-        for (lane, queue) in std::iter::zip(lanes.iter_mut(), fresh.assign(&wanted)?) {
+        let (fresh, queues) = match self.open().and_then(|fresh| fresh.assign(&wanted).map(|queues| (fresh, queues))) {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::warn!(source = &*self.source.name, "{error}: the client stays");
+                return Ok(());
+            }
+        };
+        for (lane, queue) in std::iter::zip(lanes.iter_mut(), queues) {
             (lane.queue, lane.unreadable) = (queue, None);
             lane.stall.restart(self.shared.uptime_us());
         }
-        *reader = fresh;
+        std::mem::replace(reader, fresh).abandon();
         Ok(())
     }
 
@@ -272,9 +294,19 @@ impl TopicRun {
             && partition.end.load(Ordering::Acquire) <= lane.next
     }
 
-    fn failed(&self, lane: &mut Lane, code: Code, text: &str) {
+    fn failed(&self, lane: &mut Lane, code: Code, text: &str) -> Result<()> {
         let partition = self.source.partitions[lane.place].number;
+        // A client that says what is wrong does not hang.
+        lane.stall.restart(self.shared.uptime_us());
         match code {
+            // What was read is not in the log any more, and other messages may stand under its offsets by now.
+            Code::AutoOffsetReset if text.contains(TRUNCATED) => {
+                return Err(Error::damaged(format!(
+                    "{}/{partition}: {text}: its broker has lost messages that were read, and new ones get their offsets; create \
+                     the topic anew, or start with a new state directory",
+                    self.source.config.topic
+                )));
+            }
             code if rows::is_loss(code) => lane.unreadable = Some(Instant::now()),
             Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicId => {
                 self.source.look.store(true, Ordering::Release);
@@ -284,6 +316,7 @@ impl TopicRun {
         if self.source.connection.failed(text) {
             tracing::warn!(source = &*self.source.name, partition, "reading a partition failed and is tried again: {text}");
         }
+        Ok(())
     }
 
     /// The log does not hold the offset that is wanted next. That is never passed over in silence.
@@ -294,7 +327,7 @@ impl TopicRun {
             Ok(info) => info,
             Err(_) => return Ok(()),
         };
-        if source.info.as_ref().is_some_and(|known| known.id != info.id) {
+        if source.is_another(&info) {
             return self.made_anew();
         }
         let Ok(bounds) = source.topic.bounds(number) else { return Ok(()) };
@@ -331,6 +364,7 @@ impl TopicRun {
         // A partition that could not be read is out of the library's sight.
         reader.remove(number)?;
         lane.queue = reader.add(number, lane.next)?;
+        lane.queue.listen();
         lane.unreadable = None;
         self.finish_at_end(lane);
         Ok(())

@@ -37,14 +37,18 @@ pub struct Taken {
     pub bytes: u64,
     /// What follows could not be decoded now, and is gone.
     pub undecoded: bool,
-    /// Why reading the partition failed, the last time. Where the log does not hold what is wanted next ([`is_loss`]), what followed
-    /// is gone; after anything else the client goes on by itself.
+    /// Why reading the partition failed, the last time. Where what is wanted next can't be had ([`is_loss`]), what followed is gone;
+    /// after anything else the client goes on by itself.
     pub failed: Option<(Code, String)>,
 }
 
-/// Whether a failure means that the log does not hold what is wanted next.
+/// Whether a failure means that what is wanted next is not in the log, or is there and can't be read: the client goes on behind
+/// it, or not at all.
 pub fn is_loss(code: Code) -> bool {
-    matches!(code, Code::AutoOffsetReset | Code::OffsetOutOfRange)
+    matches!(
+        code,
+        Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::BadMessage | Code::BadCompression | Code::NotImplemented
+    )
 }
 
 /// A batch under construction.
@@ -256,8 +260,7 @@ mod tests {
 
     #[test]
     fn only_a_loss_ends_what_is_taken() {
-        for (code, expected) in [(Code::OffsetOutOfRange, vec![5]), (Code::AutoOffsetReset, vec![5]), (Code::Unknown, vec![5, 6])]
-        {
+        for (code, expected) in [(Code::OffsetOutOfRange, vec![5]), (Code::BadMessage, vec![5]), (Code::Unknown, vec![5, 6])] {
             let failed = Event::Failed { code, text: "it failed".to_owned() };
             let all = taken(vec![message(5), failed, message(6)], 5, None, rules(Tombstones::Reject));
             assert_eq!((offsets(&all), all.failed.is_some()), (expected, true), "{code:?}");

@@ -11,8 +11,9 @@ use crate::shared::Shared;
 
 /// How often the last ones are asked after.
 const LOOK: Duration = Duration::from_millis(10);
-/// A group's first offsets wait for a coordinator to be made, which may refuse some attempts.
-const LAST_LIMIT: Duration = Duration::from_secs(10);
+/// What a stop gives the last offsets of all sources. A group's first ones wait for a coordinator to be made, which may refuse
+/// some attempts.
+pub const LAST_LIMIT: Duration = Duration::from_secs(10);
 /// Refused attempts are followed by the next after this long.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
@@ -73,9 +74,8 @@ impl TopicSource {
         group.insert(client).begin(moved)
     }
 
-    /// Shows where the job stopped. A coordinator that does not answer is waited for no longer than [`LAST_LIMIT`].
-    pub fn show_last(&self, shared: &Shared) {
-        let deadline = Instant::now() + LAST_LIMIT;
+    /// Shows where the job stopped. A coordinator that does not answer is not waited for beyond the deadline.
+    pub fn show_last(&self, shared: &Shared, deadline: Instant) {
         while Instant::now() < deadline {
             match self.show(shared) {
                 Showing::Done | Showing::Refused => return,

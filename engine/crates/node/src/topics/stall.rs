@@ -3,10 +3,12 @@
 //! A client library may wait for ever for an answer that it does not ask for again, for instance after its broker has changed
 //! hands. The watch asks the leader by another client, so that the two can be compared.
 
-/// A reader that has given nothing for so long is made anew, microseconds. Longer than any request of the client may take.
+/// A reader that has given nothing for so long is made anew, microseconds: longer than a request of its client may take by
+/// default. Each time in vain doubles it, without an end: what is large, or what the client passes over without a word, such as
+/// transactions that were given up, needs its time.
 pub const STALLED_AFTER_US: u64 = 15_000_000;
-/// The longest wait before a reader is made anew once more, microseconds: what is large over a slow line needs its time.
-const STALLED_AFTER_MAX_US: u64 = 300_000_000;
+/// An answer of the leader that is older than this says nothing of the moment.
+const ANSWER_HOLDS_US: u64 = 5_000_000;
 
 /// What is known of one partition.
 #[derive(Debug)]
@@ -31,13 +33,13 @@ pub struct Seen {
     pub at_hand: bool,
     /// Behind the last message, by its leader.
     pub end: u64,
-    /// When the leader was asked for that.
+    /// When the leader was asked for that; 0 for never.
     pub answered_us: u64,
     pub now_us: u64,
 }
 
 impl Stall {
-    /// The reader was made anew, for this partition or another: the time begins again.
+    /// The time begins again: the reader was made anew, or has given a sign of life.
     pub fn restart(&mut self, now_us: u64) {
         if let Some((_, since_us)) = &mut self.since {
             *since_us = now_us;
@@ -46,25 +48,26 @@ impl Stall {
 
     /// Whether the reader is to be made anew now.
     pub fn look(&mut self, seen: Seen) -> bool {
-        if seen.at_hand || seen.next >= seen.end {
+        if seen.next >= seen.end {
             *self = Stall::default();
             return false;
         }
-        match self.since {
-            Some((next, since_us)) if next == seen.next => {
-                // A leader that can't be reached is nobody's fault here: it must have answered when the time was up.
-                if seen.answered_us < since_us.saturating_add(self.wait_us) {
-                    return false;
-                }
-                self.since = Some((next, seen.now_us));
-                self.wait_us = (self.wait_us * 2).min(STALLED_AFTER_MAX_US);
-                true
-            }
-            _ => {
-                *self = Stall { since: Some((seen.next, seen.now_us)), ..Stall::default() };
-                false
-            }
+        let Some((_, since_us)) = self.since.filter(|(next, _)| *next == seen.next) else {
+            *self = Stall { since: Some((seen.next, seen.now_us)), ..Stall::default() };
+            return false;
+        };
+        // Where the leader can't be reached, it is not the reader's fault, which then has the whole time once more.
+        let is_away = seen.answered_us.saturating_add(ANSWER_HOLDS_US) < seen.now_us;
+        if seen.at_hand || is_away {
+            self.restart(seen.now_us);
+            return false;
         }
+        let is_over = seen.now_us >= since_us.saturating_add(self.wait_us);
+        if is_over {
+            self.restart(seen.now_us);
+            self.wait_us = self.wait_us.saturating_mul(2);
+        }
+        is_over
     }
 }
 
@@ -86,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_gives_nothing_is_made_anew_ever_more_rarely() {
-        let expected = [16, 46, 106, 226, 466, 766, 1066];
+        let expected = [16, 46, 106, 226, 466, 946];
         assert_eq!(anew((1..1100).map(|at| seen(5, 9, at))), expected);
     }
 
@@ -114,7 +117,14 @@ mod tests {
     #[test]
     fn a_leader_that_does_not_answer_says_nothing_about_the_reader() {
         let answered = |at: u64| if at < 40 { 3 } else { at };
-        let looks = (1..50).map(|at| Seen { answered_us: answered(at) * S, ..seen(5, 9, at) });
-        assert_eq!(anew(looks), [40]);
+        let looks = |to| (1..to).map(|at| Seen { answered_us: answered(at) * S, ..seen(5, 9, at) });
+        assert!(anew(looks(54)).is_empty());
+        assert_eq!(anew(looks(60)), [54]);
+    }
+
+    #[test]
+    fn what_is_at_hand_and_gives_no_row_does_not_shorten_the_wait() {
+        let looks = (1..120).map(|at| Seen { at_hand: at % 40 == 20, ..seen(5, 9, at) });
+        assert_eq!(anew(looks), [16, 90]);
     }
 }
