@@ -120,14 +120,14 @@ def test_a_message_that_is_larger_than_a_row_may_be_is_rejected_alone(
     job = make_job(JOB.format(source=source(broker)))
     running = job.run()
     subscribed(running)
-    broker.send([*messages(0, 50), ("site/x/temp/y", "x" * (20 << 20)), *messages(50, 50)])
+    broker.send([*messages(0, 50), ("site/x/temp/y", "x" * (70 << 20)), *messages(50, 50)])
     await_numbers(running, job, 100)
     running.await_processed(101)
     assert running.metrics().ledger()["rejected"] == 1
     assert running.metrics().sum("streamjob_connection_errors_total") == 0
     running.stop()
     assert not duplicates([row["n"] for row in rows(job)])
-    assert "the message has 20971520 bytes" in job.rows("dead")[0]["reason"]
+    assert "the message has 73400320 bytes" in job.rows("dead")[0]["reason"]
 
 
 @pytest.mark.kills
