@@ -421,3 +421,50 @@ fn a_replayed_journal_is_judged_as_when_it_was_taken() {
     let two_sources = [split("in@1", "in"), split("file@1", "file")];
     assert_eq!(watermarks(&two_sources, &replay).0, i64::MIN, "another source does hold it back");
 }
+
+#[test]
+fn what_a_split_was_at_the_last_commit_says_nothing_about_the_next_start() {
+    for status in [SplitStatus::Idle, SplitStatus::Finished] {
+        let mut harness = Harness::new();
+        let batch = rows_at(&harness, 50);
+        harness.deliver(0, batch);
+        harness.processor.shards_mut().iter_mut().for_each(|shard| shard.set_status(0, status));
+        harness.commit();
+        harness.crash();
+        for shard in harness.processor.shards() {
+            let progress = shard.progress(0);
+            assert_eq!((progress.status, progress.position), (SplitStatus::Active, 1), "it may have older rows than others");
+            assert_eq!(shard.watermark_us(), 47, "what was committed stays");
+        }
+    }
+}
+
+#[test]
+fn a_sink_that_left_the_job_and_comes_back_uses_no_number_twice() {
+    let mut harness = Harness::new();
+    let batch = rows_at(&harness, 50);
+    harness.deliver(0, batch);
+    harness.end();
+    let numbers = |harness: &Harness| -> Vec<Vec<(usize, u64)>> {
+        harness.processor.shards().iter().map(|shard| shard.open_segments().collect()).collect()
+    };
+    let before = numbers(&harness);
+    assert!(before.iter().flatten().any(|(_, number)| *number > 0), "a segment was written: {before:?}");
+    let (with, mut without) = (harness.plan.clone(), job());
+    without.sinks.clear();
+    harness.plan = Plan::compile(without).expect("the job compiles");
+    harness.crash();
+    let batch = rows_at(&harness, 60);
+    harness.deliver(1, batch);
+    harness.commit();
+    harness.plan = with;
+    harness.crash();
+    let pairs = std::iter::zip(numbers(&harness).concat(), before.concat());
+    assert!(pairs.into_iter().all(|(now, before)| now >= before), "{:?} and before {before:?}", numbers(&harness));
+}
+
+/// One row.
+fn rows_at(harness: &Harness, time_us: i64) -> RowBatch {
+    let mut decoder = Decoder::new(&harness.plan.config.schema, SHARDS, 1_000_000).expect("a decodable schema");
+    decoder.decode_ndjson(line(&(1, time_us, 5)).as_bytes(), 0, Positions::Ordinal)
+}

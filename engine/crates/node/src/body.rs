@@ -1,6 +1,7 @@
 //! Reading a request's body within its share of the memory.
 
 use std::io::Read;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -10,10 +11,15 @@ use hyper::body::{Body, Incoming};
 use crate::inbox::{BodyBudget, BodyShare};
 use crate::ingest::Answer;
 
+/// A client that sends nothing of a body for so long has gone: what it holds of the budget is others'.
+pub const SILENCE: Duration = Duration::from_secs(30);
+
 /// Why a body could not be read.
 pub enum Broken {
     TooLong,
     NoRoom,
+    /// Nothing of it came for [`SILENCE`].
+    Silent,
     Off(hyper::Error),
 }
 
@@ -26,7 +32,7 @@ pub async fn collect(
 ) -> std::result::Result<Bytes, Broken> {
     let mut first: Option<Bytes> = None;
     let mut all = Vec::new();
-    while let Some(frame) = body.frame().await {
+    while let Some(frame) = tokio::time::timeout(SILENCE, body.frame()).await.map_err(|_| Broken::Silent)? {
         let Ok(data) = frame.map_err(Broken::Off)?.into_data() else { continue };
         let length = first.as_ref().map_or(0, Bytes::len) + all.len() + data.len();
         if length > limit {

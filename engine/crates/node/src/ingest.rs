@@ -17,7 +17,7 @@ use streamjob_core::json;
 use streamjob_core::shard::{RequestCommit, request_key};
 use streamjob_core::{Error, Result};
 
-use crate::body::{Broken, collect, inflate};
+use crate::body::{Broken, SILENCE, collect, inflate};
 use crate::formats::{Format, Formats, Undecoded};
 use crate::idempotency::{Begin, Ticket};
 use crate::inbox::BodyShare;
@@ -227,6 +227,10 @@ impl Ingest {
             Ok(raw) => raw,
             Err(Broken::TooLong) => return Err(too_large()),
             Err(Broken::NoRoom) => return Err(Answer::wait("too many bodies are being read; send it again later")),
+            Err(Broken::Silent) => {
+                let text = format!("nothing of the body came for {SILENCE:?}; send it again");
+                return Err(Answer::problem(StatusCode::REQUEST_TIMEOUT, &text));
+            }
             Err(Broken::Off(error)) => {
                 return Err(Answer::problem(StatusCode::BAD_REQUEST, &format!("the body broke off: {error}")));
             }

@@ -19,14 +19,13 @@ use streamjob_core::plan::{Plan, SinkFrom, TimeOutput, WINDOW_COLUMNS};
 use streamjob_core::transactions::Progress;
 use streamjob_core::{Error, Result};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::hosted::{self, ConnectorHost};
 use crate::inbox::Message;
 use crate::port::{MESSAGE_QUEUE, Output};
-use crate::shared::{ConnectionView, Shared};
+use crate::shared::{ConnectionView, Shared, hear};
 
 /// The tasks and threads that send.
 #[derive(Default)]
@@ -138,18 +137,7 @@ impl MessageSinks {
             run_deliveries(server, backoff, seed(), receiver, report, stop).await;
             Ok(())
         });
-        self.hear(failed, task);
-    }
-
-    /// Whatever ends a sink early ends the process: a job that ran on would fill its outboxes without a word.
-    fn hear(&self, failed: Arc<Shared>, task: JoinHandle<Result<()>>) {
-        self.delivering.spawn(async move {
-            match task.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => failed.fail(error),
-                Err(error) => failed.fail(Error::engine(format!("a sink broke: {error}; this is a bug, please report it"))),
-            }
-        });
+        self.delivering.spawn(hear(failed, task));
     }
 
     /// The library's calls block, so that the sink has a thread of its own.
@@ -159,7 +147,8 @@ impl MessageSinks {
         let kafka = KafkaSink::new(&place, name, config, guarantee, state_id, seed(), starting.connection.clone())?;
         let (hooks, stop, failed) = (starting.hooks(), self.stop.clone(), starting.shared.clone());
         let receiver = starting.receiver;
-        self.hear(failed, tokio::task::spawn_blocking(move || kafka.run(receiver, hooks, &stop)));
+        let task = tokio::task::spawn_blocking(move || kafka.run(receiver, hooks, &stop));
+        self.delivering.spawn(hear(failed, task));
         Ok(())
     }
 
@@ -174,7 +163,7 @@ impl MessageSinks {
             run_deliveries(nats, backoff, seed(), receiver, report, stop).await;
             Ok(())
         });
-        self.hear(failed, task);
+        self.delivering.spawn(hear(failed, task));
         Ok(())
     }
 
@@ -191,7 +180,8 @@ impl MessageSinks {
         let postgres = PostgresSink::new(&place, name, config, shape, guarantee, state_id, seed(), starting.connection.clone())?;
         let (hooks, stop, failed) = (starting.hooks(), self.stop.clone(), starting.shared.clone());
         let receiver = starting.receiver;
-        self.hear(failed, tokio::spawn(async move { postgres.run(receiver, hooks, stop).await }));
+        let task = tokio::spawn(async move { postgres.run(receiver, hooks, stop).await });
+        self.delivering.spawn(hear(failed, task));
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::push::{MAX_PUSH_BYTES, MAX_PUSH_MESSAGES, PushSource};
 use crate::sequencer::Sequencer;
-use crate::shared::{ConnectionView, Shared};
+use crate::shared::{ConnectionView, Shared, hear};
 
 /// Starts a task for each source of the job that is a broker's.
 ///
@@ -51,11 +51,8 @@ fn start_one(
     let seed = uuid::Uuid::new_v4().as_u64_pair().0;
     let retry = Retry { name: source.name.as_str().into(), backoff, seed, connection };
     let (failed, stop) = (shared.clone(), stop.clone());
-    sources.spawn(async move {
-        if let Err(error) = run(push, mqtt, retry, &stop).await {
-            failed.fail(error);
-        }
-    });
+    let task = tokio::spawn(async move { run(push, mqtt, retry, &stop).await });
+    sources.spawn(hear(failed, task));
     Ok(())
 }
 

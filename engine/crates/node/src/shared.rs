@@ -6,7 +6,6 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use streamjob_connectors::connection::Connection;
-use streamjob_core::Error;
 use streamjob_core::batch::{RowBatch, hash_key, shard_of};
 use streamjob_core::ledger::Ledger;
 use streamjob_core::plan::Plan;
@@ -14,8 +13,10 @@ use streamjob_core::progress::{END_OF_TIME, SplitIndex};
 use streamjob_core::shard::SplitInfo;
 use streamjob_core::store::ShardStore;
 use streamjob_core::trim::Trimmer;
+use streamjob_core::{Error, Result};
 use streamjob_state::StateDir;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 
 use crate::idempotency::Requests;
 use crate::inbox::{BodyBudget, Credits, Inbox};
@@ -379,4 +380,16 @@ impl Shared {
 pub fn now_us() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     since.as_micros() as i64
+}
+
+/// Waits for a source's or sink's task. Whatever ends it early ends the process: a job that ran on without it would say nothing.
+pub async fn hear(shared: Arc<Shared>, task: JoinHandle<Result<()>>) {
+    match task.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => shared.fail(error),
+        Err(error) if error.is_panic() => {
+            shared.fail(Error::engine(format!("a connector broke: {error}; this is a bug, please report it")));
+        }
+        Err(_) => {}
+    }
 }

@@ -27,17 +27,26 @@ const ASK_AGAIN: Duration = Duration::from_secs(10);
 pub(super) struct Partitions(Mutex<Option<(i32, Instant)>>);
 
 impl Partitions {
-    /// Whether the topic has the partition.
-    fn has(&self, partition: i32, ask: impl FnOnce() -> Result<i32, KafkaError>) -> Result<bool, KafkaError> {
+    /// Whether the topic has the partition. Where nobody can say, the client is to find out, which waits where that helps.
+    fn has(&self, partition: i32, ask: impl FnOnce() -> Option<i32>) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((count, asked)) = *known
             && (partition < count || asked.elapsed() < ASK_AGAIN)
         {
-            return Ok(partition < count);
+            return partition < count;
         }
-        let count = ask()?;
-        *known = Some((count, Instant::now()));
-        Ok(partition < count)
+        match ask().or_else(|| known.map(|(count, _)| count)) {
+            Some(count) => {
+                *known = Some((count, Instant::now()));
+                partition < count
+            }
+            None => true,
+        }
+    }
+
+    /// The topic may be another by now.
+    pub fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -73,7 +82,7 @@ impl KafkaSink {
             }
             let text = row.get();
             let key = self.config.key.as_deref().and_then(|name| member(text, name)).map(key_bytes);
-            let partition = self.partition_of(producer, text)?;
+            let partition = self.partition_of(producer, text);
             self.enqueue(producer, stop, || {
                 let mut record = BaseRecord::with_opaque_to(&self.config.topic, Box::new(batch)).payload(text);
                 record.key = key.as_deref();
@@ -86,15 +95,14 @@ impl KafkaSink {
     }
 
     /// The partition that a row names. One that the topic does not have counts as none: the client would never take the row.
-    fn partition_of(&self, producer: &BaseProducer<Context>, row: &str) -> Result<Option<i32>, KafkaError> {
+    fn partition_of(&self, producer: &BaseProducer<Context>, row: &str) -> Option<i32> {
         let named = self.config.partition.as_deref().and_then(|name| member(row, name)?.parse::<i32>().ok());
-        let Some(partition) = named.filter(|partition| *partition >= 0) else { return Ok(None) };
         let ask = || {
-            let metadata = producer.client().fetch_metadata(Some(&self.config.topic), ANSWER_TIMEOUT)?;
-            let topic = metadata.topics().first().filter(|topic| topic.error().is_none());
-            topic.map(|topic| topic.partitions().len() as i32).ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopic))
+            let metadata = producer.client().fetch_metadata(Some(&self.config.topic), ANSWER_TIMEOUT).ok()?;
+            let topic = metadata.topics().first().filter(|topic| topic.error().is_none())?;
+            i32::try_from(topic.partitions().len()).ok().filter(|count| *count > 0)
         };
-        Ok(self.partitions.has(partition, ask)?.then_some(partition))
+        named.filter(|partition| *partition >= 0 && self.partitions.has(*partition, ask))
     }
 
     fn headers(&self, delivery: &Delivery) -> Option<OwnedHeaders> {
@@ -129,7 +137,10 @@ impl KafkaSink {
                 Err((error, _)) if code(&error) == Some(RDKafkaErrorCode::QueueFull) && !stop.is_cancelled() => {
                     producer.poll(LOOK);
                 }
-                Err((error, _)) => return Err(error),
+                Err((error, _)) => {
+                    self.partitions.forget();
+                    return Err(error);
+                }
             }
         }
     }
@@ -143,10 +154,11 @@ mod tests {
     fn a_topic_is_asked_for_its_partitions_once_and_where_a_row_names_another_at_times() {
         let partitions = Partitions::default();
         let unasked = || panic!("the answer is known");
-        assert!(partitions.has(2, || Ok(3)).expect("an answer"));
-        assert!(partitions.has(0, unasked).expect("an answer"));
-        assert!(!partitions.has(3, unasked).expect("an answer"));
-        let refused = || Err(KafkaError::MetadataFetch(RDKafkaErrorCode::AllBrokersDown));
-        assert!(Partitions::default().has(0, refused).is_err());
+        assert!(partitions.has(7, || None), "nobody can say");
+        assert!(partitions.has(2, || Some(3)));
+        assert!(partitions.has(0, unasked));
+        assert!(!partitions.has(3, unasked));
+        partitions.forget();
+        assert!(partitions.has(3, || Some(4)));
     }
 }

@@ -138,6 +138,7 @@ impl ProgressTopic {
                 tracing::warn!(target: "streamjob", topic = self.name(), "waiting for open transactions of others in the topic");
             }
             if heard.elapsed() >= SILENCE {
+                drop(queues);
                 reader.abandon();
                 return Err(Error::outside(format!(
                     "the topic {} gave nothing for {SILENCE:?}: transactions of others are open in it, or its broker is not well",

@@ -363,6 +363,8 @@ impl KafkaSink {
     /// Notes that messages were not taken, and says why.
     pub(super) fn note_failure(&self, error: Option<&KafkaError>) -> Error {
         let why = match error {
+            // No other takes the place of a producer without transactions: its epoch has moved on, and so does the client.
+            Some(error) if is_fenced(error) => Error::outside(format!("sink {}: producing: {error}", self.name)),
             Some(error) => self.explain("producing", error),
             None => Error::outside(format!("sink {}: a message was not taken", self.name)),
         };

@@ -43,6 +43,8 @@ pub(super) fn run(
         let mut again: Vec<(u64, UnderWay)> = under_way.into_iter().collect();
         again.sort_unstable_by_key(|(number, _)| *number);
         waiting = again.into_iter().map(|(_, batch)| batch.delivery).chain(waiting).collect();
+        // Those of a shard in their order, whichever has failed first.
+        waiting.sort_by_key(|delivery| delivery.last_seq);
         let Err(error) = error else { return Ok(()) };
         failures += 1;
         sink.wait_after(&error, failures, stop)?;
@@ -121,7 +123,9 @@ fn take_answers(
         let Some(batch) = under_way.remove(&number) else { continue };
         if batch.failed {
             let why = producer.context().take_undelivered();
-            answers.failure = Some(sink.note_failure(why.as_ref()));
+            let why = sink.note_failure(why.as_ref());
+            // The first has the reason; it is given once.
+            answers.failure.get_or_insert(why);
             waiting.push(batch.delivery);
         } else {
             answers.confirmed += 1;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
 use async_nats::jetstream::response::Response;
+use async_nats::jetstream::{Context, ErrorCode};
 use serde::Deserialize;
 use streamjob_core::config::{Delivery as Guarantee, NatsSinkConfig};
 use streamjob_core::{Error, Result};
@@ -39,6 +39,8 @@ impl StreamConfig {
 
 /// The status of what may work in a moment, as in HTTP.
 const UNAVAILABLE: usize = 503;
+/// But for these: JetStream is not there, for anybody or for the account.
+const NOT_ENABLED: [ErrorCode; 2] = [ErrorCode::JETSTREAM_NOT_ENABLED, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT];
 
 /// The streams whose subjects meet `wildcard`.
 pub(super) async fn streams_of(context: &Context, wildcard: &str) -> Result<Vec<StreamConfig>> {
@@ -50,7 +52,7 @@ pub(super) async fn streams_of(context: &Context, wildcard: &str) -> Result<Vec<
     match answer {
         Response::Ok(listed) => Ok(listed.streams.into_iter().flatten().map(|info| info.config).collect()),
         // It has no leader, or is short of something, at the moment.
-        Response::Err { error } if error.code() == UNAVAILABLE => {
+        Response::Err { error } if error.code() == UNAVAILABLE && !NOT_ENABLED.contains(&error.error_code()) => {
             Err(Error::outside(format!("asking for the streams of {wildcard}: {error}")))
         }
         Response::Err { error } => Err(Error::user(format!(

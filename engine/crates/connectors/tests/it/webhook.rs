@@ -45,7 +45,7 @@ async fn retry_after_is_read_on_429_and_503() {
 
 #[tokio::test]
 async fn other_answers_are_final() {
-    for status in [304, 400, 401, 404, 408, 413, 422] {
+    for status in [304, 400, 401, 404, 409, 413, 422] {
         let outcome = outcome_of(Answer { body: "no such field", ..answer(status) }).await;
         assert!(matches!(&outcome, Outcome::Refused(Refusal::Batch { status: seen, .. }) if *seen == status), "{outcome:?}");
     }

@@ -348,6 +348,7 @@ impl Shard {
                     SinkState::Messages(outbox) => Some((sink.name.clone(), outbox.next_number())),
                     SinkState::Stream => None,
                 })
+                .chain(self.foreign_numbers.iter().cloned())
                 .collect(),
             udf_versions: Vec::new(),
             latest_closed: std::iter::zip(&plan.windows, &self.latest_closed)

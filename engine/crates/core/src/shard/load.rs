@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{SHARD_FORMAT, Shard, ShardMeta, SinkState, freeze, keys, windows};
 use crate::outbox::Batch;
+use crate::progress::{SplitProgress, SplitStatus};
 use crate::table::Slot;
 use crate::{Error, Result};
 
@@ -62,7 +63,8 @@ impl Shard {
         self.ledger = meta.ledger;
         for (id, progress) in meta.splits {
             match self.split_ids.iter().position(|known| **known == *id) {
-                Some(split) => self.splits[split] = progress,
+                // Its reader says anew whether it is idle or at its end: until then it may hold older rows than others.
+                Some(split) => self.splits[split] = SplitProgress { status: SplitStatus::Active, ..progress },
                 None => self.foreign_splits.push((id, progress)),
             }
         }
@@ -76,6 +78,8 @@ impl Shard {
                 self.windows[window].restore(&counts);
             }
         }
+        let is_there = |name: &String| self.plan.sinks.iter().any(|sink| sink.name == *name);
+        self.foreign_numbers = meta.next_numbers.iter().filter(|(name, _)| !is_there(name)).cloned().collect();
         for (sink, state) in std::iter::zip(&self.plan.sinks, &mut self.sinks) {
             let known = meta.next_numbers.iter().find(|(name, _)| *name == sink.name);
             let Some((_, next)) = known else { continue };

@@ -102,6 +102,8 @@ pub struct Shard {
     split_ids: Vec<Arc<str>>,
     /// Progress in splits that this process does not read.
     foreign_splits: Vec<(String, SplitProgress)>,
+    /// The next numbers of sinks that have left the job: one that comes back must use none twice.
+    foreign_numbers: Vec<(String, u64)>,
     /// By split: the one that goes on where it ends.
     next_of_source: Vec<Option<usize>>,
     watermark_us: i64,
@@ -159,6 +161,7 @@ impl Shard {
             split_ids: splits.iter().map(|split| split.id.clone()).collect(),
             next_of_source: vec![None; splits.len()],
             foreign_splits: Vec::new(),
+            foreign_numbers: Vec::new(),
             watermark_us: NO_TIME,
             max_event_time_us: NO_TIME,
             sinks,

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::{BATCHES_UNDER_WAY, Brought, ConnectorHost, HostedSource, Intake, SourceStart, read_secrets};
 use crate::push::{PushSource, Receipt};
 use crate::sequencer::Sequencer;
-use crate::shared::{ConnectionView, Shared};
+use crate::shared::{ConnectionView, Shared, hear};
 
 /// Starts all sources that are user code. They bring rows until `stop` is cancelled, and end with what they have then.
 pub fn start_sources(
@@ -41,7 +41,12 @@ pub fn start_sources(
         });
         shared.source_begins();
         let run = Run { shared: shared.clone(), push, source, intake };
-        bringing.spawn(run.run(brought, stop.clone()));
+        let stop = stop.clone();
+        let task = tokio::spawn(async move {
+            run.run(brought, stop).await;
+            Ok(())
+        });
+        bringing.spawn(hear(shared.clone(), task));
     }
     Ok(())
 }

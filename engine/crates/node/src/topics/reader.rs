@@ -30,6 +30,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How librdkafka says that a leader has less than was read; an error of its own has no other sign of it.
 const TRUNCATED: &str = "truncation";
 
+/// What is damaged is read again after this long.
+const DAMAGED_AGAIN: Duration = Duration::from_secs(1);
+
 /// What reads one source.
 pub struct TopicRun {
     pub shared: Arc<Shared>,
@@ -237,7 +240,7 @@ impl TopicRun {
             reader.pause(&self.source.partitions.iter().map(|it| it.number).collect::<Vec<_>>())?;
         }
         for lane in lanes.iter_mut().filter(|lane| !lane.finished) {
-            if lane.unreadable.is_some_and(|at| at <= Instant::now()) {
+            if lane.unreadable.is_some_and(|at| at <= Instant::now()) && !self.shared.is_stopping() {
                 self.look_at_loss(reader, lane)?;
             }
             if !lane.idle && self.is_idle(lane) {
@@ -245,7 +248,11 @@ impl TopicRun {
                 self.say(lane, SplitStatus::Idle);
             }
         }
-        if lanes.iter_mut().any(|lane| self.is_stalled(lane)) { self.read_anew(reader, lanes) } else { Ok(()) }
+        if !self.shared.is_stopping() && lanes.iter_mut().any(|lane| self.is_stalled(lane)) {
+            self.read_anew(reader, lanes)
+        } else {
+            Ok(())
+        }
     }
 
     fn is_stalled(&self, lane: &mut Lane) -> bool {
@@ -307,7 +314,9 @@ impl TopicRun {
                     self.source.config.topic
                 )));
             }
-            code if rows::is_loss(code) => lane.unreadable = Some(Instant::now()),
+            Code::AutoOffsetReset | Code::OffsetOutOfRange => lane.unreadable = Some(Instant::now()),
+            // It is there and can't be read, perhaps for long.
+            code if rows::is_loss(code) => lane.unreadable = Some(Instant::now() + DAMAGED_AGAIN),
             Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicId => {
                 self.source.look.store(true, Ordering::Release);
             }
