@@ -91,20 +91,13 @@ impl ShardModel<'_> {
     fn open(&mut self, splits: &[SplitId]) {
         self.open = splits.to_vec();
         for split in splits {
-            let new = Progress { max_us: NO_TIME, status: SplitStatus::Active };
-            self.splits.entry(split.clone()).or_insert(new);
+            // What its reader said before says nothing about this start.
+            let max_us = self.splits.get(split).map_or(NO_TIME, |progress| progress.max_us);
+            self.splits.insert(split.clone(), Progress { max_us, status: SplitStatus::Active });
         }
         for split in splits {
-            let finished = self.splits[split].status == SplitStatus::Finished;
-            match self.next_of_source(split) {
-                Some(_) if finished => self.pass_on(split),
-                Some(next) => {
-                    let next = self.splits.get_mut(&next).expect("it is open");
-                    if next.status == SplitStatus::Active {
-                        next.status = SplitStatus::Waiting;
-                    }
-                }
-                None => {}
+            if let Some(next) = self.next_of_source(split) {
+                self.splits.get_mut(&next).expect("it is open").status = SplitStatus::Waiting;
             }
         }
     }

@@ -191,11 +191,8 @@ impl Shard {
             let follows = |next: &usize| splits[*next].chained && splits[*next].source == splits[split].source;
             let Some(next) = (split + 1..splits.len()).filter(|_| splits[split].chained).find(follows) else { continue };
             self.next_of_source[split] = Some(next);
-            if self.splits[split].status == SplitStatus::Finished {
-                self.pass_on(split);
-            } else if self.splits[next].status == SplitStatus::Active {
-                self.splits[next].status = SplitStatus::Waiting;
-            }
+            // Whether the one before is at its end, its reader says anew.
+            self.splits[next].status = SplitStatus::Waiting;
         }
     }
 
