@@ -26,6 +26,11 @@ POM = Path(__file__).parent / "kafka" / "pom.xml"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "streamjob" / "kafka"
 LOG_LEVEL = "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"
 READY_WITHIN_S = 60.0
+COORDINATOR_MOVES = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+)
 ANSWER_WITHIN_S = 30.0
 
 
@@ -280,7 +285,18 @@ class Broker:
         consumer = Consumer({**self.settings_of_client(), "group.id": group, "enable.auto.commit": False})
         try:
             wanted = [TopicPartition(topic, number) for number in partitions]
-            return {found.partition: found.offset for found in consumer.committed(wanted, timeout=ANSWER_WITHIN_S)}
+
+            def answer() -> list[TopicPartition] | None:
+                try:
+                    return list(consumer.committed(wanted, timeout=ANSWER_WITHIN_S))
+                except KafkaException as error:
+                    # The group's coordinator has moved, or is about to begin.
+                    if error.args[0].code() in COORDINATOR_MOVES:
+                        return None
+                    raise
+
+            found = wait_until(f"the offsets of {group}", answer, READY_WITHIN_S)
+            return {partition.partition: partition.offset for partition in found}
         finally:
             consumer.close()
 

@@ -178,7 +178,7 @@ def test_rows_of_the_wrong_type_are_left_out_alone(postgres: Postgres, make_job:
             "wrong-types",
             FILE,
             "mode: upsert, key: [device]",
-            table + "; CREATE UNIQUE INDEX ON windows (device)",
+            table + "; CREATE UNIQUE INDEX ON windows (device); ALTER TABLE windows ALTER COLUMN device SET NOT NULL",
             out="events",
         )
     )

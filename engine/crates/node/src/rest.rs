@@ -136,6 +136,7 @@ struct IngestDocument;
     responses(
         (status = 202, description = "At least one row was accepted, or the array was empty."),
         (status = 400, description = "No row was accepted, or the body is empty or no JSON."),
+        (status = 408, description = "Nothing of the body came for 30 s."),
         (status = 413, description = "The body is above ingest.maxBody."),
         (status = 415, description = "Content-Type or Content-Encoding is not read."),
         (status = 422, description = "The Idempotency-Key came with another body before."),
