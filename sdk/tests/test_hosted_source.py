@@ -44,6 +44,7 @@ class FakeIntake:
         pass
 
     def failed(self, text: str) -> None:
+        text.encode()
         with self._changed:
             self.failures.append(text)
             self._changed.notify_all()
@@ -258,6 +259,7 @@ async def readings(context):
         ("    yield Event(None)", False, "without a value and without a position"),
         ("    raise SystemExit(3)\n    yield", False, "the generator raised SystemExit"),
         ("    raise CancelledError\n    yield", False, "the generator raised CancelledError"),
+        ("    raise ValueError('\\ud800')\n    yield", False, "ValueError: \\ud800"),
         ("    raise ValueError('my s3cret')\n    yield", False, "ValueError: my ***"),
     ],
 )

@@ -63,10 +63,10 @@ class Secrets(Mapping[str, str]):
         return f"Secrets({', '.join(f'{name}=***' for name in self._values)})"
 
     def hidden(self, text: str) -> str:
-        """The text with asterisks in the place of secrets: what may be logged."""
+        """The text with asterisks in the place of secrets, and such that it has an encoding: what may be logged."""
         for value in sorted(self._values.values(), key=len, reverse=True):
             text = text.replace(value, "***")
-        return text
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)

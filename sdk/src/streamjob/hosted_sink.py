@@ -66,21 +66,17 @@ class HostedSink:
         except BaseException as error:
             if is_cancelled(error):
                 raise
-            self._answers.again(ticket, self._told(described(error)))
+            self._answers.again(ticket, self._context.secrets.hidden(described(error)))
         else:
             self._answers.written(ticket)
 
     def _reject(self, ticket: int, rejected: Rejected) -> None:
         """A batch has an answer in any case: one without would be waited for for ever."""
         try:
-            self._answers.rejected(ticket, self._told(str(rejected.reason)), rejected.rows)
+            self._answers.rejected(ticket, self._context.secrets.hidden(str(rejected.reason)), rejected.rows)
         except Exception as error:
             what = f"Rejected({rejected.reason!r}, rows={rejected.rows!r}) is no answer: {described(error)}"
-            self._answers.again(ticket, self._told(what))
-
-    def _told(self, text: str) -> str:
-        """Without secrets, and such that it has an encoding."""
-        return self._context.secrets.hidden(text).encode("utf-8", "backslashreplace").decode()
+            self._answers.again(ticket, self._context.secrets.hidden(what))
 
     async def _opened(self) -> Any:
         async with self._opening:

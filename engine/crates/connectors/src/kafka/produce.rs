@@ -14,11 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::client::Context;
 use super::errors::code;
 use super::sink::{KafkaSink, LOOK};
+use super::topic::ANSWER_TIMEOUT;
 use crate::deliveries::Delivery;
 use crate::rows::{key_bytes, member, rows};
 
-/// How long an answer about the topic's partitions may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A topic may get more partitions: it is asked again after this long where a row names one that it does not have.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 
