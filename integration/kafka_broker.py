@@ -32,6 +32,8 @@ COORDINATOR_MOVES = (
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
 )
 ANSWER_WITHIN_S = 30.0
+ATTEMPT_S = 3.0
+UNANSWERED = (KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT, KafkaError._TRANSPORT)
 
 
 def missing() -> str | None:
@@ -202,8 +204,19 @@ class Broker:
     def add_partitions(self, topic: str, total: int, on: int | None = None) -> None:
         """More partitions; one more on the node `on`, where that is given."""
         place = {} if on is None else {"replica_assignment": [[on]]}
-        admin = self.admin()
-        admin.create_partitions([NewPartitions(topic, total, **place)])[topic].result(ANSWER_WITHIN_S)
+
+        def are_there() -> bool:
+            # A node that does not answer is named as the controller until the others give it up.
+            admin = self.admin()
+            try:
+                wanted = [NewPartitions(topic, total, **place)]
+                admin.create_partitions(wanted, request_timeout=ATTEMPT_S)[topic].result(ANSWER_WITHIN_S)
+            except KafkaException as error:
+                if error.args[0].code() not in UNANSWERED:
+                    raise
+            return len(admin.list_topics(topic, ANSWER_WITHIN_S).topics[topic].partitions) == total
+
+        wait_until(f"that {topic} has {total} partitions", are_there, within_s=60)
 
     def leader(self, topic: str, partition: int = 0) -> int:
         """The node that leads a partition; -1 while none does."""

@@ -82,6 +82,9 @@ impl TopicRun {
         let Some(ends) = self.ends()? else { return Ok(()) };
         let mut reader = self.open()?;
         let mut lanes = self.assign(&reader, &ends)?;
+        if crash::fault("topic-reader-stalls") {
+            reader.pause(&self.source.partitions.iter().map(|it| it.number).collect::<Vec<_>>())?;
+        }
         let mut messages = Messages::default();
         let mut rested = Instant::now();
         while !self.shared.is_stopping() && !lanes.iter().all(|lane| lane.finished) {
@@ -236,9 +239,6 @@ impl TopicRun {
 
     /// Says which partitions are idle, looks again at those that can't be read, and makes the reader anew where it gives nothing.
     fn rest(&self, reader: &mut TopicReader, lanes: &mut [Lane]) -> Result<()> {
-        if crash::fault("topic-reader-stalls") {
-            reader.pause(&self.source.partitions.iter().map(|it| it.number).collect::<Vec<_>>())?;
-        }
         for lane in lanes.iter_mut().filter(|lane| !lane.finished) {
             if lane.unreadable.is_some_and(|at| at <= Instant::now()) && !self.shared.is_stopping() {
                 self.look_at_loss(reader, lane)?;
