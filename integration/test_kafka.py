@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import certificates
 import kills
@@ -114,6 +116,28 @@ def test_a_topic_made_anew_is_another_log(broker: Broker, make_job: Callable[...
     running.stop()
     job.run_to_end()
     then_each_window_is_there_once(events, broker.rows(out))
+
+
+def test_a_client_that_hangs_does_not_keep_the_state_from_being_opened_anew(
+    broker: Broker, make_job: Callable[..., Job], seed: int
+) -> None:
+    topic, out = topics(broker, "hangs", partitions=1)
+    events = Events(random.Random(seed + 24), partitions=1)
+    text = job_text(broker, topic, out, source="refresh: 1h", delivery="at-least-once")
+    job = make_job(text.replace("  sources:\n", "  sources:\n    - {name: web, http: {}}\n", 1))
+    events.send(broker, topic, 100)
+    running = job.run()
+    running.await_processed(len(events.all))
+    address = urlsplit(running.url)
+    with socket.create_connection((address.hostname, address.port)) as client:
+        client.sendall(b"POST /ingest HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n{")
+        broker.delete(topic)
+        broker.create(topic, 1)
+        events.send(broker, topic, 400)
+        running.await_processed(len(events.all), within_s=60)
+        client.settimeout(30)
+        assert client.recv(1) == b""
+    running.stop()
 
 
 def test_transactions_and_compaction_leave_holes_and_nothing_is_missed(

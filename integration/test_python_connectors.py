@@ -124,6 +124,18 @@ def then_each_row_is_counted_once(job: Job, target: Path) -> None:
     assert (job.state_dir / "positions.json").exists()
 
 
+def test_a_journal_that_takes_nothing_for_a_moment_holds_a_source_up_and_does_not_end_it(
+    make_job: Callable[..., Job], folder: Path, crash_engine: Path
+) -> None:
+    target = folder / "batches"
+    target.mkdir()
+    job = make_job(JOB.format(end=1000, folder=target), engine=crash_engine)
+    job.write("counting.py", COUNTING)
+    running = job.run(STREAMJOB_FAULT_AT="journal-takes-nothing:2")
+    running.await_processed(1000)
+    assert "the journal takes no rows, which are tried again: too many open files" in running.stop().stderr
+
+
 def test_a_generator_that_raises_is_told_by_the_metrics_and_goes_on(make_job: Callable[..., Job], folder: Path) -> None:
     (folder / "batches").mkdir()
     # An http source beside it: the job does not end with the generator.

@@ -143,7 +143,8 @@ impl RowBatch {
             Keys::Text(array) => array.get_buffer_memory_size(),
             _ => 0,
         };
-        let rejects: usize = self.rejects.iter().map(|reject| 64 + reject.text.len()).sum();
+        let texts = |reject: &Reject| reject.field.len() + reject.reason.len() + reject.text.len();
+        let rejects: usize = self.rejects.iter().map(|reject| size_of::<Reject>() + texts(reject)).sum();
         self.rows() * 16 + self.relative_offset.as_ref().map_or(0, |offsets| offsets.len() * 4) + columns + keys + rejects
     }
 }

@@ -290,6 +290,24 @@ fn keys_with_open_windows_leave_memory_and_their_windows_close() {
     assert_eq!(harness.ledger().windows, KEYS as u64);
 }
 
+/// What a key takes beside its slot counts as so many keys more.
+#[test]
+fn long_keys_count_for_what_they_take() {
+    let mut harness = Harness::with_limits(job(), Limits { min_hot_keys: 16, ..Limits::default() });
+    let mut decoder = Decoder::new(&harness.plan.config.schema, SHARDS, 1_000_000).expect("a decodable schema");
+    let text = "x".repeat(2_000);
+    for offset in 0..100 {
+        let row = format!("{{\"device_id\":\"{text}{offset}\",\"timestamp\":5,\"temperature\":2}}\n");
+        harness.deliver(offset, decoder.decode_ndjson(row.as_bytes(), 0, Positions::Ordinal));
+        harness.commit();
+    }
+    assert!(harness.hot_keys() <= 3, "{} keys of 2,000 bytes in memory", harness.hot_keys());
+    let hot: usize = harness.processor.shards().iter().map(Shard::memory_bytes).sum();
+    assert!(hot > harness.hot_keys() * 2_000);
+    harness.end();
+    assert_eq!(harness.ledger().windows, 100);
+}
+
 /// Without a commit nothing can leave memory: then the shard asks for one, and takes no rows in the end.
 #[test]
 fn a_shard_that_is_full_of_uncommitted_keys_asks_for_a_commit() {

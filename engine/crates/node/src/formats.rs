@@ -5,7 +5,7 @@ use streamjob_connectors::registry::{Found, Registry};
 use streamjob_core::Result;
 use streamjob_core::batch::RowBatch;
 use streamjob_core::config::AvroConfig;
-use streamjob_core::decode::{AvroBodyError, Decoder, Positions};
+use streamjob_core::decode::{AvroBodyError, BodyError, Decoder};
 use streamjob_core::plan::Plan;
 
 use crate::ingest::Answer;
@@ -59,6 +59,15 @@ impl Format {
     }
 }
 
+/// Why a body is refused as a whole.
+fn bad(error: BodyError, unreadable: &str, hint: &str) -> Undecoded {
+    let reason = match error.too_many_rejects {
+        true => error.reason,
+        false => format!("{unreadable}: {error}{hint}"),
+    };
+    Undecoded::Refused(Answer::problem(StatusCode::BAD_REQUEST, &reason))
+}
+
 /// What the http source of a job reads.
 pub struct Formats {
     avro: Option<AvroConfig>,
@@ -103,15 +112,14 @@ impl Formats {
         limit: usize,
         now_us: i64,
     ) -> std::result::Result<RowBatch, Undecoded> {
-        let bad = |reason: String| Undecoded::Refused(Answer::problem(StatusCode::BAD_REQUEST, &reason));
         match format {
-            Format::Ndjson => Ok(decoder.decode_ndjson(body, now_us, Positions::Ordinal)),
-            Format::Json => decoder.decode_json(body, now_us).map_err(|error| {
-                bad(format!("the body is not JSON: {error}; lines of JSON need Content-Type: application/x-ndjson"))
-            }),
+            Format::Ndjson => decoder.decode_lines(body, now_us).map_err(|error| bad(error, "the body is not lines of JSON", "")),
+            Format::Json => decoder
+                .decode_json(body, now_us)
+                .map_err(|error| bad(error, "the body is not JSON", "; lines of JSON need Content-Type: application/x-ndjson")),
             Format::Arrow => decoder
                 .decode_arrow(body, limit, now_us)
-                .map_err(|error| bad(format!("the body is not Arrow IPC that can be read: {error}"))),
+                .map_err(|error| bad(error, "the body is not Arrow IPC that can be read", "")),
             Format::Avro => self.decode_avro(decoder, body, limit, now_us),
         }
     }
@@ -139,8 +147,7 @@ impl Formats {
                     )));
                 }
                 Err(AvroBodyError::Body(error)) => {
-                    let reason = format!("the body is not Avro of the job's schema: {error}");
-                    return Err(Undecoded::Refused(Answer::problem(StatusCode::BAD_REQUEST, &reason)));
+                    return Err(bad(error, "the body is not Avro of the job's schema", ""));
                 }
             }
         }

@@ -1,6 +1,10 @@
 //! What reaches a worker, and how much of it may wait.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -20,8 +24,17 @@ pub const MAX_QUEUED_UNITS: usize = 1 << 18;
 /// Bytes that one unit stands for: a queue is bounded in rows and in bytes.
 const UNIT_BYTES: usize = 256;
 
-/// Full queues are looked at again after this long.
-const FULL_LOOK: Duration = Duration::from_millis(1);
+/// A thread that waits for room looks this often whether the process stops.
+const STOP_LOOK: Duration = Duration::from_millis(20);
+
+/// Wakes a thread that waits for room.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
 
 /// The bound of all inboxes together. Whoever brings rows takes credits first, so that putting them in never waits.
 #[derive(Clone)]
@@ -49,17 +62,21 @@ impl Credits {
         self.semaphore.clone().try_acquire_many_owned(Self::units(rows, bytes)).ok()
     }
 
-    /// As [`Credits::take`] for a thread that may block; `None` once `stop` says so.
+    /// As [`Credits::take`] for a thread that may block, in the same queue as all others; `None` once `stop` says so.
     pub fn take_blocking(&self, rows: usize, bytes: usize, stop: impl Fn() -> bool) -> Option<OwnedSemaphorePermit> {
-        let units = Self::units(rows, bytes);
+        if let Some(credits) = self.try_take(rows, bytes) {
+            return Some(credits);
+        }
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut taken = pin!(self.take(rows, bytes));
         loop {
-            if let Ok(credits) = self.semaphore.clone().try_acquire_many_owned(units) {
+            if let Poll::Ready(credits) = taken.as_mut().poll(&mut Context::from_waker(&waker)) {
                 return Some(credits);
             }
             if stop() {
                 return None;
             }
-            std::thread::sleep(FULL_LOOK);
+            std::thread::park_timeout(STOP_LOOK);
         }
     }
 
@@ -207,5 +224,28 @@ impl Inbox {
     /// Puts a message in. A worker that has ended takes no more: its failure is reported elsewhere.
     pub fn put(&self, message: Message) {
         let _ = self.sender.send(message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_waits_in_the_same_queue_as_requests() {
+        let credits = Credits::new();
+        let mut held = credits.try_take(MAX_QUEUED_UNITS - 2, 0).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| credits.take_blocking(10, 0, || false).unwrap().num_permits());
+            // Once it has its place, others that want less come behind it.
+            while credits.try_take(1, 0).is_some() {
+                std::thread::yield_now();
+            }
+            drop(held.split(8).unwrap());
+            assert_eq!(waiting.join().unwrap(), 10);
+        });
+        assert!(credits.take_blocking(MAX_QUEUED_UNITS, 0, || true).is_none());
+        drop(held);
+        assert_eq!(credits.taken(), 0);
     }
 }

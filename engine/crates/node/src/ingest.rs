@@ -10,7 +10,7 @@ use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use parking_lot::Mutex;
 use streamjob_core::batch::{RowBatch, hash_key, shard_of};
-use streamjob_core::decode::{Decoder, Positions};
+use streamjob_core::decode::Decoder;
 use streamjob_core::idempotency::{answer_of, answer_status, answer_text};
 use streamjob_core::journal::{EncodedRecord, MAX_REQUEST_ERRORS, RecordEncoder, RequestError, RequestRecord};
 use streamjob_core::json;
@@ -359,11 +359,11 @@ impl Ingest {
         let mut one = new_record(String::new(), 0, now_us());
         let (batch, record) = {
             let mut codec = self.codec().ok()?;
-            let batch = codec.decoder.decode_ndjson(lines, one.received_us, Positions::Ordinal);
-            let fits = batch.rejects.is_empty() && batch.rows() == rows;
-            let record = if fits { codec.encoder.encode(&batch, None).ok() } else { None };
+            let batch = codec.decoder.decode_lines(lines, one.received_us).ok();
+            let batch = batch.filter(|batch| batch.rejects.is_empty() && batch.rows() == rows);
+            let record = batch.as_ref().and_then(|batch| codec.encoder.encode(batch, None).ok());
             self.give_back(codec);
-            (Arc::new(batch), record?)
+            (Arc::new(batch?), record?)
         };
         one.accepted = 1;
         Some(self.keep(&one, None, batch, record, None).await.map(|()| Answer::first(&one)))

@@ -139,10 +139,8 @@ impl PushSource {
         drop(parsing);
         let bytes: usize = messages.iter().map(Bytes::len).sum();
         let receipt = self.append(&mut record, batch, trace).await;
-        if receipt.is_some() {
-            self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        }
-        Ok(receipt)
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(Some(receipt))
     }
 
     /// Decodes messages; schemas of a registry are waited for as long as that takes.
@@ -174,22 +172,29 @@ impl PushSource {
         Ok(batch)
     }
 
-    /// Gives the rows their place. A full disk is waited for; meanwhile `/ingest` refuses.
-    async fn append(&self, record: &mut EncodedRecord, batch: Arc<RowBatch>, trace: Option<&Arc<Trace>>) -> Option<Receipt> {
+    /// Gives the rows their place. A full disk is waited for; meanwhile `/ingest` refuses. So is a journal that takes nothing for
+    /// another reason, such as too many open files.
+    async fn append(&self, record: &mut EncodedRecord, batch: Arc<RowBatch>, trace: Option<&Arc<Trace>>) -> Receipt {
         let mut waiting: Option<WaitsForRoom<'_>> = None;
+        let mut said = false;
         loop {
             while waiting.is_none() && self.shared.is_disk_full() {
                 tokio::time::sleep(FULL_LOOK).await;
             }
             let credits = self.shared.credits.take(batch.rows(), batch.memory_bytes()).await;
             match self.sequencer.append(record, batch.clone(), credits, None, trace) {
-                Ok(place) => return Some(Receipt { durable: place.durable }),
+                Ok(place) => return Receipt { durable: place.durable },
                 Err(error) if error.is_disk_full() => {
                     waiting = waiting.or_else(|| Some(WaitsForRoom::new(&self.shared, &error)));
                     tokio::time::sleep(FULL_LOOK).await;
                 }
-                // It takes no more rows: the process stops, or the journal has failed, which is said there.
-                Err(_) => return None,
+                // Where the process stops, or the journal has failed for good, the gate is closed, which ends this.
+                Err(error) => {
+                    if !self.shared.is_stopping() && !std::mem::replace(&mut said, true) {
+                        tracing::warn!(source = &*self.name, "the journal takes no rows, which are tried again: {error}");
+                    }
+                    tokio::time::sleep(FULL_LOOK).await;
+                }
             }
         }
     }

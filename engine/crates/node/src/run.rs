@@ -1,7 +1,7 @@
 //! One run from start to end: signals, time limits, checkpoints, the live view.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use streamjob_core::config::SourceConfig;
@@ -43,6 +43,8 @@ const REST: Duration = Duration::from_secs(2);
 const HOST_END: Duration = Duration::from_secs(5);
 /// The last answers have this long to leave.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// Before the state is opened anew, whoever still uses it has this long to let go of it: a query that reads, a body that is decoded.
+const LET_GO: Duration = Duration::from_secs(10);
 /// All outboxes of one sink hold about this many bytes together; each shard has its part.
 const OUTBOX_BYTES: usize = 256 << 20;
 /// The part of a shard is at least this.
@@ -71,6 +73,8 @@ struct Tasks {
     /// Ends the listener, and each connection after the request that it is at.
     listener: CancellationToken,
     connections: TaskTracker,
+    /// Ends each connection at once: a client that does not read its answer would hold the state.
+    hangup: CancellationToken,
     /// Ends sources inside of the process, once they have brought what they have.
     sources: CancellationToken,
     bringing: TaskTracker,
@@ -98,12 +102,26 @@ async fn run_async(plan: Arc<Plan>, mut options: Options) -> Result<Totals> {
     let deadline = options.run_for.map(|limit| Instant::now() + limit);
     let mut resumed = None;
     loop {
-        let (end, totals) = run_once(plan.clone(), &mut options, &mut signals, listener.clone(), deadline).await?;
+        let (end, totals, shared) = run_once(plan.clone(), &mut options, &mut signals, listener.clone(), deadline).await?;
         let resumed = *resumed.get_or_insert(totals.resumed);
         if end == End::Over {
             return Ok(Totals { resumed, ..totals });
         }
+        let_go(&shared).await?;
     }
+}
+
+/// Waits until nobody uses the state any more: it is locked until then.
+async fn let_go(shared: &Weak<Shared>) -> Result<()> {
+    let deadline = Instant::now() + LET_GO;
+    while shared.strong_count() > 0 {
+        if Instant::now() >= deadline {
+            let text = format!("the state can't be opened anew: something has used it for {LET_GO:?} since it was closed");
+            return Err(Error::engine(text));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
 }
 
 /// From the state directory to its end.
@@ -113,12 +131,13 @@ async fn run_once(
     signals: &mut Signals,
     listener: Option<(Arc<TcpListener>, SocketAddr)>,
     deadline: Option<Instant>,
-) -> Result<(End, Totals)> {
+) -> Result<(End, Totals, Weak<Shared>)> {
     let traces = Traces::from_env(&plan.config.name)?;
     let formats = Formats::new(&plan)?;
     let tasks = Tasks {
         listener: CancellationToken::new(),
         connections: TaskTracker::new(),
+        hangup: CancellationToken::new(),
         sources: CancellationToken::new(),
         bringing: TaskTracker::new(),
         sinks: MessageSinks::default(),
@@ -140,7 +159,12 @@ async fn run_once(
         let ingest = sequencer.map(|sequencer| Arc::new(Ingest::new(running.shared.clone(), sequencer, formats)));
         let token = options.control_token.clone().map(|token| ControlToken::new(token, options.control_token_file.clone()));
         let router = crate::rest::router(Rest { shared: running.shared.clone() }, token);
-        tokio::spawn(server::serve(listener, ingest, router, tasks.listener.clone(), tasks.connections.clone()));
+        let clients = server::Clients {
+            shutdown: tasks.listener.clone(),
+            hangup: tasks.hangup.clone(),
+            connections: tasks.connections.clone(),
+        };
+        tokio::spawn(server::serve(listener, ingest, router, clients));
         ready = options.on_ready.take().map(|on_ready| (on_ready, format!("http://{address}")));
     }
     let outcome = match tokio::task::block_in_place(|| start_sources(&tasks, host.as_deref(), &running)) {
@@ -148,8 +172,9 @@ async fn run_once(
         Err(error) => Err(error),
     };
     let end = *outcome.as_ref().unwrap_or(&End::Over);
+    let shared = Arc::downgrade(&running.shared);
     let totals = finish(running, tasks, host, outcome.map(|_| ())).await?;
-    Ok((end, totals))
+    Ok((end, totals, shared))
 }
 
 /// Stops in the order of who needs whom: requests under way get their answers, rows that are in are processed, committed and
@@ -175,6 +200,7 @@ async fn finish(mut running: Running, tasks: Tasks, host: Option<Arc<dyn Connect
     }
     let ended = tokio::task::block_in_place(|| running.end());
     let _ = tokio::time::timeout(LAST_ANSWERS, tasks.connections.wait()).await;
+    tasks.hangup.cancel();
     tokio::task::block_in_place(|| shared.traces.finish());
     outcome?;
     if let Some(error) = shared.failure() {

@@ -23,7 +23,7 @@ use streamjob_core::progress::SplitIndex;
 use streamjob_core::route::{Router, Selection};
 use streamjob_core::shard::RequestCommit;
 use streamjob_core::source_positions::{SavedPositions, SourcePositions};
-use streamjob_core::{Error, Result};
+use streamjob_core::{Error, Result, crash};
 use streamjob_state::FileLogStorage;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -143,6 +143,9 @@ impl Sequencer {
             let mut state = self.state.lock();
             if state.closed {
                 return Err(Error::outside("the process takes no more rows: it is stopping; send them again later"));
+            }
+            if crash::fault("journal-takes-nothing") {
+                return Err(Error::outside("too many open files"));
             }
             self.journal.reserve(record.len()).map_err(|full| full.error)?;
             let first_offset = state.router.next_offset();

@@ -41,14 +41,18 @@ pub async fn bind(address: &str) -> Result<(TcpListener, SocketAddr)> {
     Ok((listener, bound))
 }
 
-/// Serves until `shutdown`; connections then end with the request that they are at. `connections` knows when all have.
-pub async fn serve(
-    listener: Arc<TcpListener>,
-    ingest: Option<Arc<Ingest>>,
-    router: axum::Router,
-    shutdown: CancellationToken,
-    connections: TaskTracker,
-) {
+/// What ends connections, and knows when all have ended.
+pub struct Clients {
+    /// With the request that they are at.
+    pub shutdown: CancellationToken,
+    /// At once; cancelled after `shutdown`.
+    pub hangup: CancellationToken,
+    pub connections: TaskTracker,
+}
+
+/// Serves until the shutdown.
+pub async fn serve(listener: Arc<TcpListener>, ingest: Option<Arc<Ingest>>, router: axum::Router, clients: Clients) {
+    let Clients { shutdown, hangup, connections } = clients;
     let mut failed = false;
     loop {
         tokio::select! {
@@ -58,7 +62,7 @@ pub async fn serve(
                     failed = false;
                     // Each connection has handles of its own: the counters of shared ones would wander from core to core.
                     let service = Arc::new(Service { ingest: ingest.clone(), router: router.clone(), taken: AtomicUsize::new(0), answered: AtomicUsize::new(0) });
-                    connections.spawn(connection(stream, service, shutdown.child_token()));
+                    connections.spawn(connection(stream, service, shutdown.child_token(), hangup.child_token()));
                 }
                 Err(error) => {
                     // Out of file descriptors, most likely: others will end.
@@ -81,7 +85,7 @@ struct Service {
     answered: AtomicUsize,
 }
 
-async fn connection(stream: TcpStream, service: Arc<Service>, shutdown: CancellationToken) {
+async fn connection(stream: TcpStream, service: Arc<Service>, shutdown: CancellationToken, hangup: CancellationToken) {
     // Answers are small and clients wait for them.
     let _ = stream.set_nodelay(true);
     let answering = service.clone();
@@ -94,7 +98,10 @@ async fn connection(stream: TcpStream, service: Arc<Service>, shutdown: Cancella
         () = silence(&service) => return,
         () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
     }
-    let _ = connection.await;
+    tokio::select! {
+        _ = connection => {}
+        () = hangup.cancelled() => {}
+    }
 }
 
 /// Ends when no request has come for [`HEAD_TIMEOUT`], or up to twice as long, while none was under way. One look now and

@@ -106,7 +106,7 @@ impl Decoder {
     /// [`BodyError`] where the run cannot be read at all or breaks a bound.
     pub fn decode_blocks(&mut self, format: &BlockFormat, bytes: &[u8], skip: u64, now_us: i64) -> Result<RowBatch, BodyError> {
         match &format.0 {
-            Kind::Arrow { .. } => self.decode_arrow_rows(bytes, skip, MAX_UNPACKED_BYTES, now_us),
+            Kind::Arrow { .. } => self.decode_arrow_rows(bytes, skip, MAX_UNPACKED_BYTES, usize::MAX, now_us),
             Kind::Avro(header) => self.decode_container(header, bytes, 0, skip, MAX_UNPACKED_BYTES, Damage::Reject, now_us),
         }
     }

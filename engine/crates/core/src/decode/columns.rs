@@ -15,6 +15,11 @@ const MAX_UNUSED_PART: usize = 4;
 /// Unused room for this many values is kept anyway: small batches come often and shrinking costs an allocation.
 const MAX_UNUSED_VALUES: usize = 16;
 
+/// Rows of a body that may be rejected, however short it is.
+pub const MIN_MAX_REJECTS: usize = 1 << 10;
+/// One more row may be rejected for each so many bytes of a body.
+pub const BYTES_PER_REJECT: usize = 32;
+
 /// One column: values of all rows, a default where null, and the numbers of the null rows.
 #[derive(Debug)]
 pub(super) struct Column {
@@ -157,8 +162,26 @@ pub(super) struct Rows {
     /// `None` as long as row i is at i.
     offsets: Option<Vec<u32>>,
     rejects: Vec<Reject>,
+    /// More rejects than this are not taken; see [`max_rejects`].
+    max_rejects: usize,
     /// Committed rows. Longer columns belong to the row that is being read.
     rows: usize,
+}
+
+/// Rows of one body that may be rejected. What is kept of a rejected row takes more memory than a few bytes of nonsense do, of
+/// which a body can have many.
+pub(super) fn max_rejects(body_bytes: usize) -> usize {
+    MIN_MAX_REJECTS + body_bytes / BYTES_PER_REJECT
+}
+
+/// Why a body is refused that has more than so many rows to reject.
+pub(super) fn too_many_rejects(max: usize, first: &Reject) -> String {
+    let field = if first.field.is_empty() { String::new() } else { format!("{}: ", first.field) };
+    format!(
+        "more than {max} rows of the body are wrong, which is too many to keep each of them; nothing was taken. The first is row \
+         {}: {field}{}",
+        first.row, first.reason
+    )
 }
 
 /// How many rows and bytes of text to make room for; learnt from the batch before.
@@ -180,8 +203,23 @@ impl Rows {
             key_texts: Strings::with_capacity(key_rows, key_rows * 8),
             offsets: explicit_offsets.then(|| Vec::with_capacity(rows)),
             rejects: Vec::new(),
+            max_rejects: usize::MAX,
             rows: 0,
         }
+    }
+
+    /// Bounds the rejected rows of a body of so many bytes.
+    pub fn bound_rejects(&mut self, body_bytes: usize) {
+        self.max_rejects = max_rejects(body_bytes);
+    }
+
+    /// Whether the rejected rows are within their bound. To be asked behind each: one row more may be noted, not many.
+    #[inline]
+    pub fn check_rejects(&self) -> Result<(), String> {
+        if self.rejects.len() > self.max_rejects {
+            return Err(too_many_rejects(self.max_rejects, &self.rejects[0]));
+        }
+        Ok(())
     }
 
     /// Number of committed rows.

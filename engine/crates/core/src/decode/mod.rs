@@ -43,6 +43,7 @@ pub use avro::{
     MAX_SCHEMA_BYTES, MAX_SCHEMA_TYPES, MAX_SYMBOL_BYTES, Wanted,
 };
 pub use blocks::{ARROW_HEAD_BYTES, AVRO_HEAD_BYTES, BlockFormat, MAX_UNPACKED_BYTES, SCAN_BYTES, Unit};
+pub use columns::{BYTES_PER_REJECT, MIN_MAX_REJECTS};
 pub use general::MAX_NESTING;
 pub use layout::{MAX_FIELDS, MAX_PATH_MEMBERS};
 pub use messages::{BASE64_MARK, MAX_MESSAGES_BYTES, Metadata, NO_VALUE, Payload};
@@ -72,6 +73,8 @@ pub struct BodyError {
     pub reason: String,
     /// Where in the body.
     pub position: usize,
+    /// It can be read, and more of its rows are wrong than are kept.
+    pub too_many_rejects: bool,
 }
 
 /// Decodes bodies of one job. Keeps what it learnt of their shape, so use one for each thread or connection.
@@ -114,12 +117,34 @@ impl Decoder {
 
     /// Decodes one JSON object a line; lines of whitespace are no rows. A line that is no valid row becomes a reject.
     ///
-    /// `now_us`: the wall clock, microseconds.
+    /// `now_us`: the wall clock, microseconds. All lines are taken: for pieces of a file, which are short.
     ///
     /// # Panics
     /// If the body is larger than [`MAX_BODY_BYTES`].
     pub fn decode_ndjson(&mut self, body: &[u8], now_us: i64, positions: Positions) -> RowBatch {
         let mut rows = self.begin(body, Breaks::EndRow, positions == Positions::Bytes);
+        // Unbounded, as it was made: there is nothing to find.
+        let _ = self.read_lines(&mut rows, body, now_us, positions);
+        let span = if positions == Positions::Bytes { body.len() } else { rows.seen() };
+        self.end(rows, body.len(), span as u64)
+    }
+
+    /// As [`Decoder::decode_ndjson`] with [`Positions::Ordinal`], for bodies from anywhere.
+    ///
+    /// # Errors
+    /// [`BodyError`] if too many of its rows are wrong: see [`MIN_MAX_REJECTS`].
+    ///
+    /// # Panics
+    /// If the body is larger than [`MAX_BODY_BYTES`].
+    pub fn decode_lines(&mut self, body: &[u8], now_us: i64) -> Result<RowBatch, BodyError> {
+        let mut rows = self.begin(body, Breaks::EndRow, false);
+        rows.bound_rejects(body.len());
+        self.read_lines(&mut rows, body, now_us, Positions::Ordinal)?;
+        let span = rows.seen() as u64;
+        Ok(self.end(rows, body.len(), span))
+    }
+
+    fn read_lines(&mut self, rows: &mut Rows, body: &[u8], now_us: i64, positions: Positions) -> Result<(), BodyError> {
         let context =
             Context { layout: &self.layout, latest_us: now_us.saturating_add(self.max_ahead_us), breaks: Breaks::EndRow };
         let (mut at, mut line_start) = (0, 0);
@@ -130,33 +155,34 @@ impl Decoder {
                 continue;
             }
             let offset = if positions == Positions::Bytes { line_start } else { rows.seen() };
-            match self.fast.read_object(&context, &mut rows, body, at).and_then(|end| end_of_line(body, end)) {
+            match self.fast.read_object(&context, rows, body, at).and_then(|end| end_of_line(body, end)) {
                 Some(end) => {
                     rows.commit(context.layout, offset);
                     at = end;
                 }
                 None => {
                     let end = memchr::memchr(b'\n', &body[at..]).map_or(body.len(), |length| at + length);
-                    read_generally(&context, &mut rows, offset, &body[at..end]);
+                    read_generally(&context, rows, offset, &body[at..end]);
+                    rows.check_rejects().map_err(|reason| too_many(reason, at))?;
                     at = (end + 1).min(body.len());
                 }
             }
             line_start = at;
         }
-        let span = if positions == Positions::Bytes { body.len() } else { rows.seen() };
-        self.end(rows, body.len(), span as u64)
+        Ok(())
     }
 
     /// Decodes an object or an array of objects; offsets are numbers of rows as with [`Positions::Ordinal`]. An element
     /// that is no valid row becomes a reject.
     ///
     /// # Errors
-    /// [`BodyError`] if the body as a whole is something else.
+    /// [`BodyError`] if the body as a whole is something else, or too many of its rows are wrong.
     ///
     /// # Panics
     /// If the body is larger than [`MAX_BODY_BYTES`].
     pub fn decode_json(&mut self, body: &[u8], now_us: i64) -> Result<RowBatch, BodyError> {
         let mut rows = self.begin(body, Breaks::Whitespace, false);
+        rows.bound_rejects(body.len());
         let start = text::skip_whitespace(body, 0, Breaks::Whitespace);
         let end = match body.get(start) {
             None => return Err(body_error("the body is empty", start)),
@@ -204,6 +230,7 @@ impl Decoder {
         }
         let end = end_of_value(body, at)?;
         read_generally(&context, rows, offset, &body[at..end]);
+        rows.check_rejects().map_err(|reason| too_many(reason, at))?;
         Ok(end)
     }
 
@@ -256,7 +283,11 @@ fn read_generally(context: &Context, rows: &mut Rows, offset: usize, row: &[u8])
 }
 
 fn body_error(reason: impl Into<String>, position: usize) -> BodyError {
-    BodyError { reason: reason.into(), position }
+    BodyError { reason: reason.into(), position, too_many_rejects: false }
+}
+
+fn too_many(reason: String, position: usize) -> BodyError {
+    BodyError { reason, position, too_many_rejects: true }
 }
 
 /// The position after the JSON value at `at`, whatever it is. Does not recurse, however deep it is nested.

@@ -182,6 +182,29 @@ fn malformed_rows_are_rejected() {
     assert_eq!((batch.rejects.len(), batch.rejects[0].text.as_str()), (2, "{\"k\":\"\u{fffd}\",\"t\":1}"));
 }
 
+/// Nonsense takes more memory as rejects than it has bytes.
+#[test]
+fn a_body_with_too_many_wrong_rows_is_refused_as_a_whole() {
+    let good = "{\"k\":\"a\",\"t\":1}\n";
+    let with = |wrong: usize| format!("{good}{}{good}", "7\n".repeat(wrong));
+    let most = columns::max_rejects(with(MIN_MAX_REJECTS).len());
+    let batch = decoder().decode_lines(with(most).as_bytes(), NOW_US).unwrap();
+    assert_eq!((batch.rows(), batch.rejects.len(), batch.span), (2, most, 2 + most as u64));
+    let many = with(4 * MIN_MAX_REJECTS);
+    let most = columns::max_rejects(many.len());
+    let error = decoder().decode_lines(many.as_bytes(), NOW_US).unwrap_err();
+    let reason = format!(
+        "more than {most} rows of the body are wrong, which is too many to keep each of them; nothing was taken. The first is row \
+         1: expected an object, got number 7"
+    );
+    assert_eq!((error.reason.clone(), error.too_many_rejects), (reason, true));
+    let array = format!("[{}]", many.trim_end().replace('\n', ","));
+    assert_eq!(decoder().decode_json(array.as_bytes(), NOW_US).unwrap_err().reason, error.reason);
+    // pieces of files are short, and nobody is there to be told
+    let piece = decoder().decode_ndjson(many.as_bytes(), NOW_US, Positions::Ordinal);
+    assert_eq!(piece.rejects.len(), 4 * MIN_MAX_REJECTS);
+}
+
 #[test]
 fn nesting_is_bounded() {
     let row = |depth: usize| format!(r#"{{"k":"a","t":1,"z":{}{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1));

@@ -38,7 +38,7 @@ impl Shard {
     /// of slots a call, and at each slot once a commit.
     pub fn evict(&mut self) {
         let mut looks = MAX_EVICTION_LOOKS;
-        while self.table.len() > self.max_hot_keys && looks > 0 && self.evict_looks > 0 {
+        while self.held_keys() > self.max_hot_keys && looks > 0 && self.evict_looks > 0 {
             looks -= 1;
             self.evict_looks -= 1;
             let slot = self.evict_hand;
@@ -50,6 +50,22 @@ impl Shard {
                 self.table.remove(slot);
             }
         }
+    }
+
+    /// Keys in memory. What they hold beside their slots, long texts and panes, counts as so many keys more as would take as much.
+    pub(super) fn held_keys(&self) -> usize {
+        self.table.len() + self.bytes_beside_slots() / self.table.bytes_per_key()
+    }
+
+    fn bytes_beside_slots(&self) -> usize {
+        let panes = std::iter::zip(&self.windows, &self.plan.windows).map(|(state, plan)| state.overflow_bytes(plan.pane_words));
+        self.table.long_key_bytes() + panes.sum::<usize>()
+    }
+
+    /// What the keys in memory take, bytes.
+    pub fn memory_bytes(&self) -> usize {
+        // Long keys are counted by the table already.
+        self.table.memory_bytes() + self.bytes_beside_slots() - self.table.long_key_bytes()
     }
 
     /// Counts a slot's panes as those of a key that is only in the store.
@@ -65,7 +81,7 @@ impl Shard {
 
     /// Keys that may come into memory before the next commit.
     fn room(&self) -> usize {
-        (self.max_hot_keys + self.max_hot_keys / ROOM_PART + 1).saturating_sub(self.table.len())
+        (self.max_hot_keys + self.max_hot_keys / ROOM_PART + 1).saturating_sub(self.held_keys())
     }
 
     fn has_uncommitted(&self) -> bool {
@@ -79,7 +95,7 @@ impl Shard {
 
     /// Whether the keys in memory are so many more than its share that the shard should take no rows before its commit.
     pub fn is_overfull(&self) -> bool {
-        self.table.len() > self.max_hot_keys.saturating_mul(OVERFULL_TIMES) && self.has_uncommitted()
+        self.held_keys() > self.max_hot_keys.saturating_mul(OVERFULL_TIMES) && self.has_uncommitted()
     }
 
     /// Closes panes of one start whose keys are only in the store, looking at no more than `budget` records; returns what is
@@ -91,7 +107,7 @@ impl Shard {
         budget: usize,
         close: &mut dyn FnMut(ClosedPane<'_>),
     ) -> Result<Option<usize>> {
-        while self.room() == 0 && self.evict_looks > 0 && self.table.len() > self.max_hot_keys {
+        while self.room() == 0 && self.evict_looks > 0 && self.held_keys() > self.max_hot_keys {
             self.evict();
         }
         let room = self.room();

@@ -401,7 +401,9 @@ impl Shard {
                 .collect(),
         };
         for (window, state) in self.windows.iter().enumerate() {
-            frozen.overflow.extend(state.overflow().map(|(slot, start, pane)| (slot, window as u16, start, pane.to_vec())));
+            // Those of other slots are in the store as they are.
+            let changed = state.overflow().filter(|(slot, ..)| self.table.dirty_epoch(*slot) == self.epoch as u32);
+            frozen.overflow.extend(changed.map(|(slot, start, pane)| (slot, window as u16, start, pane.to_vec())));
         }
         frozen.overflow.sort_unstable_by_key(|(slot, window, start, _)| (*slot, *window, *start));
         frozen

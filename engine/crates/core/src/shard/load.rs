@@ -118,7 +118,7 @@ impl Shard {
         let mut outcome = Ok(());
         store.scan(keys::KEYS_FROM, keys::KEYS_TO, &mut |record, value| {
             outcome = self.load_key(record, value);
-            outcome.is_ok() && self.table.len() < self.max_hot_keys
+            outcome.is_ok() && self.held_keys() < self.max_hot_keys
         })?;
         outcome
     }

@@ -20,6 +20,9 @@ pub(crate) fn word_start(word: u64) -> i64 {
     (word ^ (1 << 63)) as i64
 }
 
+/// What a pane outside of its slot takes beside its words: its place in the map, and the allocator's own.
+const OVERFLOW_PANE_BYTES: usize = 64;
+
 /// Open panes of one window in one shard.
 #[derive(Debug, Default)]
 pub(super) struct WindowState {
@@ -96,6 +99,11 @@ impl WindowState {
     pub(super) fn restore(&mut self, counts: &[(i64, u64)]) {
         self.open =
             counts.iter().map(|(start_us, panes)| OpenStart { start_us: *start_us, panes: *panes, cold: *panes }).collect();
+    }
+
+    /// What the panes outside of their slots take, of so many words each.
+    pub(super) fn overflow_bytes(&self, pane_words: usize) -> usize {
+        self.overflow.len() * (OVERFLOW_PANE_BYTES + pane_words * size_of::<u64>())
     }
 
     /// Panes outside of their slot: slot, start, words.

@@ -44,7 +44,12 @@ pub struct KeyTable {
     free: Vec<Slot>,
     long_keys: Vec<Box<[u8]>>,
     free_long: Vec<u32>,
+    /// Bytes of the long keys, with what each takes beside its text.
+    long_bytes: usize,
 }
+
+/// What a long key takes beside its text: its place, and the allocator's own.
+const LONG_KEY_BYTES: usize = 32;
 
 impl KeyTable {
     /// A table whose slots have `state_words` words behind the header.
@@ -58,6 +63,7 @@ impl KeyTable {
             free: Vec::new(),
             long_keys: Vec::new(),
             free_long: Vec::new(),
+            long_bytes: 0,
         }
     }
 
@@ -76,7 +82,12 @@ impl KeyTable {
 
     /// What the table holds in memory.
     pub fn memory_bytes(&self) -> usize {
-        self.entries.len() * 8 + self.epochs.len() * 4 + self.pages.memory_bytes()
+        self.entries.len() * 8 + self.epochs.len() * 4 + self.pages.memory_bytes() + self.long_bytes
+    }
+
+    /// What keys take whose text does not fit into their slot, beside the slot.
+    pub fn long_key_bytes(&self) -> usize {
+        self.long_bytes
     }
 
     /// Bytes that one more key takes, index included.
@@ -195,6 +206,7 @@ impl KeyTable {
     }
 
     fn keep_long_key(&mut self, key: &[u8]) -> u32 {
+        self.long_bytes += LONG_KEY_BYTES + key.len();
         match self.free_long.pop() {
             Some(place) => {
                 self.long_keys[place as usize] = key.into();
@@ -243,7 +255,8 @@ impl KeyTable {
             (words[0], words[1] as u8, words[2])
         };
         if key_head == LONG_KEY {
-            self.long_keys[key_tail as usize] = Box::default();
+            let key = std::mem::take(&mut self.long_keys[key_tail as usize]);
+            self.long_bytes -= LONG_KEY_BYTES + key.len();
             self.free_long.push(key_tail as u32);
         }
         let mask = self.entries.len() - 1;

@@ -23,7 +23,7 @@ impl Worker {
         for shard in shards {
             figures.ledger.add(&shard.ledger);
             figures.keys += shard.table.len() as u64;
-            figures.table_bytes += shard.table.memory_bytes() as u64;
+            figures.table_bytes += shard.memory_bytes() as u64;
             for (sink, _) in self.shared.plan.sinks.iter().enumerate().filter(|(_, plan)| plan.mode == SinkMode::Messages) {
                 figures.pending_rows[sink] += shard.outbox(sink).map_or(0, |outbox| outbox.pending_rows());
             }

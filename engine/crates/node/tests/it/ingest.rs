@@ -87,6 +87,17 @@ fn what_can_not_be_taken_is_told() {
 }
 
 #[test]
+fn a_body_of_nonsense_is_refused_as_a_whole() {
+    let job = job();
+    let running = job.start();
+    let answer = running.post("application/x-ndjson", &[], "x\n".repeat(1 << 18).as_bytes());
+    let reason = answer.json()["error"].as_str().unwrap().to_owned();
+    assert_eq!(answer.status, 400);
+    assert!(reason.starts_with("more than 17408 rows of the body are wrong"), "{reason}");
+    assert_eq!(running.finish().unwrap().received, 0);
+}
+
+#[test]
 fn rejected_rows_are_listed_up_to_a_bound() {
     let job = job();
     let running = job.start();

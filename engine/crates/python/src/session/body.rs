@@ -4,7 +4,7 @@ use serde::de::IgnoredAny;
 use streamjob_core::Error;
 use streamjob_core::Result;
 use streamjob_core::batch::RowBatch;
-use streamjob_core::decode::{Decoder, MAX_BODY_BYTES, Positions};
+use streamjob_core::decode::{Decoder, MAX_BODY_BYTES};
 
 /// Rows of a body, or why it is none as a whole.
 pub fn decode(decoder: &mut Decoder, body: &[u8], now_us: i64) -> Result<std::result::Result<RowBatch, String>> {
@@ -13,9 +13,12 @@ pub fn decode(decoder: &mut Decoder, body: &[u8], now_us: i64) -> Result<std::re
         return Err(Error::user(format!("the body has {got} bytes and one call takes {limit}; send it in parts")));
     }
     if is_one_value(body) {
-        return Ok(decoder.decode_json(body, now_us).map_err(|error| format!("the body is not JSON: {error}")));
+        return Ok(decoder.decode_json(body, now_us).map_err(|error| match error.too_many_rejects {
+            true => error.reason,
+            false => format!("the body is not JSON: {error}"),
+        }));
     }
-    Ok(Ok(decoder.decode_ndjson(body, now_us, Positions::Ordinal)))
+    Ok(decoder.decode_lines(body, now_us).map_err(|error| error.reason))
 }
 
 /// An array, one object (perhaps over several lines), or nothing at all; everything else is lines.

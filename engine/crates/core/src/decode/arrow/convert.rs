@@ -20,22 +20,44 @@ use crate::decode::scalar::{self, Scalar};
 
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 
+/// The rows of a batch that do not fit.
+pub(super) struct Wrong {
+    /// By row: the first field that does not fit, and why. Beyond `max` without a reason.
+    by_row: Vec<Option<(Slot, String)>>,
+    count: usize,
+    max: usize,
+}
+
+impl Wrong {
+    fn note(&mut self, row: usize, slot: Slot, reason: impl Into<String>) {
+        let wrong = &mut self.by_row[row];
+        if wrong.is_none() {
+            self.count += 1;
+            *wrong = Some((slot, if self.count > self.max { String::new() } else { reason.into() }));
+        }
+    }
+
+    fn note_all(&mut self, slot: Slot, reason: &str) {
+        (0..self.by_row.len()).for_each(|row| self.note(row, slot, reason));
+    }
+}
+
 /// The rows of one batch, before those are taken out that do not fit.
 pub(super) struct Chunk {
     /// In the order of the job's fields; a place that does not fit holds anything.
     columns: Vec<ArrayRef>,
     time_us: Vec<i64>,
-    /// By row: the first field that does not fit, and why.
-    wrong: Vec<Option<(Slot, String)>>,
+    wrong: Wrong,
     /// The columns as they came, for the text of rejects.
     batch: Batch,
     skip: usize,
 }
 
 impl Chunk {
-    /// Converts all columns; the first `skip` rows are left out.
-    pub fn convert(layout: &Layout, latest_us: i64, batch: Batch, skip: usize) -> Chunk {
-        let mut wrong = vec![None; batch.rows];
+    /// Converts all columns; the first `skip` rows are left out. Of more than `max_rejects` wrong rows is known that they are too
+    /// many.
+    pub fn convert(layout: &Layout, latest_us: i64, batch: Batch, skip: usize, max_rejects: usize) -> Chunk {
+        let mut wrong = Wrong { by_row: vec![None; batch.rows], count: 0, max: max_rejects };
         let convert = |slot| convert_column(layout, slot, &batch, &mut wrong);
         let columns = (0..layout.time_slot()).map(convert).collect();
         let time_us = convert_time(layout, latest_us, &batch, &mut wrong);
@@ -43,7 +65,7 @@ impl Chunk {
     }
 
     fn rejects(&self, layout: &Layout, first: usize) -> impl Iterator<Item = Reject> {
-        self.wrong.iter().enumerate().skip(self.skip).filter_map(move |(row, wrong)| {
+        self.wrong.by_row.iter().enumerate().skip(self.skip).filter_map(move |(row, wrong)| {
             let (slot, reason) = wrong.as_ref()?;
             let place = (first + row - self.skip) as u32;
             let (field, reason) = (layout.names[*slot].clone(), reason.clone());
@@ -62,8 +84,18 @@ impl Chunk {
         scalar::end_members(text)
     }
 
-    fn rows(&self) -> usize {
+    pub fn rows(&self) -> usize {
         self.batch.rows - self.skip
+    }
+
+    /// How many rows do not fit, those that are left out too.
+    pub fn wrong_rows(&self) -> usize {
+        self.wrong.count
+    }
+
+    /// The first row that does not fit; `before`: rows before this batch.
+    pub fn first_wrong(&self, layout: &Layout, before: usize) -> Option<Reject> {
+        self.rejects(layout, before).next()
     }
 }
 
@@ -76,7 +108,7 @@ pub(super) fn join(layout: &Layout, chunks: Vec<Chunk>) -> Result<RowBatch, Stri
         rejects.extend(chunk.rejects(layout, first));
         first += chunk.rows();
     }
-    let fits: Vec<bool> = chunks.iter().flat_map(|chunk| chunk.wrong[chunk.skip..].iter().map(Option::is_none)).collect();
+    let fits: Vec<bool> = chunks.iter().flat_map(|chunk| chunk.wrong.by_row[chunk.skip..].iter().map(Option::is_none)).collect();
     let kept = |row: &usize| fits[*row];
     let offsets = (!rejects.is_empty()).then(|| (0..span).filter(kept).map(|row| row as u32).collect());
     let mut time_us: Vec<i64> = chunks.iter().flat_map(|chunk| chunk.time_us[chunk.skip..].iter().copied()).collect();
@@ -136,11 +168,11 @@ fn arrow_type(data_type: FieldType) -> DataType {
     }
 }
 
-fn convert_column(layout: &Layout, slot: Slot, batch: &Batch, wrong: &mut [Option<(Slot, String)>]) -> ArrayRef {
+fn convert_column(layout: &Layout, slot: Slot, batch: &Batch, wrong: &mut Wrong) -> ArrayRef {
     let (data_type, is_key) = (layout.types[slot], layout.key_slot() == Some(slot));
     let Some(array) = &batch.columns[slot] else {
         if let Some(reason) = scalar::missing(layout, slot) {
-            wrong.iter_mut().for_each(|wrong| note(wrong, slot, reason.to_string()));
+            wrong.note_all(slot, reason);
         }
         return nulls_of(data_type, batch.rows);
     };
@@ -149,20 +181,14 @@ fn convert_column(layout: &Layout, slot: Slot, batch: &Batch, wrong: &mut [Optio
         Some(converted) => converted,
         None => {
             let mut column = Column::with_capacity(data_type, batch.rows, 0);
-            for (row, wrong) in wrong.iter_mut().enumerate() {
+            for row in 0..batch.rows {
                 if let Err(reason) = scalar::push_to(&mut column, is_key, scalar_at(array, row)) {
                     column.push_null();
-                    note(wrong, slot, reason);
+                    wrong.note(row, slot, reason);
                 }
             }
             column.finish()
         }
-    }
-}
-
-fn note(wrong: &mut Option<(Slot, String)>, slot: Slot, reason: String) {
-    if wrong.is_none() {
-        *wrong = Some((slot, reason));
     }
 }
 
@@ -209,20 +235,20 @@ fn finite(array: &ArrayRef) -> ArrayRef {
     Arc::new(Float64Array::new(values.into(), Some(nulls)))
 }
 
-fn convert_time(layout: &Layout, latest_us: i64, batch: &Batch, wrong: &mut [Option<(Slot, String)>]) -> Vec<i64> {
+fn convert_time(layout: &Layout, latest_us: i64, batch: &Batch, wrong: &mut Wrong) -> Vec<i64> {
     let slot = layout.time_slot();
     let Some(array) = &batch.columns[slot] else {
         let reason = scalar::missing(layout, slot).unwrap_or_default();
-        wrong.iter_mut().for_each(|wrong| note(wrong, slot, reason.to_string()));
+        wrong.note_all(slot, reason);
         return vec![0; batch.rows];
     };
-    let mut convert = |(row, wrong): (usize, &mut Option<(Slot, String)>)| {
+    let convert = |row| {
         scalar::time_us(layout, latest_us, scalar_at(array, row)).unwrap_or_else(|reason| {
-            note(wrong, slot, reason);
+            wrong.note(row, slot, reason);
             0
         })
     };
-    wrong.iter_mut().enumerate().map(&mut convert).collect()
+    (0..batch.rows).map(convert).collect()
 }
 
 /// One value of any column that [`Batch`] can hold.

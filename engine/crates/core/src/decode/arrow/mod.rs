@@ -16,7 +16,8 @@ use crate::batch::RowBatch;
 
 use self::batch::{Batch, Dictionaries};
 use self::convert::Chunk;
-use super::{BodyError, Decoder, MAX_BODY_VALUES, body_error};
+use super::columns::{max_rejects, too_many_rejects};
+use super::{BodyError, Decoder, MAX_BODY_VALUES, body_error, too_many};
 
 pub(super) use message::{Frame, Length, MAX_START, read_frame, stream_start};
 
@@ -34,7 +35,7 @@ impl Decoder {
     /// # Errors
     /// [`BodyError`] where the body is no Arrow IPC, ends early or breaks a bound.
     pub fn decode_arrow(&mut self, body: &[u8], max_bytes: usize, now_us: i64) -> Result<RowBatch, BodyError> {
-        self.decode_arrow_rows(body, 0, max_bytes, now_us)
+        self.decode_arrow_rows(body, 0, max_bytes, max_rejects(body.len()), now_us)
     }
 
     /// Decodes all rows but the first `skip`.
@@ -43,13 +44,14 @@ impl Decoder {
         body: &[u8],
         skip: u64,
         max_bytes: usize,
+        max_rejects: usize,
         now_us: i64,
     ) -> Result<RowBatch, BodyError> {
         let mut at = stream_start(body);
         let mut stream = Stream { schema: None, dictionaries: HashMap::new(), left: max_bytes };
         let latest_us = now_us.saturating_add(self.max_ahead_us);
         let mut chunks: Vec<Chunk> = Vec::new();
-        let (mut values, mut skip) = (0usize, skip);
+        let (mut values, mut skip, mut rejects_left) = (0usize, skip, max_rejects);
         while let Some(frame) = read_frame(body, at).map_err(|reason| body_error(reason, at))? {
             let wrong = |reason: String| body_error(reason, at);
             if let Some(batch) = stream.read(&frame, &self.layout).map_err(wrong)? {
@@ -60,7 +62,16 @@ impl Decoder {
                 }
                 let skipped = skip.min(batch.rows as u64);
                 skip -= skipped;
-                chunks.push(Chunk::convert(&self.layout, latest_us, batch, skipped as usize));
+                let chunk = Chunk::convert(&self.layout, latest_us, batch, skipped as usize, rejects_left);
+                match rejects_left.checked_sub(chunk.wrong_rows()) {
+                    Some(left) => rejects_left = left,
+                    None => {
+                        let before = chunks.iter().map(Chunk::rows).sum();
+                        let reject = chunk.first_wrong(&self.layout, before);
+                        return Err(too_many(reject.map_or_else(String::new, |it| too_many_rejects(max_rejects, &it)), at));
+                    }
+                }
+                chunks.push(chunk);
             }
             at = frame.end;
         }

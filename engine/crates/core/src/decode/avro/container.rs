@@ -11,7 +11,7 @@ use super::{Avro, check_values};
 use crate::decode::columns::Rows;
 use crate::decode::layout::Layout;
 use crate::decode::messages::as_base64;
-use crate::decode::{BodyError, Decoder, body_error};
+use crate::decode::{BodyError, Decoder, body_error, too_many};
 
 /// The longest header: a schema, and what else a writer notes.
 pub const MAX_HEADER_BYTES: usize = 2 * MAX_SCHEMA_BYTES;
@@ -191,6 +191,9 @@ impl Decoder {
     ) -> Result<RowBatch, BodyError> {
         let latest_us = now_us.saturating_add(self.max_ahead_us);
         let mut rows = Rows::new(&self.layout, self.shape.expect(body.len()), false);
+        if damage == Damage::Refuse {
+            rows.bound_rejects(body.len());
+        }
         let program = self.avro.container_program(header, &self.layout).map_err(|reason| body_error(reason, 0))?;
         let mut blocks = Blocks { program, layout: &self.layout, latest_us, rows: &mut rows, damage, skip, left: max_bytes };
         let mut at = start;
@@ -203,6 +206,7 @@ impl Decoder {
                 return Err(wrong("the marker behind it is wrong".to_string()));
             }
             blocks.read(header.codec, head.rows, data).map_err(wrong)?;
+            blocks.rows.check_rejects().map_err(|reason| too_many(reason, at))?;
             at += head.length();
         }
         let span = rows.seen() as u64;
@@ -251,7 +255,12 @@ impl Blocks<'_> {
                     self.rows.roll_back();
                 }
                 Ok(()) => self.rows.commit(self.layout, offset),
-                Err(wrong) => self.rows.reject(offset, &wrong.field, wrong.reason, as_base64(&unpacked[start..end])),
+                Err(wrong) => {
+                    self.rows.reject(offset, &wrong.field, wrong.reason, as_base64(&unpacked[start..end]));
+                    if self.rows.check_rejects().is_err() {
+                        return Ok(());
+                    }
+                }
             }
         }
         match cursor.left() {

@@ -69,6 +69,16 @@ fn texts_come_in_several_layouts() {
 }
 
 #[test]
+fn a_body_with_too_many_wrong_rows_is_refused() {
+    // columns of nulls take no bytes at all
+    let nulls = |rows: usize| stream(vec![("k", Arc::new(NullArray::new(rows)) as ArrayRef)]);
+    let most = columns::max_rejects(nulls(1).len());
+    assert_eq!(decoder().decode_arrow(&nulls(most), LARGE, NOW_US).unwrap().rejects.len(), most);
+    let error = decoder().decode_arrow(&nulls(100_000), LARGE, NOW_US).unwrap_err();
+    assert!(error.too_many_rejects && error.reason.ends_with("The first is row 0: k: the key is null"), "{error}");
+}
+
+#[test]
 fn moments_have_their_own_unit() {
     let times = TimestampNanosecondArray::from(vec![Some(1_500), Some(-1), None]).with_timezone("Europe/Berlin");
     let columns = vec![keys_and_times(3).remove(0), ("t", Arc::new(times) as ArrayRef)];
