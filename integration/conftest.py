@@ -104,6 +104,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     if reason:
         skip_or_fail(reason)
     broker = Broker(tmp_path_factory.mktemp("kafka")).start()
+    # Makes the topic of the groups' offsets, which takes a while.
+    broker.create("warm-up")
+    broker.group_offsets("warm-up", "warm-up", [0])
     yield broker
     broker.stop()
 

@@ -25,7 +25,7 @@ from harness import Row, free_port, strict_json, wait_until
 POM = Path(__file__).parent / "kafka" / "pom.xml"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "streamjob" / "kafka"
 LOG_LEVEL = "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"
-READY_WITHIN_S = 60.0
+READY_WITHIN_S = 120.0
 COORDINATOR_MOVES = (
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
@@ -151,7 +151,7 @@ class Broker:
         assert self.process is not None
         assert self.process.poll() is None, f"the broker ended:\n{(self.folder / 'broker.log').read_text()[-3000:]}"
         try:
-            return bool(self.admin().list_topics(timeout=2).brokers)
+            return (1 if self.joins is None else 2) in self.admin().list_topics(timeout=2).brokers
         except KafkaException:
             return False
 

@@ -116,6 +116,19 @@ def windows_of(events: list[dict[str, Any]]) -> dict[tuple[str, int], Row]:
     return reference.aggregate(rows, SIZE_US)
 
 
+def post_until_taken(running: Running, rows: list[Row]) -> None:
+    """Posts them under a key: connections are cut where the state is opened anew, and no row must count twice."""
+
+    def are_taken() -> bool:
+        try:
+            return running.post(rows, Idempotency_Key="until-taken").status_code == 202
+        except httpx.TransportError:
+            assert running.process.poll() is None, f"the engine has ended\n{running.stderr[-2000:]}"
+            return False
+
+    wait_until("that they are taken", are_taken)
+
+
 class HasWindows(Protocol):
     """Events that know their windows."""
 
@@ -133,8 +146,8 @@ def survive(job: Job, events: Events, planned: Sequence[kills.Kill], report: kil
     """Starts the job again and again, gives it events until it is killed, and lets it end well at last."""
     for kill in planned:
         running = job.start(crash_at=kill.at)
-        until = time.monotonic() + (kill.after_s if kill.at is None else PATIENCE_S)
         if running.becomes_ready():
+            until = time.monotonic() + (kill.after_s if kill.at is None else PATIENCE_S)
             while running.process.poll() is None and time.monotonic() < until:
                 events.post_surely(running, 500)
         if kill.at is None:

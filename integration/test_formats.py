@@ -6,10 +6,12 @@ import base64
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import fastavro
+import httpx
 import pyarrow as pa
 import pytest
 from fastavro.schema import fingerprint, to_parsing_canonical_form
@@ -227,6 +229,12 @@ def test_single_object_messages_of_old_and_new_writers(make_job: Callable[..., J
     assert "no schema with the fingerprint" in unknown.json()["error"]
 
 
+def answered(running: Running, body: bytes) -> httpx.Response | None:
+    """The answer to a body, once the registry has said what is under its schemas' numbers."""
+    response = running.post(body, **AVRO)
+    return None if response.status_code == 503 else response
+
+
 def test_schemas_come_from_a_registry_that_may_be_down(make_job: Callable[..., Job]) -> None:
     port, secret = free_port(), "very-secret-7"
     registry = (
@@ -244,14 +252,12 @@ def test_schemas_come_from_a_registry_that_may_be_down(make_job: Callable[..., J
         server.register(7, SCHEMA)
         server.register(9, SCHEMA, "PROTOBUF")
         server.failures = [503, 429]
-        response = wait_until(
-            "an answer", lambda: found if (found := running.post(body, **AVRO)).status_code != 503 else None
-        )
+        response = wait_until("an answer", partial(answered, running, body))
         assert answer(response) == accepted(3)
         assert answer(running.post(body, **AVRO)) == accepted(3)
         assert [request for request in server.requests if request[1] == 200] == [("/schemas/ids/7", 200)]
         for number, reason in ((8, "has no schema 8"), (9, "is PROTOBUF, not Avro")):
-            refused = running.post(body + confluent(number, rows[0]), **AVRO)
+            refused = wait_until("an answer", partial(answered, running, body + confluent(number, rows[0])))
             assert refused.status_code == 400
             assert reason in refused.json()["error"]
         assert [event["x"] for event in events(job, 6)][::2] == [row["x"] for row in rows]

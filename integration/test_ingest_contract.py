@@ -117,9 +117,10 @@ def test_good_bodies_are_accepted(shared: Running, body: object, headers: dict[s
 
 def test_a_body_without_a_content_type_is_json(shared: Running) -> None:
     link = http.client.HTTPConnection("127.0.0.1", shared.job.port, timeout=10)
-    link.request("POST", "/ingest", json.dumps(GOOD))
-    response = link.getresponse()
-    assert (response.status, strict_json(response.read())) == accepted(1)
+    with counted(shared, applied=1):
+        link.request("POST", "/ingest", json.dumps(GOOD))
+        response = link.getresponse()
+        assert (response.status, strict_json(response.read())) == accepted(1)
 
 
 @pytest.mark.parametrize(

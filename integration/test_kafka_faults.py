@@ -94,6 +94,8 @@ def test_a_group_whose_coordinator_is_away_holds_up_nobody(
     running.await_processed(len(events.all) + len(more), within_s=90)
     running.stop()
     second.resume()
+    wait_until("that it leads the group again", lambda: broker.leader("__consumer_offsets") == 2, within_s=60)
+    broker.group_offsets(group, topic, range(1))
     events.send(broker, topic, 500)
     job.run_to_end()
     assert broker.group_offsets(group, topic, range(2)) == broker.ends(topic)
@@ -158,7 +160,7 @@ def test_messages_that_a_disk_has_damaged_are_not_passed_over_and_others_go_on(
     topic, out = topics(broker, "damaged", partitions=2)
     rows = [{"device": "a", "at": 1, "x": number} for number in range(20)]
     for _ in range(3):
-        producer = broker.producer(compression_type="lz4", linger_ms=100)
+        producer = broker.producer(compression_type="lz4", linger_ms=60_000)
         for row in rows:
             produce(producer, topic, encoded(row), 0)
         flush(producer)

@@ -27,7 +27,7 @@ LEAST = 30
 SWEPT_KEYS = 8_000
 POISON = 13
 ALARM = 2.0
-STEP_WITHIN_S = 30.0
+STEP_WITHIN_S = 90.0
 # A commit is written as a file only if it is large: these steps need many keys at once.
 LARGE_COMMIT = ("commit-before-file", "commit-after-file", "commit-after-file-sync", "commit-after-ingest")
 

@@ -77,7 +77,7 @@ def rows(job: Job) -> list[Row]:
 
 def await_numbers(running: Running, job: Job, count: int) -> None:
     """Waits until each number up to `count` is out."""
-    wait_until("all numbers", lambda: len({row["n"] for row in rows(job)}) == count, within_s=60)
+    wait_until("all numbers", lambda: len({row["n"] for row in rows(job)}) == count, within_s=240)
     assert {row["n"] for row in rows(job)} == set(range(count)), running.stderr[-2000:]
 
 
@@ -170,6 +170,7 @@ def test_nothing_is_lost_by_a_broker_that_restarts(
     running = job.run()
     subscribed(running)
     for part in range(3):
+        subscribed(running)
         broker.send(messages(part * 1000, 1000))
         broker.stop()
         wait_until(

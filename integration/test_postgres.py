@@ -18,7 +18,16 @@ import yaml
 from conftest import skip_or_fail
 from harness import Job, Row, run_command, wait_until
 from postgres_server import Postgres
-from sink_jobs import FILE, HTTP, Events, job_text, survive, survive_outages, then_each_window_is_there_once
+from sink_jobs import (
+    FILE,
+    HTTP,
+    Events,
+    job_text,
+    post_until_taken,
+    survive,
+    survive_outages,
+    then_each_window_is_there_once,
+)
 
 WINDOWS = """
 CREATE TABLE windows (key text, window_start timestamptz, window_end timestamptz, revision integer, n bigint,
@@ -224,7 +233,7 @@ def test_a_restored_state_repeats_and_says_so(postgres: Postgres, make_job: Call
     # The journal of the second run is gone with its state: a client that knows better sends again.
     running = job.run()
     again = [{"device": row["key"], "at": row["time_us"], "x": row["x"]} for row in events.all[3000:]]
-    wait_until("that they are taken", lambda: running.post(again).status_code == 202)
+    post_until_taken(running, again)
     running.stop()
     finished = job.run_to_end()
     assert "OutputsMayRepeat" in finished.stderr + running.stderr
@@ -246,8 +255,10 @@ def test_of_two_processes_with_one_state_the_older_is_fenced_off(
     rows = events.more(3000)
     assert first.post(rows).status_code == 202
     first.await_metric("streamjob_sink_rows_total", 1, sink="out")
+    first.await_processed(3000)
+    wait_until("all that it may write", lambda: first.metrics().sum("streamjob_sink_pending_rows", sink="out") == 0)
     second = double.run()
-    wait_until("that they are taken", lambda: second.post(rows).status_code == 202)
+    post_until_taken(second, rows)
     second.await_processed(3000)
     # The first has something to write, and may not.
     late = [*Events(random.Random(1)).more(10, 10), {"device": "d1", "at": 10**9, "x": 1}]
@@ -272,7 +283,7 @@ def test_progress_that_is_gone_is_never_passed_over(
     postgres.run("DELETE FROM streamjob_progress", "forgotten")
     # What is still under way of the first may be enough to end the job.
     with contextlib.suppress(httpx.TransportError):
-        events.post(running, 3000)
+        running.post(events.more(3000))
     failed = running.await_exit()
     assert failed.code == 1
     assert "its rows in the table streamjob_progress are gone" in failed.stderr

@@ -33,7 +33,7 @@ async def numbers(context, position=None):
             yield Event({"device": f"d{number % 17}", "at": number, "n": number}, position=number + 1)
             raise ConnectionError("away for a moment")
         yield Event({"device": f"d{number % 17}", "at": number, "n": number}, position=number + 1)
-        if number % 50 == 0:
+        if number % 25 == 0:
             await asyncio.sleep(0.005)
 
 class Folder(Sink):
@@ -319,6 +319,7 @@ def test_an_object_for_each_batch_in_a_bucket_by_a_client_in_python(folder: Path
         running.kill()
         running = job.run(**account)
         assert running.post(rows[1500:2000]).status_code == 202
+        running.await_processed(2000)
         wait_until("all of them", lambda: pending(running) == 0)
         written |= server.objects("averages")
         server.kill()
@@ -327,7 +328,7 @@ def test_an_object_for_each_batch_in_a_bucket_by_a_client_in_python(folder: Path
         assert s3_server.ACCOUNT["AWS_SECRET_ACCESS_KEY"] not in running.stderr
         # Its memory is gone: what it has from here on is what was not there yet, or what a retry wrote once more.
         server.start("averages")
-        running.await_metric("streamjob_connected", 1, kind="sink", connector="averages")
+        running.await_metric("streamjob_connected", 1, within_s=120, kind="sink", connector="averages")
         running.stop()
         job.run_to_end(**account)
         later = server.objects("averages")

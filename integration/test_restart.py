@@ -43,7 +43,7 @@ def test_windows_that_had_closed_close_again(job: Job) -> None:
     running.kill()
     again = job.run()
     again.await_processed(34)
-    again.await_metric("streamjob_windows_closed_total", closed, within_s=5)
+    again.await_metric("streamjob_windows_closed_total", closed)
 
 
 def test_a_row_that_was_late_is_late_again(job: Job) -> None:

@@ -351,8 +351,7 @@ def test_names_of_certificates_agree_between_operator_roles_and_cert_manager(ren
     assert named == [[secret]]
     configuration = the(own, "ValidatingWebhookConfiguration")["metadata"]["name"]
     assert env_of(own)["STREAMJOB_OPERATOR_WEBHOOK_CONFIGURATION"] == configuration
-    certificate = the(managed, "Certificate")
-    assert certificate["spec"]["secretName"] == secret
+    (certificate,) = [one for one in of_kind(managed, "Certificate") if one["spec"]["secretName"] == secret]
     mounted = [one["secret"]["secretName"] for one in pod_of(managed)["volumes"] if "secret" in one]
     assert mounted == [secret]
     service = the(managed, "ValidatingWebhookConfiguration")["webhooks"][0]["clientConfig"]["service"]["name"]
@@ -360,7 +359,12 @@ def test_names_of_certificates_agree_between_operator_roles_and_cert_manager(ren
     injected = the(managed, "ValidatingWebhookConfiguration")["metadata"]["annotations"]
     assert injected["cert-manager.io/inject-ca-from"] == f"ops/{certificate['metadata']['name']}"
     assert "STREAMJOB_OPERATOR_WEBHOOK_SECRET" not in env_of(managed), "then the operator leaves it alone"
-    assert certificate["spec"]["issuerRef"]["name"] == the(managed, "Issuer")["metadata"]["name"]
+    # By an authority that outlives it: while it is renewed, the old one and the new one are trusted.
+    issuers = {one["metadata"]["name"]: one["spec"] for one in of_kind(managed, "Issuer")}
+    (authority,) = [one for one in of_kind(managed, "Certificate") if one["spec"].get("isCA")]
+    assert issuers[certificate["spec"]["issuerRef"]["name"]] == {"ca": {"secretName": authority["spec"]["secretName"]}}
+    assert issuers[authority["spec"]["issuerRef"]["name"]] == {"selfSigned": {}}
+    assert authority["spec"]["privateKey"]["rotationPolicy"] == "Never"
     theirs = copy.deepcopy(CERT_MANAGER)
     theirs["webhook"]["certificates"]["certManager"] = {"issuerRef": {"kind": "ClusterIssuer", "name": "internal"}}
     objects = render(values=theirs)

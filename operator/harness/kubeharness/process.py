@@ -17,7 +17,7 @@ from typing import TypeVar
 from kubeharness.server import Server, free_port
 
 T = TypeVar("T")
-WAIT_S = 20.0
+WAIT_S = 60.0
 _POLL_S = 0.05
 
 

@@ -26,6 +26,7 @@ from streamjob_operator.decide import (
     Emit,
     ResizeClaim,
     SetFinalizer,
+    Try,
 )
 from streamjob_operator.decide.storage import GROWTH_AGAIN, growth_refused
 from streamjob_operator.diff import differences
@@ -92,6 +93,8 @@ class Applier:
         namespace = observed.namespace
         if isinstance(action, Apply):
             await self._apply(observed, action.manifest)
+        elif isinstance(action, Try):
+            self._kept(observed, action.manifest, await self.cluster.apply(action.manifest, dry_run=True))
         elif isinstance(action, Delete):
             kind = BY_NAME[action.kind]
             await self.cluster.delete(kind, namespace, action.name, action.uid, action.propagation)
@@ -126,17 +129,17 @@ class Applier:
         known = ref in observed.children
         answer = await (self.cluster.apply(manifest) if known else self._make(observed, manifest))
         self.index.put(answer)
-        # What is still different is how the API server or an admission plugin wants it: not to be fought over.
+        self._kept(observed, manifest, answer)
+
+    def _kept(self, observed: Observed, manifest: Object, answer: Object) -> None:
+        """What is still different is how the API server or an admission plugin wants it: not to be fought over."""
+        ref = (manifest["kind"], manifest["metadata"]["name"])
         kept = differences(manifest, answer)
         left = frozenset(map(str, kept))
-        key = (observed.namespace, observed.name)
-        tolerated = self.facts.tolerated.setdefault(key, {})
+        self.facts.tolerated.setdefault((observed.namespace, observed.name), {})[ref] = left
         if left:
-            tolerated[ref] = left
             shown = ", ".join(sorted(difference.told for difference in kept)[:5])
             _log.warning("the cluster keeps members of its own", kind=ref[0], name=ref[1], members=shown)
-        else:
-            tolerated.pop(ref, None)
 
     async def _make(self, observed: Observed, manifest: Object) -> Object:
         """Applies a child of which nothing is known."""
@@ -182,11 +185,20 @@ class Applier:
         try:
             answer = await self.cluster.patch(STREAM_JOB, observed.namespace, observed.name, patch)
         except ClusterError as error:
-            if error.code == 404 and not present:
-                return
-            raise
-        if present:
+            if error.code != 404:
+                raise
+            self._gone(observed)
+            if present:
+                raise
+            return
+        if present or answer["metadata"].get("finalizers"):
             self.index.put_job(answer, referenced_config_maps(answer))
+        else:
+            self._gone(observed)
+
+    def _gone(self, observed: Observed) -> None:
+        """Its deletion may have been in no watch: one that begins anew says nothing of what went meanwhile."""
+        self.index.remove_job((observed.namespace, observed.name), observed.job["metadata"]["uid"])
 
     async def _emit(self, observed: Observed, event: Emit) -> None:
         metadata = observed.job["metadata"]

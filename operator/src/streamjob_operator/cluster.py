@@ -156,16 +156,18 @@ class Cluster:
         finally:
             answer.close()
 
-    async def apply(self, manifest: Object, *, subresource: str | None = None, absent: bool = False) -> Object:
+    async def apply(
+        self, manifest: Object, *, subresource: str | None = None, absent: bool = False, dry_run: bool = False
+    ) -> Object:
         """Server-side-applies a manifest; members of others that we want are taken over.
 
-        With `absent` only where there is no such object, else ClusterError 409.
+        With `absent` only where there is no such object, else ClusterError 409. With `dry_run` nothing is stored.
         """
         kind = BY_NAME[manifest["kind"]]
         metadata = manifest["metadata"]
         if absent:
             manifest = {**manifest, "metadata": {**metadata, "resourceVersion": NO_VERSION}}
-        query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
+        query = {"fieldManager": names.FIELD_MANAGER, "force": "true", **({"dryRun": "All"} if dry_run else {})}
         path = kind.path(metadata.get("namespace"), metadata["name"], subresource)
         content = "application/apply-patch+yaml"
         return await self._json("PATCH", "apply", kind, path, query=query, body=manifest, content=content)

@@ -31,13 +31,14 @@ class Leader:
         while not self.lost.is_set():
             started = clock()
             try:
-                async with asyncio.timeout(RETRY_S * 2):
+                async with asyncio.timeout(self._election.within(started, RETRY_S * 2)):
                     await self._step(started)
             except (ClusterError, TimeoutError) as error:
                 _log.warning("the Lease cannot be read or written", lease=self._name, error=str(error))
             self._election.tick(clock())
             self._show()
-            await asyncio.sleep(max(0.0, RETRY_S - (clock() - started)))
+            if not self.lost.is_set():
+                await asyncio.sleep(self._election.within(clock(), max(0.0, started + RETRY_S - clock())))
 
     async def _step(self, started: float) -> None:
         # Whoever leads knows the Lease: only this replica has written it since.

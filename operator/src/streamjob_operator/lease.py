@@ -86,6 +86,12 @@ class Election:
         if self.state == "leading" and now - self._renewed_at >= RENEW_DEADLINE_S:
             self.state = "lost"
 
+    def within(self, now: float, seconds: float) -> float:
+        """So many seconds, or what a leader may still wait before it has to know that its Lease is renewed."""
+        if self.state != "leading":
+            return seconds
+        return max(0.0, min(seconds, self._renewed_at + RENEW_DEADLINE_S - now))
+
     def release(self, lease: dict[str, Any] | None, wall: datetime) -> Write | None:
         """What hands the Lease over at once, if it is held by this candidate."""
         spec = (lease or {}).get("spec") or {}

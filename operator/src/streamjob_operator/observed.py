@@ -193,6 +193,12 @@ def name_taken(thing: Object) -> str:
     return f"the name is taken: {thing['kind']} {metadata['name']} {whose} and is left as it is ({fix})"
 
 
+def own_claims(observed: Observed) -> list[Object]:
+    """The claims of the job's StatefulSet, by label and by name; a copy of one may have its labels."""
+    prefix = f"{names.CLAIM}-{observed.name}-"
+    return [claim for claim in observed.claims if claim["metadata"]["name"].removeprefix(prefix).isdecimal()]
+
+
 def is_terminating(thing: Object) -> bool:
     """Whether an object is on its way out."""
     return "deletionTimestamp" in thing["metadata"]

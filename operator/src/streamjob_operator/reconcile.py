@@ -13,6 +13,7 @@ from streamjob_operator import metrics, names
 from streamjob_operator.apply import Applier
 from streamjob_operator.cluster import NAME_TAKEN, Cluster, ClusterError
 from streamjob_operator.decide import Choices, Decision, decide, worth_writing
+from streamjob_operator.decide.changes import NO_RIGHTS, REFUSED
 from streamjob_operator.decide.health import engine_status
 from streamjob_operator.decide.status import FACTS_INTERVAL, blocked_status, invalid_status, mistaken_status
 from streamjob_operator.engine import Engines
@@ -62,7 +63,11 @@ class Reconciler:
                 self.forget(key)
                 return None
             try:
-                return await self._work(key, observed)
+                due = await self._work(key, observed)
+                if self._index.job(key) is None:
+                    self.forget(key)
+                    return None
+                return due
             except ClusterError:
                 raise
             except Exception as error:
@@ -110,7 +115,7 @@ class Reconciler:
         """Tells in the status what the cluster refuses, where its author or an administrator can do something."""
         if error.actor not in ("user", "rights"):
             return
-        reason, message = "Refused" if error.actor == "user" else "NoRights", f"the API server refuses it: {error}"
+        reason, message = REFUSED if error.actor == "user" else NO_RIGHTS, f"the API server refuses it: {error}"
         if error.reason == NAME_TAKEN:
             reason, message = NAME_TAKEN, str(error)
         status = blocked_status(decision.status, message) if observed.deleting else None
@@ -136,9 +141,12 @@ class Reconciler:
             return
         await self._put(observed, status)
 
-    async def _put(self, observed: Observed, status: Object) -> None:
+    async def _put(self, observed: Observed, status: Object, version: str | None = None) -> None:
+        """Writes a status; with `version` only where the job still has that resourceVersion, else ClusterError 409."""
         key = (observed.namespace, observed.name)
         metadata = {"name": observed.name, "namespace": observed.namespace}
+        if version is not None:
+            metadata["resourceVersion"] = version
         manifest = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": metadata, "status": status}
         try:
             answer = await self._cluster.apply(manifest, subresource="status")
@@ -165,4 +173,9 @@ class Reconciler:
         engine = engine_status(observed)
         if observed.deleting or engine == observed.status.get("engine"):
             return
-        await self._put(observed, {**observed.status, "engine": engine})
+        try:
+            # By its version: a look may have written a newer status meanwhile, which this must not undo.
+            await self._put(observed, {**observed.status, "engine": engine}, job["metadata"]["resourceVersion"])
+        except ClusterError as error:
+            if error.code != 409:
+                raise

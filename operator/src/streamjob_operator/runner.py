@@ -6,10 +6,12 @@ import asyncio
 import signal
 import threading
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp.web
 import kopf
 import structlog
 from prometheus_client import start_http_server
@@ -23,11 +25,15 @@ from streamjob_operator.rotation import place_of, rotate
 from streamjob_operator.settings import Settings
 
 WAIT_FOR_API_S = 5.0
-CERTIFICATE_CHECK_S = 10.0
+CERTIFICATE_CHECK_S = 0.5
+FIRST_CERTIFICATE_S = 10.0
+"""What the webhook's certificate gets to come, before jobs are looked after without it."""
 RIGHTS_CHECK_S = 30.0
 """How often it is looked whether the right to watch a namespace has been given."""
 STOP_LIMIT_S = 20.0
 """What looks under way get to end when the process is told to stop."""
+MAX_REVIEW_BYTES = 8 << 20
+"""An object of etcd has at most 1.5 MB."""
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 _log = structlog.get_logger("streamjob_operator.runner")
@@ -154,6 +160,11 @@ async def _kopf(settings: Settings, cluster: Cluster, controller: Controller) ->
 
     It ends by an error alone; a watch that is refused is one for kopf, so it is given no such namespace.
     """
+    if settings.webhook_cert_dir:
+        # Most often it is there in a moment, and a pod that is ready without its webhook would be sent reviews.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_CERTIFICATE_S):
+                await _until_certificate(settings)
     while True:
         refused = await refused_namespaces(settings, cluster)
         if refused:
@@ -181,6 +192,14 @@ async def _kopf(settings: Settings, cluster: Cluster, controller: Controller) ->
                 await _cancel(task)
 
 
+class WebhookServer(kopf.WebhookServer):
+    """Takes reviews of the largest jobs: that of an update has the job twice, and kopf's own takes 1 MiB."""
+
+    @staticmethod
+    async def _serve(fn: Any, request: aiohttp.web.Request) -> aiohttp.web.Response:
+        return await kopf.WebhookServer._serve(fn, request.clone(client_max_size=MAX_REVIEW_BYTES))
+
+
 async def _until_certificate(settings: Settings) -> None:
     while _certificate(settings) is None:  # noqa: ASYNC110 - files tell nobody that they have come
         await asyncio.sleep(CERTIFICATE_CHECK_S)
@@ -204,7 +223,7 @@ def _kopf_thread(
     handlers.register(registry, controller, loop, webhook=certificate is not None)
     options = handlers.settings_of_kopf()
     if certificate is not None:
-        options.admission.server = kopf.WebhookServer(
+        options.admission.server = WebhookServer(
             addr="0.0.0.0",  # noqa: S104 - the API server comes from outside of the pod
             port=settings.webhook_port,
             certfile=certificate[0],

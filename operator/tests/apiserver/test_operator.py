@@ -113,7 +113,7 @@ def test_drift_is_put_right_and_told(running: Operator, space: Space) -> None:
     path = "?fieldManager=somebody"
     space.patch("services", "telemetry", {"spec": {"selector": {names.JOB_LABEL: "other"}}}, path)
     until("the selector", lambda: space.get("services", "telemetry")["spec"]["selector"] == names.selector("telemetry"))
-    (message,) = space.events("DriftCorrected")
+    (message,) = until("told", lambda: space.events("DriftCorrected"))
     assert "Service telemetry" in message
     assert f"spec.selector.{names.JOB_LABEL}" in message
     space.delete("networkpolicies", "telemetry")
@@ -295,7 +295,7 @@ def test_deletion_keeps_or_deletes_the_volumes(running: Operator, space: Space, 
     claim = space.get("persistentvolumeclaims", "state-telemetry-0")
     assert claim is not None
     assert "deletionTimestamp" not in claim["metadata"]
-    assert "state-telemetry-0" in space.events("VolumesRetained")[0]
+    assert "state-telemetry-0" in until("told", lambda: space.events("VolumesRetained"))[0]
     space.apply_job(shards=16)
     until("refused", lambda: space.condition("SpecValid").get("reason") == "ImmutableMember")
     assert "holds state with 8" in space.condition("SpecValid")["message"]
@@ -389,7 +389,7 @@ def test_two_replicas_hand_over(server: Server, namespace: str, space: Space, tm
         leader.process.send_signal(signal.SIGTERM)
         assert leader.process.wait(20) == 0
         # At once: the Lease's 15 s have not to run out.
-        until("handed over", other.leads, limit_s=8)
+        until("handed over", other.leads, limit_s=12)
         space.apply_job("two", suspend=True)
         until("Suspended", lambda: space.phase("two") == "Suspended")
 
@@ -492,6 +492,13 @@ def test_the_webhook_says_what_cel_cannot(server: Server, space: Space, tmp_path
             status, answer = server.call("POST", space.path("streamjobs"), made)
             assert status == 422
             assert "Python syntax error" in answer["message"]
+            large = {**udf, "code": {"inline": CODE + f"# {'x' * 500_000}\n"}, "output": {"s": "float64"}}
+            made = {**job(udfs=[large], suspend=True), "metadata": {"name": "large"}}
+            assert server.call("POST", space.path("streamjobs"), made)[0] == 201
+            merge = {"spec": {"where": "v >"}}  # its review has the job twice
+            place_of = space.path("streamjobs", "large")
+            status, answer = server.call("PATCH", place_of, merge, "application/merge-patch+json")
+            assert status == 422, answer["message"]
             space.apply_job("right", suspend=True)
             lines = [json.loads(line) for line in found.log.read_text().splitlines()]
             assert "refused" in {line["message"] for line in lines}

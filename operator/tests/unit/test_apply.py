@@ -40,9 +40,9 @@ class Refusing:
         self.done.append((verb, kind, body))
 
     async def apply(
-        self, manifest: dict[str, Any], *, subresource: str | None = None, absent: bool = False
+        self, manifest: dict[str, Any], *, subresource: str | None = None, absent: bool = False, dry_run: bool = False
     ) -> dict[str, Any]:
-        self.take(subresource or "apply", manifest["kind"], manifest)
+        self.take(subresource or ("try" if dry_run else "apply"), manifest["kind"], manifest)
         answer = copy.deepcopy(manifest)
         answer["metadata"] |= {"uid": "uid-1", "resourceVersion": "1000"}
         return answer

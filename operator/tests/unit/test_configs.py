@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamjob_operator import names
-from streamjob_operator.decide import Apply, Delete, Discard, Emit, decide
+from streamjob_operator.decide import Apply, AskCheckpoint, Delete, Discard, Emit, decide
 from unit.jobs import CODE, job
 from unit.world import CHOICES, World, configs_of
 
@@ -73,6 +73,33 @@ def test_tries_that_were_refused_leave_nothing() -> None:
     world.refuses_sets = False
     world.settle()
     assert len(configs(world)) == 2
+
+
+def test_a_roll_is_told_and_the_engine_commits_once_however_often_the_change_is_refused() -> None:
+    world = running()
+    world.refuses_sets = True
+    edit(world, where="v > 1")
+    for _ in range(4):
+        world.look()
+    world.refuses_sets = False
+    world.settle()
+    told = [action for action in world.actions if isinstance(action, Emit) and action.reason == "Rolling"]
+    assert len(told) == 2, "when it is tried first, and when it is taken"
+    assert sum(isinstance(action, AskCheckpoint) for action in world.actions) == 2
+
+
+def test_a_growth_whose_new_stateful_set_is_refused_leaves_the_old_one() -> None:
+    world = running(storage={"size": "10Gi", "storageClassName": "fast"})
+    world.refuses_sets = True
+    edit(world, storage={"size": "20Gi", "storageClassName": "fast"})
+    world.look()
+    world.look()
+    assert world.of("StatefulSet"), "nobody else would make its pods anew"
+    world.refuses_sets = False
+    world.settle()
+    (stateful_set,) = world.of("StatefulSet")
+    requested = stateful_set["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"]
+    assert requested == "20Gi"
 
 
 def test_what_was_replaced_goes_when_the_new_pod_is_there_and_not_before() -> None:
@@ -145,6 +172,7 @@ def test_fixed_names_of_an_older_operator_are_rolled_away_from() -> None:
             volume["configMap"]["name"] = old
     world.stateful_set_controller()
     pod["metadata"]["labels"][names.REVISION] = stateful_set["status"]["updateRevision"]
+    world.look()  # tries first whether the cluster keeps it so
     decision = decide(world.observe(), CHOICES)
     (reason,) = [action.message for action in decision.actions if isinstance(action, Emit)]
     assert reason.startswith("spec.template.spec.volumes[job].configMap.name: telemetry-job -> telemetry-job-")

@@ -16,6 +16,7 @@ from streamjob_operator.decide import (
     Emit,
     ResizeClaim,
     SetFinalizer,
+    Try,
     decide,
     worth_writing,
 )
@@ -220,8 +221,38 @@ def test_growth_resizes_the_claim_and_recreates_the_stateful_set_with_orphaned_p
     world.job["spec"]["storage"] = {"size": "20Gi"}
     actions = [action for action in look(world.observe()).actions if not isinstance(action, Emit)]
     assert actions[0] == ResizeClaim("state-telemetry-0", "20Gi")
-    assert isinstance(actions[1], Delete)
-    assert (actions[1].kind, actions[1].propagation) == ("StatefulSet", "Orphan")
+    assert isinstance(actions[1], Try), "it is deleted only where the new one is taken"
+    assert (
+        actions[1].manifest["spec"]["volumeClaimTemplates"]
+        == (world.things["StatefulSet", "telemetry"]["spec"]["volumeClaimTemplates"])
+    )
+    assert isinstance(actions[2], Delete)
+    assert (actions[2].kind, actions[2].propagation) == ("StatefulSet", "Orphan")
+
+
+def test_a_copy_of_a_claim_makes_no_volume_grow_and_says_nothing_of_the_state() -> None:
+    world = settled()
+    copied = copy.deepcopy(world.things["PersistentVolumeClaim", "state-telemetry-0"])
+    copied["metadata"] |= {"name": "backup-of-telemetry", "uid": "other", "annotations": {names.SHARDS: "999"}}
+    copied["spec"]["resources"]["requests"]["storage"] = "50Gi"
+    copied["status"] = {"phase": "Pending"}
+    world.things["PersistentVolumeClaim", "backup-of-telemetry"] = copied
+    decision = look(world.observe())
+    assert decision.actions == ()
+    assert condition(decision, "StorageReady")["reason"] == "Bound"
+
+
+def test_what_somebody_has_changed_is_tried_before_it_is_called_a_roll() -> None:
+    """A new leader does not know which members the cluster keeps in its own way."""
+    world = settled()
+    world.things["StatefulSet", "telemetry"]["spec"]["template"]["spec"]["serviceAccountName"] = "other"
+    decision = look(world.observe())
+    assert [type(action) for action in decision.actions] == [Try]
+    assert decision.wake == world.now, "the next look knows"
+    world.settle()
+    assert world.things["StatefulSet", "telemetry"]["spec"]["template"]["spec"]["serviceAccountName"] != "other"
+    world.tolerated.clear()
+    assert look(world.observe()).actions == ()
 
 
 def test_a_claim_that_is_not_bound_yet_grows_when_it_is() -> None:
@@ -373,6 +404,18 @@ def test_an_orphaning_deletion_leaves_all_children() -> None:
     assert resource is not None
     resource["metadata"] |= {"deletionTimestamp": time_text(NOW), "finalizers": [names.FINALIZER, "orphan"]}
     (action,) = decide_deletion(changed(settled().observe(), job=resource)).actions
+    assert getattr(action, "present", None) is False
+
+
+def test_children_that_the_garbage_collector_has_taken_the_job_off_already_are_left_as_well() -> None:
+    world = settled(deletionPolicy="Delete")
+    resource = copy.deepcopy(world.job)
+    assert resource is not None
+    resource["metadata"] |= {"deletionTimestamp": time_text(NOW), "finalizers": [names.FINALIZER]}
+    assert decide_deletion(changed(world.observe(), job=resource)).status is not None
+    for child in world.observe().children:
+        world.things[child]["metadata"].pop("ownerReferences")
+    (action,) = decide_deletion(changed(world.observe(), job=resource)).actions
     assert getattr(action, "present", None) is False
 
 

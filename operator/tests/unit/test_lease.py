@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamjob_operator.leader import Leader
 from streamjob_operator.lease import DURATION_S, RENEW_DEADLINE_S, RETRY_S, Election, Write
 
 WALL = datetime(2030, 1, 1, tzinfo=UTC)
@@ -115,3 +117,38 @@ def test_renewing_keeps_the_time_of_acquisition() -> None:
     step(store, first, RETRY_S)
     assert store.lease["spec"]["acquireTime"] == acquired
     assert store.lease["spec"]["leaseTransitions"] == 0
+
+
+def test_a_leader_waits_for_nothing_beyond_the_time_by_which_it_must_have_renewed() -> None:
+    store, first = Store(), Election("a")
+    assert first.within(0, 4) == 4
+    step(store, first, 0)
+    assert first.within(1, 4) == 4
+    assert first.within(RENEW_DEADLINE_S - 1.5, 4) == 1.5
+    assert first.within(RENEW_DEADLINE_S + 20, 4) == 0
+
+
+class Silent:
+    """An API server that has the Lease of another by the time that it answers again."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def get(self, *_: Any) -> dict[str, Any]:
+        self.asked += 1
+        spec = {"holderIdentity": "other", "renewTime": "now", "leaseDurationSeconds": 15}
+        return {"metadata": {"resourceVersion": "7"}, "spec": spec}
+
+
+def test_who_has_lost_ends_at_once() -> None:
+    async def course() -> None:
+        cluster = Silent()
+        leader = Leader(cluster, "ops", "lease", "a")  # type: ignore[arg-type]
+        leader._election.written(asyncio.get_running_loop().time())
+        before = asyncio.get_running_loop().time()
+        await asyncio.wait_for(leader.run(), 20)
+        assert leader.lost.is_set()
+        assert cluster.asked == 1
+        assert asyncio.get_running_loop().time() - before < RETRY_S, "it did not sleep after that"
+
+    asyncio.run(course())

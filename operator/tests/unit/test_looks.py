@@ -15,7 +15,7 @@ from streamjob_operator.controller import Controller
 from streamjob_operator.decide import AskCheckpoint, Decision
 from streamjob_operator.engine import Checkpoint
 from streamjob_operator.kinds import Kind
-from streamjob_operator.observed import Observed
+from streamjob_operator.observed import EngineFacts, EngineStatus, Observed
 from streamjob_operator.runner import refused_namespaces, until_granted
 from streamjob_operator.settings import Settings
 from unit.jobs import NOW, job
@@ -43,8 +43,13 @@ class Server:
         thing["metadata"]["resourceVersion"] = str(self.version)
         return copy.deepcopy(thing)
 
-    async def apply(self, manifest: Object, *, subresource: str | None = None, absent: bool = False) -> Object:
+    async def apply(
+        self, manifest: Object, *, subresource: str | None = None, absent: bool = False, dry_run: bool = False
+    ) -> Object:
         ref = (manifest["kind"], manifest["metadata"]["name"])
+        if dry_run:
+            self.calls.append(("try", *ref))
+            return self.kept(copy.deepcopy(manifest))
         if absent and ref in self.things:
             raise ClusterError(409, "Conflict", "it is there")
         self.calls.append(("apply", *ref))
@@ -58,6 +63,9 @@ class Server:
             self.meanwhile = None
         if ref not in self.things:
             raise ClusterError(404, "NotFound", "it is gone")
+        version = manifest["metadata"].get("resourceVersion")
+        if version not in (None, self.things[ref]["metadata"].get("resourceVersion")):
+            raise ClusterError(409, "Conflict", "it has another version")
         self.things[ref]["status"] = copy.deepcopy(manifest["status"])
         return self.changed(self.things[ref])
 
@@ -285,6 +293,46 @@ def test_a_foreign_stateful_set_is_not_deleted_with_the_job() -> None:
         assert await look(controller)
         assert ("StatefulSet", "telemetry") in server.things
         assert server.job["metadata"]["finalizers"] == []
+
+    with_controller(server, course)
+
+
+def test_a_job_that_the_operator_has_let_go_is_forgotten_though_no_watch_says_that_it_went() -> None:
+    deleted = job()
+    deleted["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
+    server = Server(deleted)
+
+    async def course(controller: Controller) -> None:
+        controller._reconciler.phases.note(KEY, "Deleting", 1.0)
+        assert await look(controller)
+        assert server.job["metadata"]["finalizers"] == []
+        assert controller.index.job(KEY) is None
+        assert KEY not in controller._reconciler.phases._since
+
+    with_controller(server, course)
+
+
+def test_facts_do_not_undo_a_status_that_was_written_meanwhile() -> None:
+    server = Server(job())
+
+    async def course(controller: Controller) -> None:
+        assert await look(controller)
+        status = EngineStatus(version="1", shards=4, rate_events_per_s=5.0)
+        controller._facts.engines[KEY] = EngineFacts(status)
+        controller._reconciler._written.clear()
+
+        def newer() -> None:
+            server.job["status"]["phase"] = "Newer"
+            server.changed(server.job)
+
+        server.meanwhile = newer
+        await controller._reconciler.write_facts(KEY)
+        assert server.job["status"]["phase"] == "Newer"
+        assert "engine" not in server.job["status"]
+        controller.saw_job("MODIFIED", copy.deepcopy(server.job))
+        await controller._reconciler.write_facts(KEY)
+        assert server.job["status"]["engine"]["shards"] == 4
+        assert server.job["status"]["phase"] == "Newer"
 
     with_controller(server, course)
 

@@ -23,9 +23,12 @@ from streamjob_operator.decide import (
     Emit,
     ResizeClaim,
     SetFinalizer,
+    Try,
     decide,
     worth_writing,
 )
+from streamjob_operator.decide.changes import REFUSED
+from streamjob_operator.decide.status import invalid_status
 from streamjob_operator.diff import digest
 from streamjob_operator.observed import Cluster, EngineFacts, Object, Observed, is_terminating
 from unit.jobs import NOW, job
@@ -65,6 +68,7 @@ class World:
     """An admission plugin or a quota refuses every change of a StatefulSet."""
     tampered: bool = False
     """Somebody has put other content under the name of a ConfigMap of ours."""
+    tolerated: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     facts: EngineFacts | None = None
     seen: Object | None = None
     """The StatefulSet as its controller last saw it."""
@@ -89,6 +93,7 @@ class World:
             config_maps=self.config_maps,
             cluster=Cluster(storage_classes={"fast": self.volumes_grow}, default_storage_class=True),
             engine=self.facts,
+            tolerated=dict(self.tolerated),
         )
 
     # ------------------------------------------------------------------------------------------------- the operator
@@ -99,7 +104,9 @@ class World:
             return None
         decision = decide(self.observe(), CHOICES)
         for action in decision.actions:
-            if self.refuses_sets and isinstance(action, Apply) and action.manifest["kind"] == "StatefulSet":
+            changes = isinstance(action, (Apply, Try)) and action.manifest["kind"] == "StatefulSet"
+            if self.refuses_sets and changes:
+                self.refused(Observed(self.job, self.now))
                 return decision
             self.carry_out(action)
         if self.job is None or decision.status is None:
@@ -107,6 +114,11 @@ class World:
         if worth_writing(self.job.get("status", {}), decision.status, None, self.now):
             self.job["status"] = copy.deepcopy(decision.status)
         return decision
+
+    def refused(self, observed: Observed) -> None:
+        """What the operator then says."""
+        assert self.job is not None
+        self.job["status"] = invalid_status(observed, REFUSED, "the API server refuses it: no")
 
     def carry_out(self, action: Action) -> None:
         self.actions.append(action)
@@ -120,6 +132,9 @@ class World:
         elif isinstance(action, ResizeClaim):
             claim = self.things["PersistentVolumeClaim", action.name]
             claim["spec"]["resources"]["requests"]["storage"] = action.size
+        elif isinstance(action, Try):
+            # The model's API server keeps everything as it is sent.
+            self.tolerated[action.manifest["kind"], action.manifest["metadata"]["name"]] = frozenset()
         elif isinstance(action, SetFinalizer):
             self.finalizer(action.present)
         else:

@@ -83,7 +83,7 @@ def start(tmp_path: Path, collector: Collector, sampled: str) -> tuple[subproces
     """The engine in a process of its own, and its URL."""
     score = udf(SCORE.format(seen=str(tmp_path / "seen")), ["temperature"], {"y": "float64"})
     path = tmp_path / "job.json"
-    path.write_text(json.dumps(job(udfs=[score])))
+    path.write_text(json.dumps(job(udfs=[score], checkpoint={"interval_us": 3_600_000_000})))
     command = [sys.executable, "-c", RUNNER, str(path), str(tmp_path / "state")]
     told = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}", "OTEL_TRACES_SAMPLER_ARG": sampled}
     process = subprocess.Popen(

@@ -10,6 +10,7 @@ from streamjob_operator.decide.actions import (
     Emit,
     ResizeClaim,
     SetFinalizer,
+    Try,
 )
 from streamjob_operator.decide.decision import Choices, decide
 from streamjob_operator.decide.status import worth_writing
@@ -25,6 +26,7 @@ __all__ = [
     "Emit",
     "ResizeClaim",
     "SetFinalizer",
+    "Try",
     "decide",
     "worth_writing",
 ]

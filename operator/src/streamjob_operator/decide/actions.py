@@ -17,6 +17,13 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
+class Try:
+    """Asks the API server whether it would take a manifest, and what it would make of it; nothing changes."""
+
+    manifest: Object
+
+
+@dataclass(frozen=True, slots=True)
 class Delete:
     """Deletes the very object that was observed, and no newer one of that name."""
 
@@ -66,7 +73,7 @@ class Emit:
     warning: bool = False
 
 
-Action: TypeAlias = Apply | Delete | Discard | ResizeClaim | SetFinalizer | AskCheckpoint | Emit
+Action: TypeAlias = Apply | Try | Delete | Discard | ResizeClaim | SetFinalizer | AskCheckpoint | Emit
 
 
 @dataclass(frozen=True, slots=True)

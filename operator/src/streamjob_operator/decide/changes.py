@@ -7,20 +7,28 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from streamjob_operator import names
-from streamjob_operator.decide.actions import Action, Apply, Delete, Emit
+from streamjob_operator.decide.actions import Action, Apply, Delete, Emit, Try
 from streamjob_operator.diff import Difference, differences, first_difference, same_digest
 from streamjob_operator.observed import Object, Observed, is_terminating
 
 FIXED = ("serviceName", "podManagementPolicy", "selector", "volumeClaimTemplates")
 """Members of a StatefulSet's spec that cannot be changed: it is made anew, and its pods stay."""
+REFUSED, NO_RIGHTS = "Refused", "NoRights"
+"""Reasons of SpecValid where the API server does not take what the job needs."""
 _SHORT = 12
 
 
 @dataclass(slots=True)
 class Changes:
-    """What is to be applied. `roll` names the first changed member of the pods' template, `recreate` of a fixed one."""
+    """What is to be applied. `roll` names the first changed member of the pods' template, `recreate` of a fixed one.
+
+    `tried` comes before anything is told or stopped for the StatefulSet's sake. With `look_again` that is all for now:
+    what the API server makes of the manifest says whether there is anything to do.
+    """
 
     supporting: list[Action] = field(default_factory=list)
+    tried: list[Action] = field(default_factory=list)
+    look_again: bool = False
     stateful_set: list[Action] = field(default_factory=list)
     roll: str | None = None
     recreate: str | None = None
@@ -80,14 +88,34 @@ def _stateful_set(observed: Observed, wanted: Object, found: Object | None, conf
         # The new one adopts the pods, and replaces them where the template has changed as well.
         changes.roll = _roll(observed, wanted, found, config)
         metadata = found["metadata"]
+        # Nobody would make its pods anew if the new one were refused after that.
+        kept = {member: found["spec"][member] for member in FIXED if member in found["spec"]}
+        changes.tried.append(Try({**wanted, "spec": {**wanted["spec"], **kept}}))
         changes.stateful_set.append(Delete("StatefulSet", metadata["name"], metadata["uid"], "Orphan"))
         return
     if not _differs(observed, wanted, found):
         return
+    if same_digest(wanted, found) and ("StatefulSet", found["metadata"]["name"]) not in observed.tolerated:
+        # Somebody has changed it, or it is how the API server or an admission plugin keeps it: then nothing rolls.
+        changes.tried.append(Try(wanted))
+        changes.look_again = True
+        return
+    if was_refused(observed):
+        changes.tried.append(Try(wanted))
     changes.roll = _roll(observed, wanted, found, config)
     scaled = differences(wanted["spec"]["replicas"], found["spec"].get("replicas"), "spec.replicas")
     changes.scaled = scaled[0] if scaled else None
     changes.stateful_set.append(Apply(wanted))
+
+
+def was_refused(observed: Observed) -> bool:
+    """Whether the cluster has refused this very spec: then a roll is told, and the engine commits, once it is taken."""
+    return any(
+        old["type"] == "SpecValid"
+        and old["reason"] in (REFUSED, NO_RIGHTS)
+        and old.get("observedGeneration") == observed.generation
+        for old in observed.status.get("conditions", ())
+    )
 
 
 def _roll(observed: Observed, wanted: Object, found: Object, config: str) -> str | None:

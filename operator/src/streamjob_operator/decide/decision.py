@@ -84,6 +84,7 @@ def _valid(observed: Observed, valid: ValidJob, choices: Choices, hold: tuple[Ac
         *changes.supporting,
         # Before the StatefulSet: where its change is refused, those of each try would be left.
         *unused_configs(observed, wanted),
+        *changes.tried,
         *_before_roll(observed, changes),
         *changes.stateful_set,
         *stuck,
@@ -97,6 +98,7 @@ def _valid(observed: Observed, valid: ValidJob, choices: Choices, hold: tuple[Ac
         operations=tuple(operations),
     )
     due = [operation.deadline for operation in operations if not operation.overdue(observed.now)]
+    due += [observed.now] if changes.look_again else []
     return Decision(actions, status, min([*due, *([wake] if wake else [])], default=None))
 
 

@@ -11,7 +11,7 @@ from streamjob_operator.conditions import parse_time
 from streamjob_operator.decide.actions import Action, Decision, Delete, Emit, SetFinalizer
 from streamjob_operator.decide.operations import Operation, running
 from streamjob_operator.decide.status import Summary, deleting_status
-from streamjob_operator.observed import Object, Observed, is_terminating
+from streamjob_operator.observed import Object, Observed, is_terminating, own_claims
 
 DEFAULT_DEADLINE = timedelta(minutes=5)
 MAX_DEADLINE = timedelta(days=7)
@@ -24,7 +24,7 @@ def decide_deletion(observed: Observed) -> Decision:
     finalizers = observed.job["metadata"].get("finalizers") or []
     if names.FINALIZER not in finalizers:
         return Decision((), None)
-    if _ORPHAN in finalizers:
+    if _ORPHAN in finalizers or _was_orphaned(observed):
         return Decision((SetFinalizer(False),), None)
     delete_volumes = observed.raw_spec.get("deletionPolicy") == "Delete"
     claims = own_claims(observed)
@@ -42,10 +42,11 @@ def decide_deletion(observed: Observed) -> Decision:
     return Decision(tuple(actions), status, operation.deadline)
 
 
-def own_claims(observed: Observed) -> list[Object]:
-    """The claims of the job's StatefulSet, by label and by name."""
-    prefix = f"{names.CLAIM}-{observed.name}-"
-    return [claim for claim in observed.claims if claim["metadata"]["name"].removeprefix(prefix).isdecimal()]
+def _was_orphaned(observed: Observed) -> bool:
+    """Whether the garbage collector has taken the job off its children already, before anybody looked here."""
+    uid = observed.job["metadata"]["uid"]
+    owners = [child["metadata"].get("ownerReferences") or () for child in observed.children.values()]
+    return bool(owners) and not any(owner.get("uid") == uid for found in owners for owner in found)
 
 
 def _stop(observed: Observed) -> list[Action]:

@@ -13,7 +13,7 @@ from streamjob_operator.builders.statefulset import key_text
 from streamjob_operator.conditions import Condition, merged
 from streamjob_operator.decide.actions import Action, Emit, ResizeClaim
 from streamjob_operator.diff import quantity
-from streamjob_operator.observed import Object, Observed, is_terminating
+from streamjob_operator.observed import Object, Observed, is_terminating, own_claims
 from streamjob_operator.validation import ValidJob
 
 GROWTH_AGAIN = timedelta(minutes=1)
@@ -48,7 +48,7 @@ def state_conflict(observed: Observed, valid: ValidJob) -> str | None:
             f" (got {asked or 'nothing'}; put the old value back, or create another job)"
         )
     wanted = {names.SHARDS: str(valid.job.spec.shards), names.KEY: key_text(valid.config)}
-    for claim in observed.claims:
+    for claim in own_claims(observed):
         annotations = claim["metadata"].get("annotations") or {}
         for name, member in ((names.SHARDS, "shards"), (names.KEY, "schema.key")):
             have = annotations.get(name)
@@ -70,7 +70,7 @@ def _template_class(observed: Observed) -> str | None:
 def look_at_storage(observed: Observed, valid: ValidJob) -> Storage:
     """What is to do about the job's volumes. Nothing here deletes one."""
     wanted = int(valid.job.spec.storage.size)
-    claims = [claim for claim in observed.claims if not is_terminating(claim)]
+    claims = [claim for claim in own_claims(observed) if not is_terminating(claim)]
     size = max([wanted, *map(_requested, claims)])
     small = [claim for claim in claims if _requested(claim) < size]
     fixed = [claim for claim in small if _fixed(observed, claim)]

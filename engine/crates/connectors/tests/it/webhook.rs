@@ -71,7 +71,9 @@ async fn no_server_a_reset_and_a_slow_one_are_retried() {
         assert!(matches!(broken, Outcome::Retry { .. }), "{broken:?}");
     }
 
-    let slow = outcome_of(Answer { after: Duration::from_secs(60), ..answer(200) }).await;
+    let server = Server::start(|_, _| Answer { after: Duration::from_secs(60), ..answer(200) }).await;
+    let impatient = streamjob_core::config::HttpSinkConfig { timeout_us: 300_000, ..config(&server.url) };
+    let slow = Webhook::new(&impatient).unwrap().deliver_batch(&batch("k")).await;
     assert!(matches!(&slow, Outcome::Retry { reason, .. } if reason.contains("no answer within")), "{slow:?}");
 }
 

@@ -102,7 +102,7 @@ pub fn config(url: &str) -> HttpSinkConfig {
         headers: BTreeMap::from([("Authorization".to_owned(), "Bearer x".to_owned())]),
         bearer_token: None,
         max_batch_rows: 500,
-        timeout_us: 500_000,
+        timeout_us: 30_000_000,
         backoff_initial_us: 1_000,
         backoff_max_us: 10_000,
     }

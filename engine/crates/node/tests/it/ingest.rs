@@ -213,7 +213,7 @@ fn full_queues_are_429_and_lose_nothing() {
     assert_eq!(running.get("/v1/keys/device-0/stats").status, 200);
     let begun = std::time::Instant::now();
     let totals = running.finish().unwrap();
-    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{:?}", begun.elapsed());
     assert_eq!(totals.received, accepted);
     assert!(totals.applied < accepted, "{totals:?}");
     // What was in the queues is in the journal: the next start has it all, once.

@@ -41,7 +41,7 @@ fn a_stop_under_load_keeps_what_was_accepted() {
             wait_until("rows are accepted", || accepted.load(Ordering::Relaxed) > before + 1000);
             let begun = Instant::now();
             let totals = running.finish().unwrap();
-            assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
             stop.store(true, Ordering::Relaxed);
             totals
         });
