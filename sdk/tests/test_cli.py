@@ -189,6 +189,27 @@ def drawn(progress: dict[str, object], width: int, height: int) -> str:
     return console.export_text()
 
 
+def test_what_stands_in_rows_is_no_markup() -> None:
+    rows = [{**PROGRESS["latest_windows"][0], "key": "[/dev/sda] :ab: [error]"}]  # type: ignore[index]
+    assert "[/dev/sda] :ab: [error]" in drawn({**PROGRESS, "latest_windows": rows}, 120, 50)
+
+
+def test_a_thread_that_does_not_end_does_not_keep_the_process() -> None:
+    """The interpreter waits for threads of an executor, however long they take."""
+    code = (
+        "import threading\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from streamjob.cli import console\n"
+        "console.EXIT_WITHIN_S = 0.2\n"
+        "ThreadPoolExecutor().submit(threading.Event().wait)\n"
+        "print('done')\n"
+        "console.exit_with(lambda: 3)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (3, "done\n")
+    assert "has not ended within 0.2 s" in done.stderr
+
+
 @pytest.mark.parametrize(("width", "height"), [(120, 50), (80, 24), (60, 20), (200, 10)])
 def test_the_view_fits_and_shows_the_newest(width: int, height: int) -> None:
     text = drawn(PROGRESS, width, height)

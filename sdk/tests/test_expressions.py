@@ -26,6 +26,11 @@ def call(function: str, *args: Expression) -> Expression:
     return {"kind": "call", "function": function, "args": list(args)}
 
 
+@pytest.mark.parametrize("name", ["load", "lock", "set", "reset", "comment", "call", "show", "copy", "update", "cache"])
+def test_a_field_may_have_the_name_of_a_statement(name: str) -> None:
+    assert lower_where(f"{name} > 0.9", {name: "float64"}) == call("gt", col(name), lit(0.9))
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -118,6 +123,7 @@ def test_aggregates(text: str, function: str, argument: Expression | None, kind:
         ("x > 'abc", "no SQL expression", "quotes"),
         ("", "is empty", "write"),
         ("x > 1; drop", "one expression", "semicolon"),
+        ("x in ()", "no values", "in (1, 2, 3)"),
         ("x > 1 big", "a name for the result", "operator"),
         ("n = 9223372036854775808", "does not fit", "9223372036854775808.0"),
         ("x > 1e999", "does not fit", "smaller"),

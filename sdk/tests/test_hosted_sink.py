@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streamjob.connector_host import Host
+from streamjob.connector_host import ConnectorLoadError, Host
 
 PATIENCE_S = 30.0
 
@@ -175,3 +175,23 @@ class Writer:
     assert host.stop(10.0)
     assert marker.exists()
     assert answers.said == [("connected",)], "it was not answered"
+
+
+def test_functions_without_async_are_done_when_they_return(host: Host) -> None:
+    answers = FakeAnswers()
+    text = """
+class Writer:
+    def __init__(self, context): self.opened = False
+    def open(self): self.opened = True
+    def write(self, batch): assert self.opened
+    def close(self): pass
+"""
+    sink = make(host, text, answers)
+    sink.write(7, b"[]", "k", 0, 0, None)
+    answers.wait(lambda: answers.said)
+    assert answers.said == [("written", 7)]
+
+
+def test_a_class_without_write_is_no_sink(host: Host) -> None:
+    with pytest.raises(ConnectorLoadError, match="Writer has no write"):
+        make(host, "class Writer: pass", FakeAnswers())

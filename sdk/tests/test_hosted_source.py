@@ -184,6 +184,24 @@ async def readings(context):
     assert intake.failures[0].startswith(f"{raised.removeprefix('asyncio.')}: lost")
 
 
+def test_an_acknowledgement_that_never_returns_starts_the_generator_anew(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosted_source, "ACKNOWLEDGE_WITHIN_S", 0.05)
+    intake = FakeIntake()
+    text = """
+import asyncio
+from streamjob import Event
+async def readings(context):
+    for number in range(3):
+        yield Event(str(number), acknowledge=lambda: asyncio.Event().wait())
+    await asyncio.Event().wait()
+"""
+    run(host, text, intake)
+    intake.wait(lambda: intake.failures)
+    assert "no acknowledgement within 0.05 s" in intake.failures[0]
+
+
 def test_what_is_under_way_is_bounded(host: Host) -> None:
     intake = FakeIntake(at_once=False)
     text = """
@@ -293,6 +311,10 @@ def test_secrets_show_their_names_alone() -> None:
     assert repr(secrets) == "Secrets(password=***, long=***)"
     assert secrets["password"] == "hush"
     assert secrets.hidden("x hush-hush y hush") == "x *** y ***"
+    written = Secrets({"key": 'ab/c+d=="\n'})
+    assert written.hidden("GET /?key=ab%2Fc%2Bd%3D%3D%22%0A failed") == "GET /?key=*** failed"
+    assert written.hidden(f"{written['key']!r} and {json.dumps(written['key'])}") == "'***' and \"***\""
+    assert Secrets({"empty": ""}).hidden("as it is") == "as it is"
 
 
 @given(st.lists(st.integers(0, 3000), max_size=40), st.integers(1, 5))

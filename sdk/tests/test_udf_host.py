@@ -209,6 +209,7 @@ def test_the_decorator_leaves_the_function_alone() -> None:
 ARROW_HEADS = [
     "import pyarrow as pa\ndef f(batch: pa.RecordBatch):",
     "from __future__ import annotations\nimport pyarrow as pa\ndef f(batch: pa.RecordBatch):",
+    "from pyarrow import RecordBatch as Batch\ndef f(batch: Batch):",
     "from streamjob import udf\n@udf(inputs=['x'], output={'out': 'float64'}, arrow=True)\ndef f(batch):",
 ]
 
@@ -260,7 +261,7 @@ def test_wrong_arrow_results(body: str, kind: str, said: str) -> None:
 
 
 def test_without_pyarrow_it_is_told() -> None:
-    udf = json.dumps([normalised(ARROW_HEADS[2] + "\n    return batch")])
+    udf = json.dumps([normalised(ARROW_HEADS[-1] + "\n    return batch")])
     code = (
         "import sys; sys.modules['pyarrow'] = None\nfrom streamjob import udf_host\n"
         f"try: udf_host.load({udf!r})\nexcept udf_host.UdfLoadError as error: print(error)"

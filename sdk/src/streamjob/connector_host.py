@@ -34,7 +34,7 @@ def check(config_json: str) -> None:
     """Loads the code of a source or sink. Raises ConnectorLoadError."""
     config = json.loads(config_json)
     if "class" in config:
-        _load(config, "class")
+        _sink_class(config)
     else:
         _takes_position(_load(config, "function"), config)
 
@@ -46,6 +46,15 @@ def _load(config: Mapping[str, Any], member: str) -> Callable[..., Any]:
     if key not in _MODULES:
         _MODULES[key] = UserModule(code["source"], code["filename"])
     return _MODULES[key].function(config[member])
+
+
+def _sink_class(config: Mapping[str, Any]) -> Callable[..., Any]:
+    """What makes a sink. Raises ConnectorLoadError."""
+    made = _load(config, "class")
+    if isinstance(made, type) and not callable(getattr(made, "write", None)):
+        place = config["code"]["filename"]
+        raise ConnectorLoadError(f"{place}: {config['class']} has no write; add async def write(self, batch)")
+    return made
 
 
 class Host:
@@ -81,7 +90,7 @@ class Host:
     def sink(self, name: str, config_json: str, secrets: dict[str, str], answers: Answers) -> HostedSink:
         """A sink that takes batches. Raises ConnectorLoadError."""
         config = json.loads(config_json)
-        made = _load(config, "class")
+        made = _sink_class(config)
         context = SinkContext(name, config["code"]["config"], Secrets(secrets), answers.connected, answers.failed)
         sink = HostedSink(lambda: made(context), context, answers, self._loop)
         self._tasks.append(sink)

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
+from urllib.parse import quote, quote_plus
 
 __all__ = ["Batch", "Event", "JsonValue", "Rejected", "Secrets", "Sink", "SinkContext", "SourceContext", "Value"]
 
@@ -64,9 +65,24 @@ class Secrets(Mapping[str, str]):
 
     def hidden(self, text: str) -> str:
         """The text with asterisks in the place of secrets, and such that it has an encoding: what may be logged."""
-        for value in sorted(self._values.values(), key=len, reverse=True):
+        written = {form for value in self._values.values() for form in _forms(value) if form}
+        for value in sorted(written, key=len, reverse=True):
             text = text.replace(value, "***")
         return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _forms(secret: str) -> tuple[str, ...]:
+    """A secret as it stands in texts: by itself, in a URL, in Python's own notation, in JSON."""
+    bare = secret.encode("utf-8", "backslashreplace").decode()
+    return (
+        secret,
+        bare,
+        quote(bare, safe=""),
+        quote(bare),
+        quote_plus(bare),
+        repr(secret)[1:-1],
+        json.dumps(secret)[1:-1],
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -343,6 +343,8 @@ class _Lowering:
         if node.args.get("query") or node.args.get("field") or node.args.get("unnest"):
             raise ExpressionError("IN takes a list of values", "write x in (1, 2, 3)")
         values = [self.lower(node.this), *(self.lower(item) for item in node.expressions)]
+        if len(values) == 1:
+            raise ExpressionError("IN has no values", "write x in (1, 2, 3)")
         if any(value.type == NULL for value in values):
             raise ExpressionError("null within IN is never equal", "use IS NULL beside it")
         _common([value.type for value in values], "IN")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -60,7 +61,7 @@ class HostedSink:
     async def _write(self, ticket: int, batch: Batch) -> None:
         try:
             sink = await self._opened()
-            await sink.write(batch)
+            await _awaited(sink.write(batch))
         except Rejected as rejected:
             self._reject(ticket, rejected)
         except BaseException as error:
@@ -84,7 +85,7 @@ class HostedSink:
                 sink = self._make()
                 opening = getattr(sink, "open", None)
                 if opening is not None:
-                    await opening()
+                    await _awaited(opening())
                 self._sink = sink
         return self._sink
 
@@ -96,4 +97,10 @@ class HostedSink:
         close = getattr(self._sink, "close", None)
         if close is not None:
             with contextlib.suppress(Exception, TimeoutError):
-                await asyncio.wait_for(close(), CLOSE_WITHIN_S)
+                await asyncio.wait_for(_awaited(close()), CLOSE_WITHIN_S)
+
+
+async def _awaited(answer: Any) -> None:
+    """Waits where there is something to wait for: a function without `async` is done when it returns."""
+    if inspect.isawaitable(answer):
+        await answer

@@ -21,6 +21,8 @@ BATCH_BYTES = 4 << 20
 """Bytes of a batch, but for its first message; likewise."""
 MAX_POSITION_BYTES = 64 << 10
 """A position as JSON; likewise."""
+ACKNOWLEDGE_WITHIN_S = 30.0
+"""What an acknowledgement gets, before its generator is started anew."""
 CLOSE_WITHIN_S = 5.0
 """What a generator gets to end, once it is asked to."""
 
@@ -239,13 +241,18 @@ class HostedSource:
             await durable
             run.places.release()
             for acknowledge in waiting:
+                if run.is_silent:
+                    break
                 try:
                     answer = acknowledge()
                     if inspect.isawaitable(answer):
-                        await answer
+                        await asyncio.wait_for(answer, ACKNOWLEDGE_WITHIN_S)
                 except BaseException as error:
                     if is_cancelled(error):
                         raise
+                    if isinstance(error, TimeoutError):
+                        run.is_silent = True
+                        error = TimeoutError(str(error) or f"no acknowledgement within {ACKNOWLEDGE_WITHIN_S:g} s")
                     run.failure = run.failure or error
                     run.broken.set()
 
@@ -265,6 +272,8 @@ class _Run:
         """Batches that the engine has; as many as there are places."""
         self.failure: BaseException | None = None
         self.broken = asyncio.Event()
+        self.is_silent = False
+        """An acknowledgement did not come to its end: the others of this run would not either."""
         self.yielded: _Prepared | None = None
         """An event that the generator has yielded and that is not in the queue."""
 

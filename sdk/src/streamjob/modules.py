@@ -19,8 +19,8 @@ ReadConfigMap = Callable[[str, str], str]
 
 
 def read_text(path: str) -> str:
-    """The text of a file."""
-    with open(path, encoding="utf-8") as file:
+    """The text of a file, without the mark that some editors begin it with."""
+    with open(path, encoding="utf-8-sig") as file:
         return file.read()
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
 import sqlglot
-from sqlglot import exp
+from sqlglot import TokenType, exp
 from sqlglot.dialects.postgres import Postgres
 from sqlglot.errors import SqlglotError
 
 _MAX_LENGTH = 10_000
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 
 
 class ExpressionError(ValueError):
@@ -32,7 +34,12 @@ def _dialect() -> type[Postgres]:
         Here each call keeps its name, so that the lowering alone decides what exists.
         """
 
+        class Tokenizer(Postgres.Tokenizer):
+            # A word that begins a statement elsewhere is a field's name here.
+            COMMANDS = set()
+
         class Parser(base):  # type: ignore[misc]
+            STATEMENT_PARSERS = {TokenType.SEMICOLON: base.STATEMENT_PARSERS[TokenType.SEMICOLON]}
             FUNCTIONS: dict[str, Any] = {}
             FUNCTION_PARSERS = {"CAST": base.FUNCTION_PARSERS["CAST"]}
             NO_PAREN_FUNCTIONS: dict[Any, Any] = {}
@@ -50,12 +57,18 @@ def parse_sql(text: str) -> exp.Expr:
     try:
         trees = sqlglot.parse(text, dialect=_dialect())
     except SqlglotError as error:
+        if ";" in _QUOTED.sub("", text):
+            raise _several() from None
         raise _syntax_error(text, error) from None
     except RecursionError:
         raise ExpressionError("is nested too deeply", "simplify it, or use a UDF") from None
     if len(trees) != 1 or trees[0] is None or isinstance(trees[0], exp.Block):
-        raise ExpressionError("must be one expression", "remove the semicolon and what follows it")
+        raise _several()
     return trees[0]
+
+
+def _several() -> ExpressionError:
+    return ExpressionError("must be one expression", "remove the semicolon and what follows it")
 
 
 def _syntax_error(text: str, error: SqlglotError) -> ExpressionError:

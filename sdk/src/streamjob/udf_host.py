@@ -62,7 +62,7 @@ class UserModule:
         sys.modules[module.__name__] = module
         with collect_registrations() as registered:
             try:
-                exec(compile(source, filename, "exec"), module.__dict__)  # noqa: S102 - running it is what UDFs are
+                exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - running it is what UDFs are
             except SyntaxError as error:
                 raise UdfLoadError(f"{filename}, line {error.lineno}: Python syntax error: {error.msg}") from error
             except (Exception, SystemExit) as error:

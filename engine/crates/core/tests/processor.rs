@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use streamjob_core::batch::{RowBatch, hash_key, shard_of};
-use streamjob_core::config::JobConfig;
+use streamjob_core::config::{Delivery as Guarantee, JobConfig};
 use streamjob_core::decode::{Decoder, Positions};
 use streamjob_core::ledger::{Ledger, Outcome};
 use streamjob_core::outbox::Batch;
@@ -459,6 +459,20 @@ fn what_a_split_was_at_the_last_commit_says_nothing_about_the_next_start() {
 
 #[test]
 fn a_sink_that_left_the_job_and_comes_back_uses_no_number_twice() {
+    a_sink_that_comes_back_uses_no_number_twice(|job| job.sinks.clear());
+}
+
+#[test]
+fn a_sink_that_was_another_for_a_while_uses_no_number_twice() {
+    a_sink_that_comes_back_uses_no_number_twice(|job| {
+        for sink in &mut job.sinks {
+            (sink.file, sink.stdout) = (None, Some(serde_json::from_str("{}").expect("it has no members")));
+            sink.delivery = Guarantee::AtLeastOnce;
+        }
+    });
+}
+
+fn a_sink_that_comes_back_uses_no_number_twice(change: impl FnOnce(&mut JobConfig)) {
     let mut harness = Harness::new();
     let batch = rows_at(&harness, 50);
     harness.deliver(0, batch);
@@ -469,7 +483,7 @@ fn a_sink_that_left_the_job_and_comes_back_uses_no_number_twice() {
     let before = numbers(&harness);
     assert!(before.iter().flatten().any(|(_, number)| *number > 0), "a segment was written: {before:?}");
     let (with, mut without) = (harness.plan.clone(), job());
-    without.sinks.clear();
+    change(&mut without);
     harness.plan = Plan::compile(without).expect("the job compiles");
     harness.crash();
     let batch = rows_at(&harness, 60);
@@ -479,6 +493,16 @@ fn a_sink_that_left_the_job_and_comes_back_uses_no_number_twice() {
     harness.crash();
     let pairs = std::iter::zip(numbers(&harness).concat(), before.concat());
     assert!(pairs.into_iter().all(|(now, before)| now >= before), "{:?} and before {before:?}", numbers(&harness));
+}
+
+#[test]
+fn the_store_of_another_shard_is_refused() {
+    let mut harness = Harness::new();
+    let batch = rows_at(&harness, 50);
+    harness.deliver(0, batch);
+    harness.end();
+    let error = Shard::open(0, harness.plan.clone(), harness.stores[1].clone(), &splits()).err().expect("it is another");
+    assert!(error.message().contains("the store holds shard 1"), "{error}");
 }
 
 /// One row.

@@ -367,7 +367,7 @@ impl PageQuery {
             return Ok(None);
         }
         let ttl_us = shared.plan.config.history.raw_us;
-        blocking(move || self.read_key(hash, &key, pending, ttl_us)).await.map(Some)
+        blocking(shared, move || self.read_key(hash, &key, pending, ttl_us)).await.map(Some)
     }
 
     fn read_key(self, hash: u64, key: &str, pending: Pending, ttl_us: i64) -> Result<WindowPage> {
@@ -416,7 +416,7 @@ impl PageQuery {
             None => (newest, 0, 0),
             Some(text) => parse_latest_cursor(text).ok_or_else(|| Error::user("cursor: pass on what `next` said"))?,
         };
-        blocking(move || self.read_latest(pending, start_us, first_shard, skip)).await
+        blocking(shared, move || self.read_latest(pending, start_us, first_shard, skip)).await
     }
 
     fn read_latest(self, pending: Vec<Pending>, start_us: i64, first_shard: usize, mut skip: usize) -> Result<WindowPage> {
@@ -471,6 +471,14 @@ fn finish(rows: Vec<Vec<u8>>, next: Option<String>) -> Result<WindowPage> {
     Ok(WindowPage { items: rows.into_iter().map(raw).collect::<Result<_>>()?, next })
 }
 
-async fn blocking<T: Send + 'static>(read: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(read).await.map_err(|error| Error::engine(error.to_string()))?
+/// Reads where that may block. Whoever reads a store keeps the process's state from being opened anew, also when the client has
+/// gone meanwhile.
+async fn blocking<T: Send + 'static>(shared: &Arc<Shared>, read: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let shared = shared.clone();
+    let reading = move || {
+        let outcome = read();
+        drop(shared);
+        outcome
+    };
+    tokio::task::spawn_blocking(reading).await.map_err(|error| Error::engine(error.to_string()))?
 }

@@ -148,7 +148,7 @@ impl Shared {
     ) -> Shared {
         let workers = inboxes.len();
         Shared {
-            run_id: StateDir::new_incarnation().to_string(),
+            run_id: StateDir::new_incarnation(None).to_string(),
             worker_of: (0..plan.config.shards).map(|shard| shard % workers as u16).collect(),
             stores: rocks.iter().map(|store| store.clone() as Arc<dyn ShardStore>).collect(),
             rocks,

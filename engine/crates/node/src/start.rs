@@ -167,7 +167,7 @@ impl Opened {
             self.splits.push(info(log.incarnation()));
         }
         if has_push {
-            let incarnation = StateDir::new_incarnation();
+            let incarnation = StateDir::new_incarnation(self.logs.iter().map(RecoveredLog::incarnation).max());
             let options = JournalOptions::new(incarnation, identity.schema_fingerprint);
             self.journal = Some(Arc::new(Journal::open(self.storage.clone(), options)?));
             self.journal_split = Some(self.splits.len() as SplitIndex);

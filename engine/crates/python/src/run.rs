@@ -3,10 +3,13 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
+use pyo3::types::{PyCFunction, PyDict, PyTuple};
 use streamjob_core::Error;
 use streamjob_core::config::JobConfig;
 use streamjob_node::{OnProgress, OnReady, Options, StopHandle, Totals};
@@ -46,9 +49,12 @@ pub fn run(
     // Importing what functions need takes as long as opening the state, so that both go on at once. A first start must leave
     // nothing behind where a function is wrong.
     let early = !StateDir::exists(&state_dir);
-    PythonConnectors::check(py, &config).map_err(|error| raised(py, &error))?;
-    if early {
-        udfs.load(py, &functions).map_err(|error| raised(py, &error))?;
+    let stop = StopHandle::default();
+    let handlers = Handlers::set(py, &stop)?;
+    let loaded = PythonConnectors::check(py, &config).and_then(|()| if early { udfs.load(py, &functions) } else { Ok(()) });
+    if let Err(error) = loaded {
+        handlers.restore(py)?;
+        return Err(raised(py, &error));
     }
     let options = Options {
         config,
@@ -63,10 +69,9 @@ pub fn run(
         on_ready: on_ready.map(ready),
         on_progress: on_progress.map(progress),
         progress_interval: Duration::from_micros(progress_interval_us),
-        stop: StopHandle::default(),
+        stop,
         handle_signals: false,
     };
-    let handlers = Handlers::set(py)?;
     let outcome = watch(py, options, || {
         // An error ends the run, which says it.
         if !early {
@@ -119,10 +124,18 @@ struct Handlers {
 }
 
 impl Handlers {
-    /// Makes both signals raise KeyboardInterrupt in the main thread. Other threads may not set handlers: nothing changes.
-    fn set(py: Python<'_>) -> PyResult<Handlers> {
+    /// Makes both signals stop the run, and a second one raise KeyboardInterrupt in the main thread. The first interrupts no
+    /// import of user code, which might swallow it. Other threads may not set handlers: nothing changes.
+    fn set(py: Python<'_>, stop: &StopHandle) -> PyResult<Handlers> {
         let signal = py.import("signal")?;
-        let raise = signal.getattr("default_int_handler")?;
+        let (stop, is_told) = (stop.clone(), AtomicBool::new(false));
+        let raise = PyCFunction::new_closure(py, None, None, move |_: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| {
+            stop.stop();
+            match is_told.swap(true, Ordering::AcqRel) {
+                true => Err(PyKeyboardInterrupt::new_err(())),
+                false => Ok(()),
+            }
+        })?;
         let mut before = Vec::new();
         for name in ["SIGINT", "SIGTERM"] {
             let number = signal.getattr(name)?;

@@ -213,3 +213,31 @@ def test_a_job_of_another_layout_is_refused(tmp_path):
         run(job(shards=8))
     assert caught.value.actor == "user"
     assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["first start", "restart"])
+def test_a_signal_while_functions_are_loaded_ends_the_run_well(tmp_path, again):
+    """User code that swallows what it gets must not swallow the signal."""
+    source = """
+        import os, signal
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException:
+            pass
+
+        def f(x):
+            return x
+    """
+    quiet = job(
+        udfs=[udf("def f(x): return x", ["temperature"], {"y": "float64"})], sources=[{"name": "in", "http": {}}]
+    )
+    if again:
+        process = start(tmp_path, quiet, listen="127.0.0.1:0")
+        assert process.stdout.readline().startswith("READY")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    signalling = quiet | {"udfs": [udf(source, ["temperature"], {"y": "float64"})]}
+    process = start(tmp_path, signalling, listen="127.0.0.1:0")
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert json.loads(out.splitlines()[-1])["received"] == 0

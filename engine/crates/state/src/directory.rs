@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use streamjob_core::journal::Incarnation;
 use streamjob_core::{Error, Result};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::disk::{file_error, replace};
+use crate::disk::{create_durably, file_error, replace};
 
 /// Layout of the directory. A higher one is refused.
 const FORMAT_VERSION: u32 = 1;
@@ -84,6 +85,8 @@ pub struct StateDir {
     path: PathBuf,
     manifest: Manifest,
     output_incarnation: AtomicU32,
+    /// Held by whoever writes the manifest: several sinks may find at once that the state is older than what they hold.
+    writing: Mutex<()>,
     // Closing it gives the lock back.
     _lock: File,
 }
@@ -94,7 +97,7 @@ impl StateDir {
     /// Refused, with the reason and the way out: one that another process has, that is not StreamJob's, that belongs to
     /// another job or has other shards, key or fields, that a newer version wrote, that cannot be read.
     pub fn open(path: &Path, identity: &JobIdentity) -> Result<StateDir> {
-        fs::create_dir_all(path).map_err(|error| cannot_use(path, &error))?;
+        create_durably(path).map_err(|error| cannot_use(path, &error))?;
         let path = path.canonicalize().map_err(|error| cannot_use(path, &error))?;
         refuse_foreign(&path)?;
         let lock = take_lock(&path)?;
@@ -105,7 +108,7 @@ impl StateDir {
         refuse_other(&path, &manifest, identity)?;
         replace(&path.join(PID), format!("{}\n", std::process::id()).as_bytes())?;
         let output_incarnation = AtomicU32::new(manifest.output_incarnation);
-        Ok(StateDir { path, manifest, output_incarnation, _lock: lock })
+        Ok(StateDir { path, manifest, output_incarnation, writing: Mutex::default(), _lock: lock })
     }
 
     /// Whether there is a state, of whichever job; nothing is opened.
@@ -158,8 +161,13 @@ impl StateDir {
         self.output_incarnation.load(Ordering::Acquire)
     }
 
-    /// Writes a new output incarnation down, durably, before anything of it is written.
+    /// Writes a new output incarnation down, durably, before anything of it is written; one that is not above the one that holds
+    /// changes nothing.
     pub fn set_output_incarnation(&self, incarnation: u32) -> Result<()> {
+        let _writing = self.writing.lock();
+        if incarnation <= self.output_incarnation() {
+            return Ok(());
+        }
         write_manifest(&self.path, &Manifest { output_incarnation: incarnation, ..self.manifest.clone() })?;
         self.output_incarnation.store(incarnation, Ordering::Release);
         Ok(())
@@ -168,13 +176,15 @@ impl StateDir {
     /// A name for this start's journal that was never used before, and that sorts behind those of earlier starts.
     ///
     /// Journals that several kills have left are replayed in the order of their names: a client's rows reach the
-    /// statistics in the order in which it sent them only if that is the order of the starts. (A UUID of version 7: milliseconds,
-    /// then chance. A clock that was set back costs this order, nothing else.)
-    pub fn new_incarnation() -> Incarnation {
+    /// statistics in the order in which it sent them only if that is the order of the starts, and each row is judged by the
+    /// watermark that held when it first came only then. `after`: the newest that is there, which may be of a time when the clock
+    /// was ahead. (A UUID of version 7: milliseconds, then chance.)
+    pub fn new_incarnation(after: Option<Incarnation>) -> Incarnation {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let least_ms = after.map_or(0, |Incarnation([a, b, c, d, e, f, ..])| u64::from_be_bytes([0, 0, a, b, c, d, e, f]) + 1);
         let [.., a, b, c, d, e, f, g, h, i, j] = uuid::Uuid::new_v4().into_bytes();
         let chance = [a, b, c, d, e, f, g, h, i, j];
-        let id = uuid::Builder::from_unix_timestamp_millis(since.as_millis() as u64, &chance);
+        let id = uuid::Builder::from_unix_timestamp_millis((since.as_millis() as u64).max(least_ms), &chance);
         Incarnation(id.into_uuid().into_bytes())
     }
 }

@@ -48,6 +48,22 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), Error> {
     synced.map_err(|error| file_error("cannot sync the directory", path, &error))
 }
 
+/// Creates a directory with those above it, and makes their names durable.
+pub(crate) fn create_durably(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        create_durably(parent)?;
+    }
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        outcome => outcome?,
+    }
+    File::open(parent.unwrap_or(Path::new("."))).and_then(|directory| directory.sync_all())
+}
+
 /// Replaces a file: after a crash it has the old contents or the new ones.
 pub(crate) fn replace(path: &Path, contents: &[u8]) -> Result<(), Error> {
     let temporary = path.with_extension("tmp");

@@ -14,7 +14,7 @@ use rustix::process::Resource;
 use streamjob_core::store::{ShardStore, WriteSet};
 use streamjob_core::{Error, Result, crash};
 
-use crate::disk::{file_error, full, store_error};
+use crate::disk::{create_durably, file_error, full, store_error};
 use crate::resources::SharedResources;
 use crate::stats::{Counters, StoreStats};
 
@@ -86,7 +86,7 @@ impl RocksShardStore {
     /// Opens one shard's store and removes what a crash left of commits that never happened.
     pub fn open(directory: &Path, shared: &Arc<SharedResources>, create: bool) -> Result<RocksShardStore> {
         if create {
-            let created = fs::create_dir_all(directory);
+            let created = create_durably(directory);
             created.map_err(|error| file_error("cannot create the shard's directory", directory, &error))?;
         } else if !directory.join("CURRENT").exists() {
             return Err(Error::damaged(format!(

@@ -86,12 +86,40 @@ fn a_newer_format_and_a_damaged_manifest_are_refused() {
 
 #[test]
 fn incarnations_differ() {
-    assert_ne!(StateDir::new_incarnation(), StateDir::new_incarnation());
+    assert_ne!(StateDir::new_incarnation(None), StateDir::new_incarnation(None));
 }
 
 #[test]
 fn a_later_start_has_a_later_incarnation() {
-    let first = StateDir::new_incarnation();
+    let first = StateDir::new_incarnation(None);
     std::thread::sleep(std::time::Duration::from_millis(2));
-    assert!(first < StateDir::new_incarnation());
+    assert!(first < StateDir::new_incarnation(None));
+}
+
+#[test]
+fn a_clock_that_was_set_back_does_not_change_the_order_of_starts() {
+    let mut before = StateDir::new_incarnation(None);
+    // years ahead
+    before.0[0] += 1;
+    for _ in 0..100 {
+        let later = StateDir::new_incarnation(Some(before));
+        assert!(before < later);
+        before = later;
+    }
+}
+
+/// Several sinks may find at the same time that the state is older than what they hold.
+#[test]
+fn the_output_incarnation_only_grows_whoever_sets_it() {
+    let root = tempfile::tempdir().unwrap();
+    let state = StateDir::open(root.path(), &identity()).unwrap();
+    std::thread::scope(|scope| {
+        for first in 1..5 {
+            let state = &state;
+            scope.spawn(move || (0..25).for_each(|step| state.set_output_incarnation(first + step * 4).unwrap()));
+        }
+    });
+    assert_eq!(state.output_incarnation(), 100);
+    drop(state);
+    assert_eq!(StateDir::open(root.path(), &identity()).unwrap().output_incarnation(), 100);
 }

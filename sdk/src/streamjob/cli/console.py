@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import NoReturn
+
+EXIT_WITHIN_S = 5.0
+"""What threads of user code get to end, once all else is done."""
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
@@ -19,4 +24,13 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
         # The reader of our output has gone (`| head`); its exit is not ours to explain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    threading.Thread(target=_leave, args=(code,), name="exit", daemon=True).start()
     sys.exit(code)
+
+
+def _leave(code: int) -> None:
+    """Ends the process where the interpreter waits for a thread that does not end, as for a call that blocks."""
+    time.sleep(EXIT_WITHIN_S)
+    print(f"a thread of the job's code has not ended within {EXIT_WITHIN_S:g} s and is left alone", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(code)

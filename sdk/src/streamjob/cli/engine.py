@@ -67,7 +67,7 @@ def job_text(job: Path, udfs: Path | None) -> str:
     for udf in data.get("udfs", []) if udfs is not None and isinstance(data, dict) else []:
         path = Path(udfs or "", f"{udf.get('name')}.py")
         try:
-            udf["source"] = path.read_text(encoding="utf-8")
+            udf["source"] = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise SetupError(f"{path}: the code of the UDF {udf.get('name')} cannot be read: {error}") from None
     return json.dumps(data, ensure_ascii=False)

@@ -128,7 +128,8 @@ def _table(
             label, justify="right" if number else "left", no_wrap=True, overflow="ellipsis", max_width=24, style=style
         )
     for index in range(len(newest)):
-        table.add_row(*(cells[column][index] for column in kept))
+        # As texts: what stands in the rows is no markup.
+        table.add_row(*(Text(cells[column][index]) for column in kept))
     for index in range(limit - len(newest)):
         table.add_row(Text(empty if not newest and index == 0 else "", style=_DIM))
     return Group(Text(f"\n{title}", style="bold"), table)

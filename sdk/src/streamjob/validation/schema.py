@@ -18,7 +18,9 @@ from streamjob.validation.kafka import check_kafka_source
 from streamjob.validation.mqtt import check_mqtt_source
 from streamjob.validation.python import check_python_source
 
-_DIRECTIVES = set("YCymdbBhaAjHkIlMSfpPzZTFDRsenGgUWuwVx%L") | {"3f", "6f", "9f", ".f", ".3f", ".6f", ".9f", ":z", "+"}
+_DIRECTIVES = set("YCymdbBhaAjHkIlMSfpPzZTFDRsenGgUWuwVx%") | {"3f", "6f", "9f", ".f", ".3f", ".6f", ".9f", ":z", "+"}
+_PADDED = set("YCymdjHkIlMSeGgUWVs")
+"""Numbers, which may be padded in another way: %-d."""
 _DIRECTIVE = re.compile(r"%(-|_|0)?(\.?[369]?f|:z|.|$)")
 _MIN_MEMORY = 16 * 2**20
 _MAX_BODY = 512 * 2**20
@@ -111,10 +113,14 @@ def _near(name: str, zones: set[str]) -> bool:
 
 
 def _wrong_directive(pattern: str) -> str | None:
-    found = [match[2] for match in _DIRECTIVE.finditer(pattern)]
+    found = [(match[1] or "", match[2]) for match in _DIRECTIVE.finditer(pattern)]
     if not found:
         return "holds no % directive"
-    unknown = [directive for directive in found if directive not in _DIRECTIVES]
+    unknown = [
+        padding + directive
+        for padding, directive in found
+        if directive not in _DIRECTIVES or (padding and directive not in _PADDED)
+    ]
     return f"holds the unknown directive %{unknown[0]}" if unknown else None
 
 

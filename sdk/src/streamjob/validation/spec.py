@@ -87,10 +87,10 @@ def check_spec(source: Source) -> tuple[StreamJob | None, list[Problem], Source]
 def _partial(error: ValidationError, source: Source) -> tuple[StreamJob | None, Source]:
     """The job without members that are wrong; a member whose required part is missing goes as a whole."""
     removed: set[Path] = set()
-    view = source
+    view, data = source, source.data
     for _ in range(_ROUNDS):
         for detail in error.errors():
-            path = view.original(_path(detail["loc"]))
+            path = view.original(_path(detail, data))
             whole = detail["type"] == "missing" and not _replaceable(path)
             removed.add(path[:-1] if whole else path)
         view = Source(source.file, source.data, source.lines)
@@ -140,26 +140,49 @@ def _without(value: Any, path: Path, removed: set[Path], index_map: dict[Path, l
     return value
 
 
-def _path(loc: tuple[int | str, ...]) -> Path:
-    return tuple(part for part in loc if part != "[key]")
+def _path(detail: ErrorDetails, data: Any) -> Path:
+    """Where it is in the job. pydantic's own place names as well which choice of several it has tried."""
+    path: list[int | str] = []
+    at = data
+    for number, part in enumerate(detail["loc"], 1):
+        if isinstance(at, dict) and part in at:
+            at = at[part]
+            path.append(part)
+        elif isinstance(at, list) and isinstance(part, int) and part < len(at):
+            path.append(part)
+            at = at[part]
+        elif number == len(detail["loc"]) and detail["type"] == "missing":
+            path.append(part)
+    return tuple(path)
 
 
 def _problems(error: ValidationError, source: Source) -> Iterator[Problem]:
-    details = error.errors()
-    later = {_path(detail["loc"])[:-1] for detail in details if _is_later(detail)}
+    details = [(detail, _path(detail, source.data)) for detail in error.errors()]
+    later = {path[:-1] for detail, path in details if _is_later(detail, path)}
     renamed = dict(_renamed(details))
-    for detail in details:
-        path = _path(detail["loc"])
+    said: set[Path] = set()
+    for detail, path in details:
         if detail["type"] == "missing" and (path[:-1] in later or renamed.get(path[:-1]) == path[-1]):
             continue  # the unknown member beside it says it already
+        if _is_of_another_choice(detail, path, details, said):
+            continue
+        said.add(path)
         yield _problem(detail, path, source)
 
 
-def _renamed(details: list[ErrorDetails]) -> Iterator[tuple[Path, str]]:
+def _is_of_another_choice(
+    detail: ErrorDetails, path: Path, details: list[tuple[ErrorDetails, Path]], said: set[Path]
+) -> bool:
+    """Whether it says that a value is not one of several kinds, of which another problem says more."""
+    if detail["type"] == "literal_error" and isinstance(detail["input"], dict):
+        return any(other[: len(path)] == path and len(other) > len(path) for _, other in details)
+    return detail["type"] in ("literal_error", *_TYPES) and path in said
+
+
+def _renamed(details: list[tuple[ErrorDetails, Path]]) -> Iterator[tuple[Path, str]]:
     """Members that are missing because they are misspelt: the path around them and their right name."""
-    missing = {_path(detail["loc"]) for detail in details if detail["type"] == "missing"}
-    for detail in details:
-        path = _path(detail["loc"])
+    missing = {path for detail, path in details if detail["type"] == "missing"}
+    for detail, path in details:
         if detail["type"] != "extra_forbidden":
             continue
         wanted = did_you_mean(str(path[-1]), [str(other[-1]) for other in missing if other[:-1] == path[:-1]])
@@ -167,8 +190,7 @@ def _renamed(details: list[ErrorDetails]) -> Iterator[tuple[Path, str]]:
             yield path[:-1], wanted.split('"')[1]
 
 
-def _is_later(detail: ErrorDetails) -> bool:
-    path = _path(detail["loc"])
+def _is_later(detail: ErrorDetails, path: Path) -> bool:
     model = _model_at(path[:-1])
     return detail["type"] == "extra_forbidden" and model is not None and (model.__name__, str(path[-1])) in _LATER
 

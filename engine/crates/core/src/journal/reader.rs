@@ -193,12 +193,15 @@ impl<S: LogStorage> JournalReader<S> {
     }
 
     fn begin(&mut self) -> Result<Step> {
+        // Before its place is looked for: a journal that is read to its end may be deleted while somebody still has a reader.
+        if self.index.lock().durable_offset <= self.wanted {
+            return Ok(Step::End);
+        }
         match self.index.start(self.wanted) {
             Some(start) => {
                 self.place = Some(Place { segment: start.segment, position: start.position, offset: start.offset });
                 Ok(Step::Moved)
             }
-            None if self.index.lock().durable_offset <= self.wanted => Ok(Step::End),
             None => Err(self.trimmed()),
         }
     }

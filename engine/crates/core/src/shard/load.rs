@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{SHARD_FORMAT, Shard, ShardMeta, SinkState, freeze, keys, windows};
 use crate::outbox::Batch;
+use crate::plan::SinkMode;
 use crate::progress::{SplitProgress, SplitStatus};
 use crate::table::Slot;
 use crate::{Error, Result};
@@ -43,6 +44,12 @@ impl Shard {
                 self.id, meta.format
             )));
         }
+        if meta.shard != self.id {
+            return Err(Error::damaged(format!(
+                "shard {}: the store holds shard {}; stores were exchanged, as a restore by hand may do: put each under its own number",
+                self.id, meta.shard
+            )));
+        }
         if meta.layout_fingerprint != self.plan.layout_fingerprint {
             return Err(Error::user(format!(
                 "shard {}: the job's shards, numeric fields or windows differ from those that made this state; change them back, or \
@@ -78,7 +85,8 @@ impl Shard {
                 self.windows[window].restore(&counts);
             }
         }
-        let is_there = |name: &String| self.plan.sinks.iter().any(|sink| sink.name == *name);
+        // One that is a stream for a while has no numbers of its own, and must not lose those that it had.
+        let is_there = |name: &String| self.plan.sinks.iter().any(|sink| sink.name == *name && sink.mode != SinkMode::Stream);
         self.foreign_numbers = meta.next_numbers.iter().filter(|(name, _)| !is_there(name)).cloned().collect();
         for (sink, state) in std::iter::zip(&self.plan.sinks, &mut self.sinks) {
             let known = meta.next_numbers.iter().find(|(name, _)| *name == sink.name);

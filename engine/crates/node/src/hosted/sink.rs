@@ -56,6 +56,11 @@ impl Deliver for Link {
                 self.connection.answered();
                 let all = || (0..delivery.batch.rows).collect();
                 let rows: Vec<u32> = rows.unwrap_or_else(all);
+                if let Some(row) = rows.iter().find(|row| **row >= delivery.batch.rows) {
+                    // Which row is meant is not known: none may be lost without a word.
+                    let reason = format!("Rejected names the row {row} of {}, counted from 0: {reason}", delivery.batch.rows);
+                    return Outcome::Retry { after: None, reason };
+                }
                 let refused = |row| RefusedRow { batch: delivery.last_seq, row, reason: reason.clone() };
                 Outcome::Refused(Refusal::Rows(rows.into_iter().map(refused).collect()))
             }

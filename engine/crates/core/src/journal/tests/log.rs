@@ -146,6 +146,20 @@ fn a_restart_finds_everything_that_was_synced_and_deletes_it_when_told() {
     assert!(written.storage.list().unwrap().is_empty());
 }
 
+/// All of it is committed, so that it is deleted while its replay has only to find out that there is nothing to do.
+#[test]
+fn a_reader_at_the_end_of_a_deleted_log_has_nothing_to_read() {
+    let mut written = Written::new();
+    for _ in 0..30 {
+        written.append(100).unwrap();
+    }
+    written.journal.sync().unwrap();
+    let log = recover_one(&written.storage).unwrap();
+    let mut reader = log.read(3000).unwrap();
+    log.delete().unwrap();
+    assert!(reader.next_record().unwrap().is_none());
+}
+
 /// A crash in the middle of a deletion leaves a log that ends where it did and has no gap.
 #[test]
 fn an_interrupted_deletion_is_no_damage() {
