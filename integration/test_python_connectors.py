@@ -173,6 +173,26 @@ def test_dead_letters_name_the_source_of_their_row(make_job: Callable[..., Job],
     assert all(letter["reason"].startswith("n: ") for letter in job.rows("dead"))
 
 
+def test_a_refusal_of_a_row_that_the_batch_has_not_is_said_and_loses_none(
+    make_job: Callable[..., Job], folder: Path
+) -> None:
+    target = folder / "batches"
+    target.mkdir()
+    job = make_job(JOB.format(end=3000, folder=target))
+    # As a server's answer that counts rows from 1.
+    refusing = """    refuses = True
+    async def write(self, batch):
+        if Folder.refuses:
+            Folder.refuses = False
+            raise Rejected("bad", rows=[len(batch.rows)])
+"""
+    text = COUNTING.replace("import Event, Sink", "import Event, Rejected, Sink")
+    job.write("counting.py", text.replace("    async def write(self, batch):\n", refusing))
+    finished = job.run_to_end()
+    assert "Rejected names the row" in finished.stderr
+    assert sum(row["n"] for path in target.iterdir() for row in json.loads(path.read_text())) == 3000
+
+
 def test_code_that_cannot_be_loaded_ends_the_job_before_anything_is_created(make_job: Callable[..., Job]) -> None:
     job = make_job(JOB.format(end=1, folder="nowhere"))
     job.write("counting.py", COUNTING + "\nimport nothing_of_this_name\n")
