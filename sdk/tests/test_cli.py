@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from jobs import GOOD, load_text, write_job
 from streamjob import __version__
+from streamjob.cli.logs import Log
 from streamjob.cli.progress import History, behind_text, column_texts, plain_line, rate_text, span_text, view_job
 from streamjob.cli.view import render
 
@@ -187,6 +189,25 @@ def drawn(progress: dict[str, object], width: int, height: int) -> str:
     job = view_job(load_text(GOOD))
     console.print(render(job, progress, history, "http://127.0.0.1:8080", width=width, height=height))
     return console.export_text()
+
+
+def test_a_line_of_the_log_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine writes lines to the same place: none may come into the middle of another, buffered or not."""
+    writes: list[str] = []
+
+    class Unbuffered(io.StringIO):
+        def write(self, text: str) -> int:
+            writes.append(text)
+            return len(text)
+
+    monkeypatch.setattr(sys, "stderr", Unbuffered())
+    log = Log("json")
+    log.info("job_ready", url="here")
+    log.error("job_failed")
+    assert [(json.loads(text)["event"], text.endswith("}\n")) for text in writes] == [
+        ("job_ready", True),
+        ("job_failed", True),
+    ]
 
 
 def test_what_stands_in_rows_is_no_markup() -> None:

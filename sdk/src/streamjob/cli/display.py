@@ -81,7 +81,8 @@ class PlainDisplay:
 
     def progress(self, text: str) -> None:
         """Prints a line."""
-        print(plain_line(json.loads(text)), file=sys.stderr, flush=True)
+        sys.stderr.write(plain_line(json.loads(text)) + "\n")
+        sys.stderr.flush()
 
     def stop(self) -> None:
         """There is nothing to take down."""

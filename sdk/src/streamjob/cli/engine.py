@@ -43,7 +43,7 @@ def engine(arguments: argparse.Namespace) -> int:
             listen=arguments.listen,
             exit_at_end=False,
             for_us=None,
-            on_ready=lambda url: print(f"READY {url}", flush=True),
+            on_ready=lambda url: print(f"READY {url}\n", end="", flush=True),
             on_progress=None,
             progress_interval_us=_PROGRESS_INTERVAL_US,
             control_token=token,

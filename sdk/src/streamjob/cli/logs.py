@@ -37,7 +37,8 @@ class Log:
         if self._style == "text":
             renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
         return structlog.wrap_logger(
-            structlog.PrintLogger(file=sys.stderr),
+            # A line in one write, also where nothing is buffered: the engine writes lines to the same place.
+            structlog.WriteLogger(file=sys.stderr),
             processors=[
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),

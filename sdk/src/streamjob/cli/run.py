@@ -46,7 +46,8 @@ def _run(engine: ModuleType, job: PreparedJob, arguments: argparse.Namespace, di
     log = Log(arguments.log_format)
 
     def ready(url: str) -> None:
-        print(f"READY {url}", flush=True)
+        # In one write, as a sink may write rows there.
+        print(f"READY {url}\n", end="", flush=True)
         if not display.visible:
             log.info("job_ready", job=job.name, url=url, state_dir=state_dir)
         display.start(url)
