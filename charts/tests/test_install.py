@@ -17,7 +17,7 @@ import yaml
 from chart_files import CHART, ROOT, program
 
 sys.path.insert(0, str(ROOT / "operator" / "harness"))
-from kubeharness.process import operator
+from kubeharness.process import operator, until
 from kubeharness.rights import OF_EVERY_ACCOUNT, OF_THE_CLUSTER, VERBS, WITH_JOBS, Rights, ordered
 from kubeharness.server import Server, missing, running
 
@@ -62,6 +62,9 @@ def helm(server: Server) -> Iterator[Helm]:
     """helm, with a release that is taken away after the test."""
     helm = Helm(server)
     helm("install")
+    # Its CRD is one of the templates, which helm does not wait for.
+    until("StreamJobs", lambda: server.call("GET", "/apis/streamjob.dev/v1alpha1/streamjobs")[0] == 200)
+    until("their group", lambda: "streamjob.dev" in {one["name"] for one in server.call("GET", "/apis")[1]["groups"]})
     yield helm
     helm("uninstall", chart=None)
 

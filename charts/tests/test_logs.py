@@ -68,7 +68,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_lines_of_a_job_that_runs(folder: Path) -> None:
-    lines = run(folder)
+    # Long enough to make all shards, read the file and fail to deliver.
+    lines = run(folder, "--for", "8s")
     assert {"job_ready"} <= {line.get("event") for line in lines}
     assert any(line.get("sink") == "nobody" and line["level"] == "WARN" for line in lines)
 

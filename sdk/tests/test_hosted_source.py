@@ -185,7 +185,7 @@ async def readings(context):
 
 
 def test_an_acknowledgement_that_never_returns_starts_the_generator_anew(
-    host: Host, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, host: Host
 ) -> None:
     monkeypatch.setattr(hosted_source, "ACKNOWLEDGE_WITHIN_S", 0.05)
     intake = FakeIntake()

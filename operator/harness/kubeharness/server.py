@@ -29,7 +29,7 @@ CONTROLLERS = (
     "persistentvolumeclaim-protection-controller",
 )
 """Of the controller manager: what makes pods and claims, and what deletes them. Nothing binds or runs them."""
-START_LIMIT_S = 60.0
+START_LIMIT_S = 180.0
 _POLL_S = 0.1
 
 

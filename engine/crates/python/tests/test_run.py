@@ -130,7 +130,7 @@ def test_http_until_a_signal(tmp_path, number):
     request = urllib.request.Request(url + "/ingest", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=10) as answer:
         assert json.load(answer) == {"accepted": 2, "rejected": 0, "errors": []}
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while 'udf_latency_seconds_count{udf="u"} 1' not in get(url + "/metrics"):
         assert time.monotonic() < deadline
     process.send_signal(number)

@@ -90,11 +90,11 @@ async fn connections_are_kept() {
     let server = Server::start(|_, _| Answer { body: "thanks", ..answer(200) }).await;
     let webhook = webhook(&server.url);
     let start = std::time::Instant::now();
-    for number in 0..200 {
+    for number in 0..1_000 {
         assert_eq!(webhook.deliver_batch(&batch(&number.to_string())).await, Outcome::Delivered);
     }
     // With delayed acknowledgements against Nagle's algorithm each would take 40 ms.
-    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

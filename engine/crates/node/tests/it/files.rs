@@ -85,7 +85,7 @@ fn a_paced_file_takes_its_time_and_stops_at_once() {
     wait_until("the first row is in", || running.metrics()["events_received_total"] >= 1.0);
     let begun = Instant::now();
     let totals = running.finish().unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     assert!(totals.received < 100 && totals.applied == totals.received, "{totals:?}");
     let fast = job.with("/sources/0/file/speed", 0.0);
     let totals = fast.run_to_end().unwrap();

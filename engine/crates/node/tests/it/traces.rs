@@ -152,6 +152,8 @@ fn a_traced_run() {
     }]);
     let running = job.with_udfs(Arc::new(Doubling));
     running.post_lines(&lines(500, 10));
+    // Else both requests may be one batch, whose webhooks carry the trace of the first.
+    wait_until("the first is processed", || running.metrics()["events_processed_total{outcome=\"applied\"}"] == 500.0);
     let header = format!("00-{TRACE}-{CALLER}-01");
     let body: String = (0..10).map(|key| line(&format!("device-{key}"), 100_000, 1)).collect();
     let answer = running.post("application/x-ndjson", &[("traceparent", &header)], body.as_bytes());
