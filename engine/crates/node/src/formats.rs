@@ -61,10 +61,7 @@ impl Format {
 
 /// Why a body is refused as a whole.
 fn bad(error: BodyError, unreadable: &str, hint: &str) -> Undecoded {
-    let reason = match error.too_many_rejects {
-        true => error.reason,
-        false => format!("{unreadable}: {error}{hint}"),
-    };
+    let reason = error.explain(|error| format!("{unreadable}: {error}{hint}"));
     Undecoded::Refused(Answer::problem(StatusCode::BAD_REQUEST, &reason))
 }
 

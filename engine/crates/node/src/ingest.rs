@@ -22,7 +22,7 @@ use crate::formats::{Format, Formats, Undecoded};
 use crate::idempotency::{Begin, Ticket};
 use crate::inbox::BodyShare;
 use crate::sequencer::{Keyed, Sequencer};
-use crate::shared::{Gate, Shared, now_us};
+use crate::shared::{Gate, Shared, blocking, now_us};
 use crate::telemetry::{Ingest as Traced, Trace};
 use crate::together::{Together, thread_number};
 
@@ -287,15 +287,7 @@ impl Ingest {
         let home = shard_of(hash_key(id.as_bytes()), self.shared.plan.config.shards);
         let store = self.shared.stores[usize::from(home)].clone();
         let key = request_key(id);
-        // With all that is shared: the state is not opened anew while a store of it is read.
-        let shared = self.shared.clone();
-        let reading = move || {
-            let found = store.get(&key);
-            drop((store, shared));
-            found
-        };
-        let found = tokio::task::spawn_blocking(reading).await;
-        let Some(bytes) = found.map_err(|error| Error::engine(error.to_string()))?? else { return Ok(None) };
+        let Some(bytes) = blocking(&self.shared, move || store.get(&key)).await? else { return Ok(None) };
         let stored = serde_json::from_slice(&bytes);
         stored.map(Some).map_err(|error| Error::damaged(format!("a stored answer is damaged: {error}")))
     }

@@ -120,16 +120,11 @@ impl PushSource {
             biased;
             () = shared.closed() => Ok(None),
             // nothing is awaited behind the append: it is done and told, or not done
-            receipt = self.bring(messages, metadata, position) => receipt,
+            receipt = self.bring(messages, metadata, position) => receipt.map(Some),
         }
     }
 
-    async fn bring(
-        &mut self,
-        messages: &[Bytes],
-        metadata: &[Metadata<'_>],
-        position: Option<String>,
-    ) -> Result<Option<Receipt>> {
+    async fn bring(&mut self, messages: &[Bytes], metadata: &[Metadata<'_>], position: Option<String>) -> Result<Receipt> {
         let ingest = self.shared.traces.begin(None);
         let trace = ingest.as_ref().map(Ingest::trace);
         let parsing = trace.map(|trace| trace.span("parse"));
@@ -140,7 +135,7 @@ impl PushSource {
         let bytes: usize = messages.iter().map(Bytes::len).sum();
         let receipt = self.append(&mut record, batch, trace).await;
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        Ok(Some(receipt))
+        Ok(receipt)
     }
 
     /// Decodes messages; schemas of a registry are waited for as long as that takes.
@@ -186,16 +181,15 @@ impl PushSource {
                 Ok(place) => return Receipt { durable: place.durable },
                 Err(error) if error.is_disk_full() => {
                     waiting = waiting.or_else(|| Some(WaitsForRoom::new(&self.shared, &error)));
-                    tokio::time::sleep(FULL_LOOK).await;
                 }
                 // Where the process stops, or the journal has failed for good, the gate is closed, which ends this.
                 Err(error) => {
                     if !self.shared.is_stopping() && !std::mem::replace(&mut said, true) {
                         tracing::warn!(source = &*self.name, "the journal takes no rows, which are tried again: {error}");
                     }
-                    tokio::time::sleep(FULL_LOOK).await;
                 }
             }
+            tokio::time::sleep(FULL_LOOK).await;
         }
     }
 }

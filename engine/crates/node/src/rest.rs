@@ -24,7 +24,7 @@ use utoipa_axum::routes;
 use crate::control::Control;
 use crate::control_token::ControlToken;
 use crate::inbox::Message;
-use crate::shared::{Gate, Shared};
+use crate::shared::{Gate, Shared, blocking};
 
 /// Rows of a page where the query names no limit.
 const DEFAULT_LIMIT: usize = 100;
@@ -469,16 +469,4 @@ fn finish(rows: Vec<Vec<u8>>, next: Option<String>) -> Result<WindowPage> {
         serde_json::value::RawValue::from_string(text).map_err(|_| Error::damaged("a row of the history is not JSON"))
     };
     Ok(WindowPage { items: rows.into_iter().map(raw).collect::<Result<_>>()?, next })
-}
-
-/// Reads where that may block. Whoever reads a store keeps the process's state from being opened anew, also when the client has
-/// gone meanwhile.
-async fn blocking<T: Send + 'static>(shared: &Arc<Shared>, read: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let shared = shared.clone();
-    let reading = move || {
-        let outcome = read();
-        drop(shared);
-        outcome
-    };
-    tokio::task::spawn_blocking(reading).await.map_err(|error| Error::engine(error.to_string()))?
 }

@@ -393,3 +393,15 @@ pub async fn hear(shared: Arc<Shared>, task: JoinHandle<Result<()>>) {
         Err(_) => {}
     }
 }
+
+/// Reads where that may block. Whoever reads a store keeps the process's state from being opened anew, also when the client has
+/// gone meanwhile.
+pub async fn blocking<T: Send + 'static>(shared: &Arc<Shared>, read: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let shared = shared.clone();
+    let reading = move || {
+        let outcome = read();
+        drop(shared);
+        outcome
+    };
+    tokio::task::spawn_blocking(reading).await.map_err(|error| Error::engine(error.to_string()))?
+}

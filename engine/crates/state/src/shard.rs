@@ -14,7 +14,7 @@ use rustix::process::Resource;
 use streamjob_core::store::{ShardStore, WriteSet};
 use streamjob_core::{Error, Result, crash};
 
-use crate::disk::{create_durably, file_error, full, store_error};
+use crate::disk::{create_durably, file_error, full, store_error, sync_directory};
 use crate::resources::SharedResources;
 use crate::stats::{Counters, StoreStats};
 
@@ -51,6 +51,9 @@ pub struct RocksShardStore {
 /// `create`: one that is not there is created empty; otherwise that is an error, since its state would be lost unseen.
 pub fn open_all(directory: &Path, shards: u16, shared: &Arc<SharedResources>, create: bool) -> Result<Vec<Arc<RocksShardStore>>> {
     raise_open_files();
+    if create {
+        create_durably(directory).map_err(|error| file_error("cannot create the shards' directory", directory, &error))?;
+    }
     let next = AtomicUsize::new(0);
     let open_some = || {
         let mut opened = Vec::new();
@@ -69,6 +72,10 @@ pub fn open_all(directory: &Path, shards: u16, shared: &Arc<SharedResources>, cr
         results.collect::<Result<Vec<_>>>()
     })?
     .concat();
+    if create {
+        // Once for all: their names are to be there before it is written down that they are.
+        sync_directory(directory)?;
+    }
     opened.sort_by_key(|&(shard, _)| shard);
     Ok(opened.into_iter().map(|(_, store)| store).collect())
 }
@@ -86,7 +93,7 @@ impl RocksShardStore {
     /// Opens one shard's store and removes what a crash left of commits that never happened.
     pub fn open(directory: &Path, shared: &Arc<SharedResources>, create: bool) -> Result<RocksShardStore> {
         if create {
-            let created = create_durably(directory);
+            let created = fs::create_dir_all(directory);
             created.map_err(|error| file_error("cannot create the shard's directory", directory, &error))?;
         } else if !directory.join("CURRENT").exists() {
             return Err(Error::damaged(format!(

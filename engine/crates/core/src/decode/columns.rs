@@ -8,6 +8,7 @@ use arrow_buffer::{BooleanBuffer, BooleanBufferBuilder, NullBuffer, OffsetBuffer
 use crate::batch::{Keys, Reject, RowBatch, hash_key};
 use crate::config::FieldType;
 
+use super::BodyError;
 use super::layout::{KeyRule, Layout};
 
 /// Buffers with more unused room than one part in this many are shrunk: queues are bounded in bytes held.
@@ -174,14 +175,15 @@ pub(super) fn max_rejects(body_bytes: usize) -> usize {
     MIN_MAX_REJECTS + body_bytes / BYTES_PER_REJECT
 }
 
-/// Why a body is refused that has more than so many rows to reject.
-pub(super) fn too_many_rejects(max: usize, first: &Reject) -> String {
+/// Refuses a body that has more than so many rows to reject.
+pub(super) fn too_many_rejects(max: usize, first: &Reject, position: usize) -> BodyError {
     let field = if first.field.is_empty() { String::new() } else { format!("{}: ", first.field) };
-    format!(
+    let reason = format!(
         "more than {max} rows of the body are wrong, which is too many to keep each of them; nothing was taken. The first is row \
          {}: {field}{}",
         first.row, first.reason
-    )
+    );
+    BodyError { reason, position, too_many_rejects: true }
 }
 
 /// How many rows and bytes of text to make room for; learnt from the batch before.
@@ -213,13 +215,19 @@ impl Rows {
         self.max_rejects = max_rejects(body_bytes);
     }
 
-    /// Whether the rejected rows are within their bound. To be asked behind each: one row more may be noted, not many.
+    /// Whether more rows are rejected than the bound allows. To be asked behind each: one row more may be noted, not many.
     #[inline]
-    pub fn check_rejects(&self) -> Result<(), String> {
-        if self.rejects.len() > self.max_rejects {
-            return Err(too_many_rejects(self.max_rejects, &self.rejects[0]));
+    pub fn has_too_many_rejects(&self) -> bool {
+        self.rejects.len() > self.max_rejects
+    }
+
+    /// Refuses a body with [too many rejected rows](Self::has_too_many_rejects); `position` is where it was read to.
+    #[inline]
+    pub fn check_rejects(&self, position: usize) -> Result<(), BodyError> {
+        match self.has_too_many_rejects() {
+            true => Err(too_many_rejects(self.max_rejects, &self.rejects[0], position)),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// Number of committed rows.

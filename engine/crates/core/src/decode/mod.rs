@@ -77,6 +77,16 @@ pub struct BodyError {
     pub too_many_rejects: bool,
 }
 
+impl BodyError {
+    /// Why nothing of the body counts; `unreadable` says it where the body can't be read.
+    pub fn explain(self, unreadable: impl FnOnce(&BodyError) -> String) -> String {
+        match self.too_many_rejects {
+            true => self.reason,
+            false => unreadable(&self),
+        }
+    }
+}
+
 /// Decodes bodies of one job. Keeps what it learnt of their shape, so use one for each thread or connection.
 #[derive(Debug)]
 pub struct Decoder {
@@ -163,7 +173,7 @@ impl Decoder {
                 None => {
                     let end = memchr::memchr(b'\n', &body[at..]).map_or(body.len(), |length| at + length);
                     read_generally(&context, rows, offset, &body[at..end]);
-                    rows.check_rejects().map_err(|reason| too_many(reason, at))?;
+                    rows.check_rejects(at)?;
                     at = (end + 1).min(body.len());
                 }
             }
@@ -230,7 +240,7 @@ impl Decoder {
         }
         let end = end_of_value(body, at)?;
         read_generally(&context, rows, offset, &body[at..end]);
-        rows.check_rejects().map_err(|reason| too_many(reason, at))?;
+        rows.check_rejects(at)?;
         Ok(end)
     }
 
@@ -284,10 +294,6 @@ fn read_generally(context: &Context, rows: &mut Rows, offset: usize, row: &[u8])
 
 fn body_error(reason: impl Into<String>, position: usize) -> BodyError {
     BodyError { reason: reason.into(), position, too_many_rejects: false }
-}
-
-fn too_many(reason: String, position: usize) -> BodyError {
-    BodyError { reason, position, too_many_rejects: true }
 }
 
 /// The position after the JSON value at `at`, whatever it is. Does not recurse, however deep it is nested.

@@ -54,18 +54,16 @@ impl Shard {
 
     /// Keys in memory. What they hold beside their slots, long texts and panes, counts as so many keys more as would take as much.
     pub(super) fn held_keys(&self) -> usize {
-        self.table.len() + self.bytes_beside_slots() / self.table.bytes_per_key()
+        self.table.len() + (self.table.long_key_bytes() + self.overflow_bytes()) / self.table.bytes_per_key()
     }
 
-    fn bytes_beside_slots(&self) -> usize {
-        let panes = std::iter::zip(&self.windows, &self.plan.windows).map(|(state, plan)| state.overflow_bytes(plan.pane_words));
-        self.table.long_key_bytes() + panes.sum::<usize>()
+    fn overflow_bytes(&self) -> usize {
+        std::iter::zip(&self.windows, &self.plan.windows).map(|(state, plan)| state.overflow_bytes(plan.pane_words)).sum()
     }
 
     /// What the keys in memory take, bytes.
     pub fn memory_bytes(&self) -> usize {
-        // Long keys are counted by the table already.
-        self.table.memory_bytes() + self.bytes_beside_slots() - self.table.long_key_bytes()
+        self.table.memory_bytes() + self.overflow_bytes()
     }
 
     /// Counts a slot's panes as those of a key that is only in the store.

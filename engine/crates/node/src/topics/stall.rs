@@ -7,6 +7,7 @@
 /// default. Each time in vain doubles it, without an end: what is large, or what the client passes over without a word, such as
 /// transactions that were given up, needs its time.
 pub const STALLED_AFTER_US: u64 = 15_000_000;
+
 /// What is known of one partition.
 #[derive(Debug)]
 pub struct Stall {

@@ -13,10 +13,8 @@ pub fn decode(decoder: &mut Decoder, body: &[u8], now_us: i64) -> Result<std::re
         return Err(Error::user(format!("the body has {got} bytes and one call takes {limit}; send it in parts")));
     }
     if is_one_value(body) {
-        return Ok(decoder.decode_json(body, now_us).map_err(|error| match error.too_many_rejects {
-            true => error.reason,
-            false => format!("the body is not JSON: {error}"),
-        }));
+        let decoded = decoder.decode_json(body, now_us);
+        return Ok(decoded.map_err(|error| error.explain(|error| format!("the body is not JSON: {error}"))));
     }
     Ok(decoder.decode_lines(body, now_us).map_err(|error| error.reason))
 }

@@ -84,7 +84,7 @@ impl Chunk {
         scalar::end_members(text)
     }
 
-    pub fn rows(&self) -> usize {
+    fn rows(&self) -> usize {
         self.batch.rows - self.skip
     }
 
@@ -92,22 +92,18 @@ impl Chunk {
     pub fn wrong_rows(&self) -> usize {
         self.wrong.count
     }
+}
 
-    /// The first row that does not fit; `before`: rows before this batch.
-    pub fn first_wrong(&self, layout: &Layout, before: usize) -> Option<Reject> {
-        self.rejects(layout, before).next()
-    }
+/// The rows that do not fit, in order.
+pub(super) fn rejects<'a>(layout: &'a Layout, chunks: &'a [Chunk]) -> impl Iterator<Item = Reject> + 'a {
+    let firsts = chunks.iter().scan(0, |next, chunk| Some(std::mem::replace(next, *next + chunk.rows())));
+    std::iter::zip(chunks, firsts).flat_map(|(chunk, first)| chunk.rejects(layout, first))
 }
 
 /// One batch of all rows that fit, in order.
 pub(super) fn join(layout: &Layout, chunks: Vec<Chunk>) -> Result<RowBatch, String> {
     let span: usize = chunks.iter().map(Chunk::rows).sum();
-    let mut rejects = Vec::new();
-    let mut first = 0;
-    for chunk in &chunks {
-        rejects.extend(chunk.rejects(layout, first));
-        first += chunk.rows();
-    }
+    let rejects: Vec<Reject> = rejects(layout, &chunks).collect();
     let fits: Vec<bool> = chunks.iter().flat_map(|chunk| chunk.wrong.by_row[chunk.skip..].iter().map(Option::is_none)).collect();
     let kept = |row: &usize| fits[*row];
     let offsets = (!rejects.is_empty()).then(|| (0..span).filter(kept).map(|row| row as u32).collect());

@@ -17,7 +17,7 @@ use crate::batch::RowBatch;
 use self::batch::{Batch, Dictionaries};
 use self::convert::Chunk;
 use super::columns::{max_rejects, too_many_rejects};
-use super::{BodyError, Decoder, MAX_BODY_VALUES, body_error, too_many};
+use super::{BodyError, Decoder, MAX_BODY_VALUES, body_error};
 
 pub(super) use message::{Frame, Length, MAX_START, read_frame, stream_start};
 
@@ -63,15 +63,13 @@ impl Decoder {
                 let skipped = skip.min(batch.rows as u64);
                 skip -= skipped;
                 let chunk = Chunk::convert(&self.layout, latest_us, batch, skipped as usize, rejects_left);
-                match rejects_left.checked_sub(chunk.wrong_rows()) {
-                    Some(left) => rejects_left = left,
-                    None => {
-                        let before = chunks.iter().map(Chunk::rows).sum();
-                        let reject = chunk.first_wrong(&self.layout, before);
-                        return Err(too_many(reject.map_or_else(String::new, |it| too_many_rejects(max_rejects, &it)), at));
-                    }
-                }
+                let left = rejects_left.checked_sub(chunk.wrong_rows());
                 chunks.push(chunk);
+                let Some(left) = left else {
+                    let first = convert::rejects(&self.layout, &chunks).next().expect("bounded bodies skip no row");
+                    return Err(too_many_rejects(max_rejects, &first, at));
+                };
+                rejects_left = left;
             }
             at = frame.end;
         }

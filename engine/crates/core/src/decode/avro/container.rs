@@ -11,7 +11,7 @@ use super::{Avro, check_values};
 use crate::decode::columns::Rows;
 use crate::decode::layout::Layout;
 use crate::decode::messages::as_base64;
-use crate::decode::{BodyError, Decoder, body_error, too_many};
+use crate::decode::{BodyError, Decoder, body_error};
 
 /// The longest header: a schema, and what else a writer notes.
 pub const MAX_HEADER_BYTES: usize = 2 * MAX_SCHEMA_BYTES;
@@ -206,7 +206,7 @@ impl Decoder {
                 return Err(wrong("the marker behind it is wrong".to_string()));
             }
             blocks.read(header.codec, head.rows, data).map_err(wrong)?;
-            blocks.rows.check_rejects().map_err(|reason| too_many(reason, at))?;
+            blocks.rows.check_rejects(at)?;
             at += head.length();
         }
         let span = rows.seen() as u64;
@@ -257,7 +257,8 @@ impl Blocks<'_> {
                 Ok(()) => self.rows.commit(self.layout, offset),
                 Err(wrong) => {
                     self.rows.reject(offset, &wrong.field, wrong.reason, as_base64(&unpacked[start..end]));
-                    if self.rows.check_rejects().is_err() {
+                    if self.rows.has_too_many_rejects() {
+                        // Whoever has this block read refuses the body.
                         return Ok(());
                     }
                 }

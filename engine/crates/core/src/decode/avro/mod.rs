@@ -21,7 +21,7 @@ use super::layout::Layout;
 use super::messages::{Metadata, NO_VALUE, PerMessage, as_base64, push_metadata, reject_message};
 use super::template::Context;
 use super::text::Breaks;
-use super::{BodyError, Decoder, MAX_BODY_TEXT_BYTES, MAX_BODY_VALUES, Payload, body_error, too_many};
+use super::{BodyError, Decoder, MAX_BODY_TEXT_BYTES, MAX_BODY_VALUES, Payload, body_error};
 
 pub use container::{MAX_BLOCK_BYTES, MAX_BLOCK_ROWS, MAX_HEADER_BYTES};
 pub use schema::{MAX_SCHEMA_BYTES, MAX_SCHEMA_TYPES, MAX_SYMBOL_BYTES};
@@ -301,7 +301,7 @@ impl Decoder {
                 Ok(()) => rows.commit(context.layout, offset),
                 Err(rejection) => rows.reject(offset, &rejection.field, rejection.reason, as_base64(&body[at..end])),
             }
-            rows.check_rejects().map_err(|reason| too_many(reason, at))?;
+            rows.check_rejects(at)?;
             at = end;
         }
         let span = rows.seen() as u64;
