@@ -161,6 +161,11 @@ class Observed:
         found = [operation for operation in self.status.get("operations", ()) if operation.get("name") == name]
         return found[0] if found else None
 
+    def condition(self, name: str) -> Mapping[str, Any] | None:
+        """A condition of the last status."""
+        found = [condition for condition in self.status.get("conditions", ()) if condition["type"] == name]
+        return found[0] if found else None
+
 
 def asks(job: Object) -> tuple[object, ...]:
     """What of a job asks for something to be done: everything but its status."""

@@ -246,7 +246,8 @@ class HostedSource:
                 try:
                     answer = acknowledge()
                     if inspect.isawaitable(answer):
-                        await asyncio.wait_for(answer, ACKNOWLEDGE_WITHIN_S)
+                        async with asyncio.timeout(ACKNOWLEDGE_WITHIN_S):
+                            await answer
                 except BaseException as error:
                     if is_cancelled(error):
                         raise

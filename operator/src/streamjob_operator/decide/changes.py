@@ -28,11 +28,15 @@ class Changes:
 
     supporting: list[Action] = field(default_factory=list)
     tried: list[Action] = field(default_factory=list)
-    look_again: bool = False
     stateful_set: list[Action] = field(default_factory=list)
     roll: str | None = None
     recreate: str | None = None
     scaled: Difference | None = None
+
+    @property
+    def look_again(self) -> bool:
+        """Whether what was tried decides about all else."""
+        return bool(self.tried) and not self.stateful_set
 
 
 def find_changes(observed: Observed, wanted: Iterable[Object]) -> Changes:
@@ -98,9 +102,8 @@ def _stateful_set(observed: Observed, wanted: Object, found: Object | None, conf
     if same_digest(wanted, found) and ("StatefulSet", found["metadata"]["name"]) not in observed.tolerated:
         # Somebody has changed it, or it is how the API server or an admission plugin keeps it: then nothing rolls.
         changes.tried.append(Try(wanted))
-        changes.look_again = True
         return
-    if was_refused(observed):
+    if _was_refused(observed):
         changes.tried.append(Try(wanted))
     changes.roll = _roll(observed, wanted, found, config)
     scaled = differences(wanted["spec"]["replicas"], found["spec"].get("replicas"), "spec.replicas")
@@ -108,14 +111,12 @@ def _stateful_set(observed: Observed, wanted: Object, found: Object | None, conf
     changes.stateful_set.append(Apply(wanted))
 
 
-def was_refused(observed: Observed) -> bool:
+def _was_refused(observed: Observed) -> bool:
     """Whether the cluster has refused this very spec: then a roll is told, and the engine commits, once it is taken."""
-    return any(
-        old["type"] == "SpecValid"
-        and old["reason"] in (REFUSED, NO_RIGHTS)
-        and old.get("observedGeneration") == observed.generation
-        for old in observed.status.get("conditions", ())
-    )
+    old = observed.condition("SpecValid")
+    if old is None or old.get("observedGeneration") != observed.generation:
+        return False
+    return old["reason"] in (REFUSED, NO_RIGHTS)
 
 
 def _roll(observed: Observed, wanted: Object, found: Object, config: str) -> str | None:

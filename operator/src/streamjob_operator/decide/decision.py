@@ -49,10 +49,8 @@ def decide(observed: Observed, choices: Choices) -> Decision:
 
 
 def _invalid(observed: Observed, hold: tuple[Action, ...], reason: str, message: str) -> Decision:
-    told = any(
-        old["type"] == "SpecValid" and old["status"] == "False" and old["message"].startswith(message)
-        for old in observed.status.get("conditions", ())
-    )
+    old = observed.condition("SpecValid")
+    told = old is not None and old["status"] == "False" and old["message"].startswith(message)
     events = () if told else (Emit("InvalidSpec", message, warning=True),)
     return Decision((*hold, *events), invalid_status(observed, reason, message))
 

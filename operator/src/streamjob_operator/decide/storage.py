@@ -91,8 +91,8 @@ def look_at_storage(observed: Observed, valid: ValidJob) -> Storage:
 
 
 def _refused_before(observed: Observed) -> bool:
-    conditions = observed.status.get("conditions", ())
-    return any(old["type"] == "StorageReady" and old["reason"] == "GrowthRefused" for old in conditions)
+    old = observed.condition("StorageReady")
+    return old is not None and old["reason"] == "GrowthRefused"
 
 
 def _fixed(observed: Observed, claim: Object) -> bool:

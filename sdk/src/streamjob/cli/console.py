@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 EXIT_WITHIN_S = 5.0
 """What threads of user code get to end, once all else is done."""
@@ -24,13 +23,20 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
         # The reader of our output has gone (`| head`); its exit is not ours to explain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    threading.Thread(target=_leave, args=(code,), name="exit", daemon=True).start()
+    leaving = threading.Timer(EXIT_WITHIN_S, _leave, (code,))
+    leaving.daemon = True
+    leaving.start()
     sys.exit(code)
 
 
 def _leave(code: int) -> None:
     """Ends the process where the interpreter waits for a thread that does not end, as for a call that blocks."""
-    time.sleep(EXIT_WITHIN_S)
     print(f"a thread of the job's code has not ended within {EXIT_WITHIN_S:g} s and is left alone", file=sys.stderr)
     sys.stderr.flush()
     os._exit(code)
+
+
+def write_line(text: str, file: TextIO) -> None:
+    """A line in one write, also where nothing is buffered: the engine writes lines to the same places."""
+    file.write(f"{text}\n")
+    file.flush()

@@ -7,6 +7,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
+from streamjob.cli.console import write_line
 from streamjob.cli.progress import History, ViewJob, plain_line, view_job
 
 if TYPE_CHECKING:
@@ -81,8 +82,7 @@ class PlainDisplay:
 
     def progress(self, text: str) -> None:
         """Prints a line."""
-        sys.stderr.write(plain_line(json.loads(text)) + "\n")
-        sys.stderr.flush()
+        write_line(plain_line(json.loads(text)), sys.stderr)
 
     def stop(self) -> None:
         """There is nothing to take down."""

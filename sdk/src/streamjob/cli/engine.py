@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 
+from streamjob.cli.console import write_line
 from streamjob.cli.environment import set_environment
 from streamjob.cli.logs import Log
 from streamjob.native import EngineMissingError, engine_module
@@ -43,7 +45,7 @@ def engine(arguments: argparse.Namespace) -> int:
             listen=arguments.listen,
             exit_at_end=False,
             for_us=None,
-            on_ready=lambda url: print(f"READY {url}\n", end="", flush=True),
+            on_ready=lambda url: write_line(f"READY {url}", sys.stdout),
             on_progress=None,
             progress_interval_us=_PROGRESS_INTERVAL_US,
             control_token=token,
@@ -52,7 +54,7 @@ def engine(arguments: argparse.Namespace) -> int:
     except native.EngineError as error:
         log.job_failed(error)
         return _FAILED
-    print(totals, flush=True)
+    write_line(totals, sys.stdout)
     return _DONE
 
 

@@ -10,6 +10,7 @@ import os
 import sys
 from types import ModuleType
 
+from streamjob.cli.console import write_line
 from streamjob.cli.display import Display, SilentDisplay, choose_display, is_silent
 from streamjob.cli.environment import set_environment
 from streamjob.cli.logs import Log
@@ -46,8 +47,7 @@ def _run(engine: ModuleType, job: PreparedJob, arguments: argparse.Namespace, di
     log = Log(arguments.log_format)
 
     def ready(url: str) -> None:
-        # In one write, as a sink may write rows there.
-        print(f"READY {url}\n", end="", flush=True)
+        write_line(f"READY {url}", sys.stdout)
         if not display.visible:
             log.info("job_ready", job=job.name, url=url, state_dir=state_dir)
         display.start(url)
@@ -72,5 +72,5 @@ def _run(engine: ModuleType, job: PreparedJob, arguments: argparse.Namespace, di
     finally:
         display.stop()
     sys.stderr.flush()
-    print(totals, flush=True)
+    write_line(totals, sys.stdout)
     return _DONE
