@@ -14,10 +14,12 @@ import certificates
 import kills
 import pytest
 from confluent_kafka import TopicPartition
-from harness import KILLED, Job, run_command, wait_until
+from harness import KILLED, Job, Row, run_command, wait_until
 from kafka_broker import Broker
 from kafka_jobs import Events, job_text, topics
 from sink_jobs import then_each_window_is_there_once
+
+DELIVERIES = ["exactly-once", "at-least-once"]
 
 
 def test_a_topic_through_windows_into_a_topic(broker: Broker, make_job: Callable[..., Job], seed: int) -> None:
@@ -166,7 +168,7 @@ def test_transactions_and_compaction_leave_holes_and_nothing_is_missed(
     then_each_window_is_there_once(events, broker.rows(out))
 
 
-@pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
+@pytest.mark.parametrize("delivery", DELIVERIES)
 def test_a_column_says_the_partition_where_the_topic_has_it(
     broker: Broker, make_job: Callable[..., Job], seed: int, delivery: str
 ) -> None:
@@ -369,22 +371,17 @@ def files_of(job: Job) -> list[Path]:
     return [path for path in job.state_dir.rglob("*.json") if path.is_file()] + list(job.folder.glob("stderr-*.log"))
 
 
-def test_what_a_full_sink_leaves_is_read_again(
-    broker: Broker, make_broker: Callable[..., Broker], make_job: Callable[..., Job]
-) -> None:
-    away = make_broker().start()
-    topic = "left"
-    broker.create(topic, 2)
-    away.create("left-out", 1)
-    job = make_job(
-        f"""
+def left_job(broker: Broker, away: Broker, topic: str, source: str = "") -> str:
+    """A job whose sink, in another cluster, takes one key of many; `source` is further members of its source."""
+    source = f", {source}" if source else ""
+    return f"""
 apiVersion: streamjob.dev/v1alpha1
 kind: StreamJob
-metadata: {{name: left}}
+metadata: {{name: {topic}}}
 spec:
   shards: 8
   schema: {{key: device, time: {{field: at, unit: us}}, fields: {{device: string, n: int64, text: string}}}}
-  sources: [{{name: in, kafka: {{bootstrapServers: "{broker.address}", topic: {topic}}}}}]
+  sources: [{{name: in, kafka: {{bootstrapServers: "{broker.address}", topic: {topic}{source}}}}}]
   sinks:
     - name: out
       from: events
@@ -393,17 +390,29 @@ spec:
   checkpoint: {{interval: 200ms}}
   engine: {{workerThreads: 1, batchRows: 200}}
 """
-    )
+
+
+def full_row(n: int) -> Row:
+    """One of the rows that the sink takes: 6,000 are more than the outbox of one shard holds (32 MiB)."""
+    return {"device": "full", "at": n, "n": n, "text": "x" * 8000}
+
+
+def test_what_a_full_sink_leaves_is_read_again(
+    broker: Broker, make_broker: Callable[..., Broker], make_job: Callable[..., Job]
+) -> None:
+    away = make_broker().start()
+    topic = "left"
+    broker.create(topic, 2)
+    away.create("left-out", 1)
+    job = make_job(left_job(broker, away, topic))
     running = job.run()
     # No row is processed before it is known how far the sink is.
     broker.send(topic, [{"device": "first", "at": 0, "n": 0, "text": ""}])
     running.await_processed(1)
     away.pause()
-    # More than the outbox of one shard holds (32 MiB), from both partitions.
     full, rest = 6000, 500
     for partition in (0, 1):
-        numbers = range(partition, full, 2)
-        broker.send(topic, ({"device": "full", "at": n, "n": n, "text": "x" * 8000} for n in numbers), partition)
+        broker.send(topic, (full_row(n) for n in range(partition, full, 2)), partition)
     running.await_metric("streamjob_behind_shards", 1)
     seen = running.metrics().ledger()["applied"]
     assert seen < full + 1
@@ -420,34 +429,116 @@ spec:
     assert [n for n in numbers if n % 2] == sorted(n for n in numbers if n % 2)
 
 
-@pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
-def test_rows_that_are_too_large_are_left_out_alone(
-    broker: Broker, make_job: Callable[..., Job], delivery: str
+@pytest.mark.parametrize("on_data_loss", ["earliest", "fail"])
+def test_what_a_full_sink_leaves_may_be_gone_when_it_is_read_again(
+    broker: Broker, make_broker: Callable[..., Broker], make_job: Callable[..., Job], on_data_loss: str
 ) -> None:
-    out = f"large-{delivery}"
-    broker.create(out, 1)
-    job = make_job(
-        f"""
+    away = make_broker().start()
+    topic = f"left-and-gone-{on_data_loss}"
+    broker.create(topic, 1, retention_ms="-1")
+    away.create("left-out", 1)
+    running = make_job(left_job(broker, away, topic, f"onDataLoss: {on_data_loss}")).run()
+    broker.send(topic, [{"device": "first", "at": 0, "n": 0, "text": ""}])
+    running.await_processed(1)
+    away.pause()
+    full = 6000
+    broker.send(topic, map(full_row, range(full)))
+    running.await_metric("streamjob_behind_shards", 1)
+    # The source has them all: they are gone for the shard alone that waits.
+    running.await_metric("events_received_total", 1 + full)
+    everything = TopicPartition(topic, 0, broker.ends(topic)[0])
+    broker.admin().delete_records([everything])[everything].result(30)
+    away.resume()
+    if on_data_loss == "fail":
+        failed = running.await_exit()
+        assert failed.code == 1
+        assert "are gone before they were read" in failed.stderr
+        assert "set onDataLoss: earliest" in failed.stderr
+        return
+    running.await_metric("streamjob_source_lost_total", 1, within_s=60)
+    broker.send(topic, [full_row(full)])
+    wait_until("a row behind", lambda: any(row["n"] == full for row in away.rows("left-out")), within_s=60)
+    lost = int(running.metrics().sum("streamjob_source_lost_total"))
+    # What the shard took before it was full, in its order, and what came behind the loss.
+    assert [row["n"] for row in away.rows("left-out")] == [*range(full - lost), full]
+    running.stop()
+
+
+def events_job(broker: Broker, out: str, delivery: str, sink: str) -> str:
+    """A job from a file of events into a topic; `sink` is further members of that."""
+    return f"""
 apiVersion: streamjob.dev/v1alpha1
 kind: StreamJob
 metadata: {{name: {out}}}
 spec:
-  schema: {{key: device, time: {{field: at, unit: us}}, fields: {{device: string, text: string}}}}
+  schema: {{key: device, time: {{field: at, unit: us}}, fields: {{device: string, site: string, text: string}}}}
   sources: [{{name: in, file: {{path: events.ndjson, format: ndjson}}}}]
   sinks:
     - name: out
       from: events
       delivery: {delivery}
-      kafka: {{bootstrapServers: "{broker.address}", topic: {out}, properties: {{message.max.bytes: "140000"}}}}
+      kafka: {{bootstrapServers: "{broker.address}", topic: {out}, {sink}}}
   deadLetters: {{file: {{path: dead}}}}
 """
-    )
-    rows = [{"device": f"d{n % 3}", "at": n, "text": "x" * (200_000 if n % 10 == 4 else 10)} for n in range(50)]
+
+
+def run_events(job: Job, rows: list[Row]) -> list[Row]:
+    """Runs the job on these events; gives its dead letters."""
     job.write("events.ndjson", "".join(json.dumps(row) + "\n" for row in rows))
     job.run_to_end()
-    assert sorted(letter["row"]["at"] for letter in job.rows("dead")) == [4, 14, 24, 34, 44]
-    assert all("is larger than message.max.bytes allows" in letter["reason"] for letter in job.rows("dead"))
-    assert sorted(row["at"] for row in broker.rows(out)) == [n for n in range(50) if n % 10 != 4]
+    return job.rows("dead")
+
+
+def then_the_topic_has(broker: Broker, out: str, delivery: str, numbers: set[int]) -> None:
+    """All of these rows, each once where that is promised."""
+    found = [row["at"] for row in broker.rows(out)]
+    assert set(found) == numbers
+    assert delivery == "at-least-once" or len(found) == len(numbers)
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES)
+def test_rows_that_are_too_large_are_left_out_alone(
+    broker: Broker, make_job: Callable[..., Job], delivery: str
+) -> None:
+    out = f"large-{delivery}"
+    broker.create(out, 1)
+    job = make_job(events_job(broker, out, delivery, 'properties: {message.max.bytes: "140000"}'))
+    rows = [{"device": f"d{n % 3}", "at": n, "text": "x" * (200_000 if n % 10 == 4 else 10)} for n in range(50)]
+    # Not larger itself than a message may be, but with its key, which is the device.
+    rows.append({"device": "d" * 80_000, "at": 50, "text": "x" * 50_000})
+    letters = run_events(job, rows)
+    assert sorted(letter["row"]["at"] for letter in letters) == [4, 14, 24, 34, 44, 50]
+    assert all("is larger than message.max.bytes allows" in letter["reason"] for letter in letters)
+    then_the_topic_has(broker, out, delivery, {n for n in range(50) if n % 10 != 4})
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES)
+def test_a_row_that_the_topic_refuses_is_left_out_alone(
+    broker: Broker, make_job: Callable[..., Job], delivery: str
+) -> None:
+    out = f"keyed-{delivery}"
+    broker.create(out, 2, cleanup_policy="compact")
+    job = make_job(events_job(broker, out, delivery, "key: site"))
+    rows = [{"device": f"d{n % 3}", "at": n, "site": None if n == 23 else f"s{n}"} for n in range(40)]
+    (letter,) = run_events(job, rows)
+    assert letter["row"]["at"] == 23
+    assert "give every row a key" in letter["reason"]
+    then_the_topic_has(broker, out, delivery, set(range(40)) - {23})
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES)
+def test_a_topic_that_takes_less_than_the_job_sends_gets_all_that_it_takes(
+    broker: Broker, make_job: Callable[..., Job], delivery: str
+) -> None:
+    out = f"small-{delivery}"
+    broker.create(out, 1, max_message_bytes="20000")
+    job = make_job(events_job(broker, out, delivery, 'properties: {compression.type: "none"}'))
+    # Together they are too much as well, but only one of them is so alone.
+    rows = [{"device": "d", "at": n, "text": "x" * (30_000 if n == 7 else 1_000)} for n in range(60)]
+    (letter,) = run_events(job, rows)
+    assert letter["row"]["at"] == 7
+    assert "lower message.max.bytes to the topic's max.message.bytes" in letter["reason"]
+    then_the_topic_has(broker, out, delivery, set(range(60)) - {7})
 
 
 def test_a_silent_partition_does_not_hold_windows_back(broker: Broker, make_job: Callable[..., Job]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import Job, Running, wait_until
+from harness import Job, Running, free_port, wait_until
 from kafka_broker import Broker, encoded, flush, produce
 from kafka_jobs import Events, job_text, topics
 from sink_jobs import then_each_window_is_there_once
@@ -122,6 +122,31 @@ def test_a_start_without_a_broker_waits_for_it(
     running.stop()
     job.run_to_end()
     then_each_window_is_there_once(events, broker.rows(out))
+
+
+def test_a_sink_that_does_not_know_its_partitions_holds_up_no_stop(make_job: Callable[..., Job]) -> None:
+    job = make_job(
+        f"""
+apiVersion: streamjob.dev/v1alpha1
+kind: StreamJob
+metadata: {{name: nobody-there}}
+spec:
+  schema: {{key: device, time: {{field: at, unit: us}}, fields: {{device: string, place: int64}}}}
+  sources: [{{name: in, file: {{path: events.ndjson, format: ndjson}}}}]
+  sinks:
+    - name: out
+      from: events
+      delivery: at-least-once
+      kafka: {{bootstrapServers: "127.0.0.1:{free_port()}", topic: out, partition: place}}
+"""
+    )
+    rows = 200
+    job.write("events.ndjson", "".join(f'{{"device":"a","at":{n},"place":{n % 3}}}\n' for n in range(rows)))
+    running = job.run()
+    running.await_processed(rows)
+    # One question in vain takes 5 s.
+    log = running.stop(within_s=30).stderr
+    assert "sinks did not end" not in log
 
 
 def test_a_reader_that_gives_nothing_more_is_replaced(

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use streamjob_connectors::backoff::Backoff;
 use streamjob_connectors::connection::Connection;
@@ -26,6 +27,10 @@ use crate::hosted::{self, ConnectorHost};
 use crate::inbox::Message;
 use crate::port::{MESSAGE_QUEUE, Output};
 use crate::shared::{ConnectionView, Shared, hear};
+
+/// When the process stops, what sends has this long to end, such as a client that waits for a server's last answer. The process
+/// goes on to its own end then: what is not confirmed is in the outboxes.
+const SINKS_END: Duration = Duration::from_secs(15);
 
 /// The tasks and threads that send.
 #[derive(Default)]
@@ -119,9 +124,19 @@ impl MessageSinks {
 
     /// Ends all of them. What is not confirmed stays in the outboxes.
     pub async fn end(&self) {
+        if !self.end_within(SINKS_END).await {
+            tracing::warn!(
+                "sinks did not end within {SINKS_END:?}, as their servers do not answer; what these have not confirmed is sent by \
+                 the next start"
+            );
+        }
+    }
+
+    /// False if some have not ended by then: they are left alone.
+    async fn end_within(&self, limit: Duration) -> bool {
         self.stop.cancel();
         self.delivering.close();
-        self.delivering.wait().await;
+        tokio::time::timeout(limit, self.delivering.wait()).await.is_ok()
     }
 
     fn start_webhook(&self, starting: Starting<'_>, config: &HttpSinkConfig) -> Result<()> {
@@ -233,4 +248,19 @@ fn judge_progress(shared: &Shared, sink: usize, progress: &HashMap<u16, Progress
         Err(error) => shared.fail(error),
     }
     SinkVerdict::Stop
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sink_that_hangs_does_not_hold_up_the_end() {
+        let sinks = MessageSinks::default();
+        sinks.delivering.spawn(sinks.stop.clone().cancelled_owned());
+        assert!(sinks.end_within(SINKS_END).await, "one that ends when it is told to");
+        let hanging = MessageSinks::default();
+        hanging.delivering.spawn(std::future::pending::<()>());
+        assert!(!hanging.end_within(Duration::from_millis(10)).await);
+    }
 }

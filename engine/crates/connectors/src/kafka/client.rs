@@ -12,7 +12,7 @@ use rdkafka::producer::ProducerContext;
 use streamjob_core::Result;
 use streamjob_core::config::KafkaConnectionConfig;
 
-use super::errors::refusal_of;
+use super::errors::{is_purged, refusal_of};
 use crate::connection::Connection;
 use crate::secret::Secret;
 
@@ -180,7 +180,10 @@ impl ProducerContext for Context {
             Ok(_) => None,
             Err((error, _)) => {
                 let mut first = self.undelivered.lock().unwrap_or_else(PoisonError::into_inner);
-                first.get_or_insert_with(|| error.clone());
+                // Of a transaction that has failed, messages to other brokers may go before the one that is the reason.
+                if first.as_ref().is_none_or(is_purged) {
+                    *first = Some(error.clone());
+                }
                 Some(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown))
             }
         };

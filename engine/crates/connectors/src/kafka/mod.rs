@@ -9,6 +9,7 @@ mod group;
 mod metadata;
 mod produce;
 mod progress;
+mod search;
 mod sink;
 mod sink_at_least_once;
 mod source;

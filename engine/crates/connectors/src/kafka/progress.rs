@@ -27,6 +27,9 @@ const LOOK: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A reader that gives nothing for so long is given up, and another begins.
 const SILENCE: Duration = Duration::from_secs(30);
+/// Rows of one shard that a topic has refused and that a commit has not done with yet: a record of progress names them all, and
+/// has to fit into the smallest message.
+pub const MAX_REFUSED_ROWS: usize = 600;
 
 /// The value of a progress record.
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,17 +59,36 @@ impl ProgressTopic {
         &self.config.progress_topic
     }
 
-    /// The record that says how far the topic is with a shard: key and value.
-    pub fn record(&self, shard: u16, reached: Progress) -> (String, String) {
+    /// The records that say how far the topic is with these shards: keys and values.
+    ///
+    /// # Errors
+    /// `user` where more rows are refused than a record can name.
+    pub fn records(&self, reached: Vec<(u16, Progress)>) -> Result<Vec<(String, String)>> {
+        let too_many = reached.iter().find(|(_, reached)| reached.refused.len() > MAX_REFUSED_ROWS);
+        if let Some((shard, Progress { refused, .. })) = too_many {
+            let reason = refused.last().map_or("", |row| &*row.reason);
+            return Err(Error::user(format!(
+                "{}: more than {MAX_REFUSED_ROWS} rows of shard {shard} are refused at once, the last one so: {reason}; mend \
+                 that before the next start, which goes on with these rows",
+                self.place
+            )));
+        }
+        Ok(reached.into_iter().map(|(shard, reached)| self.record(shard, reached)).collect())
+    }
+
+    fn record(&self, shard: u16, reached: Progress) -> (String, String) {
         let record = Record { next: reached.next, refused: reached.refused };
         let value = serde_json::to_string(&record).expect("numbers and texts are JSON");
         (format!("{}{shard}", self.prefix), value)
     }
 
     /// Makes the topic where it is not there, which needs a right of its own.
+    ///
+    /// # Errors
+    /// `outside` where the cluster does not say whether it is there, or does not make it now; `user` where it never will.
     pub fn create_topic(&self, runtime: &Handle) -> Result<()> {
         let client = self.client(Isolation::ReadCommitted)?;
-        if client.describe().is_ok() {
+        if client.is_there()? {
             return Ok(());
         }
         let doing = format!("creating the topic {}", self.name());
@@ -81,7 +103,16 @@ impl ProgressTopic {
         let outcome = created.map_err(|error| explain(&doing, &error, &self.connection))?;
         match outcome.into_iter().next() {
             None | Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => self.await_topic(&client),
-            Some(Err((_, code))) => Err(explain(&doing, &KafkaError::AdminOp(code), &self.connection)),
+            Some(Err((_, code))) => Err(self.not_created(&doing, code)),
+        }
+    }
+
+    fn not_created(&self, doing: &str, code: RDKafkaErrorCode) -> Error {
+        match code {
+            RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed => Error::user(format!(
+                "{doing}: {code}; create it with cleanup.policy=compact and let the user describe it, or let the user create it"
+            )),
+            code => explain(doing, &KafkaError::AdminOp(code), &self.connection),
         }
     }
 
@@ -191,7 +222,72 @@ impl ProgressTopic {
                 self.name()
             ))
         })?;
-        found.insert(shard, Progress { next: record.next, refused: record.refused });
+        // Numbers of a state only grow, over its output incarnations as well. An older record may be read last: a topic that got
+        // more partitions holds it in another one.
+        if found.get(&shard).is_none_or(|known| known.next <= record.next) {
+            found.insert(shard, Progress { next: record.next, refused: record.refused });
+        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use streamjob_core::config::{KafkaConnectionConfig, MessageFormat};
+
+    use super::super::sink::{MESSAGE_OVERHEAD, MIN_MESSAGE_BYTES};
+    use super::*;
+
+    fn progress() -> ProgressTopic {
+        let connection = KafkaConnectionConfig {
+            bootstrap_servers: "localhost:9092".to_owned(),
+            tls: None,
+            sasl: None,
+            properties: BTreeMap::new(),
+        };
+        let config = KafkaSinkConfig {
+            connection,
+            topic: "out".to_owned(),
+            format: MessageFormat::Json,
+            key: None,
+            partition: None,
+            headers: BTreeMap::new(),
+            progress_topic: "progress".to_owned(),
+            transaction_timeout_us: 60_000_000,
+            max_batch_rows: 5_000,
+            backoff_initial_us: 100_000,
+            backoff_max_us: 1_000_000,
+        };
+        ProgressTopic::new("sinks.out.kafka", &config, "state", "out", Arc::default())
+    }
+
+    fn reached(next: u64, refused: usize) -> Progress {
+        let row = |row| RefusedRow { batch: 1 << 40, row, reason: "r".repeat(150) };
+        Progress { next, refused: (0..refused as u32).map(row).collect() }
+    }
+
+    #[test]
+    fn the_newest_record_counts_in_whatever_order_they_are_read() {
+        let progress = progress();
+        for order in [[7, 5], [5, 7]] {
+            let mut found = HashMap::new();
+            for next in order {
+                let (key, value) = progress.record(3, reached(next, 0));
+                progress.take_record(Some(key.as_bytes()), Some(value.as_bytes()), &mut found).expect("a record");
+            }
+            assert_eq!(found, HashMap::from([(3, reached(7, 0))]), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_has_room_for_the_rows_that_it_names_and_more_are_an_error_that_says_why() {
+        let progress = progress();
+        let records = progress.records(vec![(65_535, reached(u64::MAX, MAX_REFUSED_ROWS))]).expect("as many as there may be");
+        let bytes = records[0].0.len() + records[0].1.len();
+        assert!(bytes <= MIN_MESSAGE_BYTES - MESSAGE_OVERHEAD, "{bytes}");
+        let error = progress.records(vec![(1, reached(9, 0)), (2, reached(9, MAX_REFUSED_ROWS + 1))]).expect_err("too many");
+        assert!(!error.retryable() && error.message().contains("shard 2") && error.message().contains("rrr"), "{error}");
     }
 }

@@ -13,20 +13,21 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
 use streamjob_core::config::{Delivery as Guarantee, KafkaSinkConfig};
 use streamjob_core::crash;
-use streamjob_core::transactions::{Begun, Bounds, Progress, RefusedRow, Transactions};
+use streamjob_core::transactions::{Progress, RefusedRow, Transactions};
 use streamjob_core::{Error, Result};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Context, SOCKET_TIMEOUT_MS, UNNUMBERED, settings};
-use super::errors::{explain, is_fenced};
-use super::produce::Partitions;
+use super::errors::{explain, is_fenced, reason_of_refusal, refusal_of_rows};
+use super::produce::{Partitions, texts_of};
 use super::progress::ProgressTopic;
+use super::search::{Parts, Search};
 use crate::backoff::Backoff;
 use crate::connection::Connection;
 use crate::deliveries::{Delivery, DeliveryReport};
-use crate::transacting::{Hooks, MAX_HELD_BATCHES, Retry, SinkVerdict, TRANSACTION_BYTES, TRANSACTION_ROWS, receive};
+use crate::transacting::{Hooks, MAX_HELD_BATCHES, Retry, SinkVerdict, receive};
 
 /// What the producer holds that the broker has not taken, kilobytes.
 pub const PRODUCER_KB: usize = 64 << 10;
@@ -38,11 +39,10 @@ pub(super) const LOOK: Duration = Duration::from_millis(20);
 const LAST_ANSWER: Duration = Duration::from_secs(2);
 /// The largest message, bytes, unless the job's properties say otherwise. A larger row goes to the dead letters.
 const MAX_MESSAGE_BYTES: usize = 1_000_000;
-/// The least of an exactly-once topic. A record of progress names the rows that are larger than a message may be; an outbox holds
-/// so few of them that it fits into a message itself.
+/// The least of an exactly-once topic: a record of progress names as many refused rows as there may be, and is a message itself.
 pub const MIN_MESSAGE_BYTES: usize = 128 << 10;
-/// What the broker may add to a row.
-const MESSAGE_OVERHEAD: usize = 512;
+/// What the client and the broker may add to a row, its key and its headers, bytes.
+pub(super) const MESSAGE_OVERHEAD: usize = 512;
 
 /// One topic that rows go to.
 pub struct KafkaSink {
@@ -53,6 +53,7 @@ pub struct KafkaSink {
     producer: ClientConfig,
     progress: ProgressTopic,
     connection: Arc<Connection>,
+    /// Of a row with its key and headers.
     pub(super) max_row_bytes: usize,
     pub(super) partitions: Partitions,
     retry: Retry,
@@ -62,6 +63,8 @@ pub struct KafkaSink {
 enum End {
     Committed,
     Aborted(Error),
+    /// Given up as well: rows of it are not taken, however often they come.
+    Refused(Error),
     /// Nobody knows, or the producer is of no use any more.
     Lost(Error),
 }
@@ -154,7 +157,7 @@ impl KafkaSink {
         D: FnMut(&HashMap<u16, Progress>) -> SinkVerdict,
     {
         let mut transactions: Transactions<Delivery> = Transactions::default();
-        let mut failures = 0;
+        let (mut search, mut failures) = (Search::default(), 0);
         while !stop.is_cancelled() {
             let connected = match self.connect(stop) {
                 Ok(Some(connected)) => connected,
@@ -171,7 +174,7 @@ impl KafkaSink {
                 return Ok(());
             }
             hooks.confirm(transactions.recovered(progress)?);
-            self.send_all(&producer, batches, &mut transactions, hooks, stop)?;
+            self.send_all(&producer, batches, &mut transactions, &mut search, hooks, stop)?;
             transactions.lost();
         }
         Ok(())
@@ -212,6 +215,7 @@ impl KafkaSink {
         producer: &BaseProducer<Context>,
         batches: &mut mpsc::Receiver<Delivery>,
         transactions: &mut Transactions<Delivery>,
+        search: &mut Search,
         hooks: &mut Hooks<R, D>,
         stop: &CancellationToken,
     ) -> Result<()>
@@ -226,19 +230,29 @@ impl KafkaSink {
             received.into_iter().for_each(|delivery| transactions.put(delivery));
             producer.poll(Duration::ZERO);
             hooks.confirm(transactions.take_known());
-            let bounds = Bounds { rows: TRANSACTION_ROWS, bytes: TRANSACTION_BYTES };
-            let Some(begun) = transactions.begin(bounds) else { continue };
-            let mut refused = Vec::new();
-            for delivery in begun.batches {
-                refused.extend(self.too_large(delivery)?.into_iter().map(|row| (delivery.shard, row)));
-            }
-            match self.transact(producer, &begun, &refused, stop) {
+            let Some(begun) = transactions.begin(search.bounds()) else { continue };
+            let count = begun.batches.len();
+            let mut refused = self.all_too_large(begun.batches)?;
+            let parts = search.parts(begun.batches, &mut refused);
+            let records = self.progress.records(begun.reached(&refused))?;
+            match self.transact(producer, begun.batches, &refused, &records, parts, stop) {
                 End::Committed => {
                     failures = 0;
+                    search.committed(count);
                     self.connection.answered();
                     crash::point("kafka-after-commit");
                     hooks.confirm(transactions.committed(&refused));
                 }
+                // What is searched next is another part: there is nothing to wait for.
+                End::Refused(error) => {
+                    transactions.aborted();
+                    if search.begin(count) {
+                        tracing::warn!(target: "streamjob", connector = &*self.name, "{error}; its batches are tried in parts");
+                    }
+                }
+                // The stop has given it up.
+                End::Aborted(error) if stop.is_cancelled() && error.retryable() => return Ok(()),
+                End::Aborted(error) if error.retryable() && search.mends_gap() => transactions.aborted(),
                 End::Aborted(error) => {
                     transactions.aborted();
                     failures += 1;
@@ -252,44 +266,89 @@ impl KafkaSink {
         }
     }
 
-    /// One transaction: rows, progress, commit.
+    /// Rows of these batches that can never be written, with their shards.
+    fn all_too_large(&self, batches: &[Delivery]) -> Result<Vec<(u16, RefusedRow)>> {
+        let mut refused = Vec::new();
+        for delivery in batches {
+            refused.extend(self.too_large(delivery)?.into_iter().map(|row| (delivery.shard, row)));
+        }
+        Ok(refused)
+    }
+
+    /// One transaction: rows, but for those that are refused; records of progress; commit. With `parts`, its only batch goes out
+    /// in these.
     fn transact(
         &self,
         producer: &BaseProducer<Context>,
-        begun: &Begun<'_, Delivery>,
+        batches: &[Delivery],
         refused: &[(u16, RefusedRow)],
+        records: &[(String, String)],
+        parts: Option<&mut Parts>,
         stop: &CancellationToken,
     ) -> End {
         let since = Instant::now();
-        let doing = format!("sink {}: a transaction", self.name);
-        let failed = |error: KafkaError| (is_fenced(&error), explain(&doing, &error, &self.connection));
         if let Err(error) = producer.begin_transaction() {
-            return self.lost(failed(error), since);
+            return self.lost((is_fenced(&error), self.explain("a transaction", &error)), since);
         }
-        let produce = |delivery: &Delivery| {
-            let left_out = refused.iter().filter(|(shard, row)| (*shard, row.batch) == (delivery.shard, delivery.last_seq));
-            self.produce(producer, delivery, left_out.map(|(_, row)| row), UNNUMBERED, stop)
+        let searching = parts.is_some();
+        let sent = match parts {
+            Some(parts) => batches.iter().try_for_each(|delivery| self.send_parts(producer, delivery, parts, since, stop)),
+            None => batches.iter().try_for_each(|delivery| self.send_batch(producer, delivery, refused, stop)),
         };
-        let produced = begun.batches.iter().try_for_each(produce).and_then(|()| {
-            crash::point("kafka-before-progress");
-            begun.reached(refused).into_iter().try_for_each(|(shard, reached)| {
-                let (key, value) = self.progress.record(shard, reached);
-                self.enqueue(producer, stop, || {
-                    BaseRecord::with_opaque_to(self.progress.name(), Box::new(UNNUMBERED)).key(&key).payload(&value)
-                })
+        if let Err(error) = sent {
+            return self.give_up(producer, error, true, since, stop);
+        }
+        crash::point("kafka-before-progress");
+        let stored = records.iter().try_for_each(|(key, value)| {
+            self.enqueue(producer, stop, || {
+                BaseRecord::with_opaque_to(self.progress.name(), Box::new(UNNUMBERED)).key(key).payload(value)
             })
         });
-        if let Err(error) = produced {
-            return match is_fenced(&error) {
-                true => self.lost(failed(error), since),
-                false => self.abort(producer, explain(&doing, &error, &self.connection), since, stop),
-            };
+        // Once the broker has taken all parts, a refusal is not for them.
+        if let Err(error) = stored {
+            return self.give_up(producer, self.reason(producer, error), !searching, since, stop);
         }
-        self.commit(producer, since, stop)
+        self.commit(producer, !searching, since, stop)
     }
 
-    fn commit(&self, producer: &BaseProducer<Context>, begun: Instant, stop: &CancellationToken) -> End {
-        let doing = format!("sink {}: committing a transaction", self.name);
+    fn send_batch(
+        &self,
+        producer: &BaseProducer<Context>,
+        delivery: &Delivery,
+        refused: &[(u16, RefusedRow)],
+        stop: &CancellationToken,
+    ) -> Result<(), KafkaError> {
+        let left_out = refused.iter().filter(|(shard, row)| (*shard, row.batch) == (delivery.shard, delivery.last_seq));
+        let produced = self.produce(producer, delivery, left_out.map(|(_, row)| row), UNNUMBERED, stop);
+        produced.map_err(|error| self.reason(producer, error))
+    }
+
+    fn send_parts(
+        &self,
+        producer: &BaseProducer<Context>,
+        delivery: &Delivery,
+        parts: &mut Parts,
+        begun: Instant,
+        stop: &CancellationToken,
+    ) -> Result<(), KafkaError> {
+        let texts = texts_of(delivery)?;
+        loop {
+            match self.try_part(producer, delivery, &texts, parts, stop) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error) => {
+                    // Of a transaction that is over, a broker may say the same of any row.
+                    if let Some(reason) = reason_of_refusal(&error).filter(|_| !self.is_over(begun)) {
+                        parts.refused(reason);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// `of_rows`: a refusal is for rows of the transaction.
+    fn commit(&self, producer: &BaseProducer<Context>, of_rows: bool, begun: Instant, stop: &CancellationToken) -> End {
         crash::point("kafka-before-commit");
         let mut last: Option<Instant> = None;
         loop {
@@ -297,16 +356,16 @@ impl KafkaSink {
                 Ok(()) => return End::Committed,
                 Err(error) => error,
             };
-            let explained = explain(&doing, &error, &self.connection);
-            match &error {
-                KafkaError::Transaction(inner) if inner.txn_requires_abort() => {
-                    let why = producer.context().take_undelivered().map(|error| explain(&doing, &error, &self.connection));
-                    return self.abort(producer, why.unwrap_or(explained), begun, stop);
-                }
-                KafkaError::Transaction(inner) if !inner.is_retriable() || inner.is_fatal() => {
-                    return self.lost((is_fenced(&error), explained), begun);
-                }
-                _ => {}
+            let explained = self.explain("committing a transaction", &error);
+            let (is_abortable, is_final) = match &error {
+                KafkaError::Transaction(inner) => (inner.txn_requires_abort(), !inner.is_retriable() || inner.is_fatal()),
+                _ => (false, false),
+            };
+            if is_abortable {
+                return self.give_up(producer, self.reason(producer, error), of_rows, begun, stop);
+            }
+            if is_final {
+                return self.lost((is_fenced(&error), explained), begun);
             }
             self.connection.failed(explained.message());
             producer.poll(LOOK);
@@ -316,9 +375,27 @@ impl KafkaSink {
         }
     }
 
+    /// Gives the transaction up for `error`. `of_rows`: a refusal is for rows of the transaction.
+    fn give_up(
+        &self,
+        producer: &BaseProducer<Context>,
+        error: KafkaError,
+        of_rows: bool,
+        begun: Instant,
+        stop: &CancellationToken,
+    ) -> End {
+        let why = self.explain("a transaction", &error);
+        if is_fenced(&error) {
+            return self.lost((true, why), begun);
+        }
+        match self.abort(producer, why, begun, stop) {
+            End::Aborted(why) if of_rows && !self.is_over(begun) && refusal_of_rows(&error).is_some() => End::Refused(why),
+            end => end,
+        }
+    }
+
     /// Gives the transaction up for `why`.
     fn abort(&self, producer: &BaseProducer<Context>, why: Error, begun: Instant, stop: &CancellationToken) -> End {
-        let doing = format!("sink {}: giving a transaction up", self.name);
         let mut last: Option<Instant> = None;
         producer.purge(PurgeConfig::default().queue());
         loop {
@@ -331,7 +408,10 @@ impl KafkaSink {
                 Err(KafkaError::Transaction(inner)) if inner.is_retriable() && !inner.is_fatal() => {
                     self.connection.failed(&inner.string());
                 }
-                Err(error) => return self.lost((is_fenced(&error), explain(&doing, &error, &self.connection)), begun),
+                Err(error) => {
+                    let explained = self.explain("giving a transaction up", &error);
+                    return self.lost((is_fenced(&error), explained), begun);
+                }
             }
             producer.poll(LOOK);
             if stop.is_cancelled() && last.get_or_insert_with(Instant::now).elapsed() >= LAST_ANSWER {
@@ -342,14 +422,27 @@ impl KafkaSink {
 
     /// The producer is of no use any more. One that was fenced off although its transaction had not timed out has a double.
     fn lost(&self, (fenced, error): (bool, Error), begun: Instant) -> End {
-        let timeout = Duration::from_micros(self.config.transaction_timeout_us.max(0) as u64);
-        match fenced && begun.elapsed() >= timeout {
+        match fenced && self.is_over(begun) {
             true => End::Lost(Error::outside(format!(
-                "sink {}: a transaction took longer than transactionTimeout, {timeout:?}, and the broker gave it up",
-                self.name
+                "sink {}: a transaction took longer than transactionTimeout, {:?}, and the broker gave it up",
+                self.name,
+                self.transaction_timeout()
             ))),
             false => End::Lost(error),
         }
+    }
+
+    fn transaction_timeout(&self) -> Duration {
+        Duration::from_micros(self.config.transaction_timeout_us.max(0) as u64)
+    }
+
+    /// Whether the broker may have given up a transaction that was begun then.
+    fn is_over(&self, begun: Instant) -> bool {
+        begun.elapsed() >= self.transaction_timeout()
+    }
+
+    pub(super) fn has_transactions(&self) -> bool {
+        self.guarantee == Guarantee::ExactlyOnce
     }
 
     pub(super) fn explain(&self, doing: &str, error: &KafkaError) -> Error {

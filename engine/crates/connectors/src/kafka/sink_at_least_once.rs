@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, Producer};
 use streamjob_core::Result;
 use streamjob_core::transactions::{Done, RefusedRow};
@@ -10,12 +11,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::client::Context;
+use super::errors::{reason_of_refusal, refusal_of_rows};
+use super::produce::{ANSWER_LOOK, texts_of};
+use super::search::Parts;
 use super::sink::KafkaSink;
 use crate::deliveries::{Delivery, DeliveryReport};
 use crate::transacting::MAX_HELD_BATCHES;
-
-/// While some are under way, their answers are waited for so long before it is looked at what else has come.
-const ANSWER_LOOK: Duration = Duration::from_millis(2);
 
 /// A batch whose rows the broker does not have yet.
 struct UnderWay {
@@ -25,6 +26,8 @@ struct UnderWay {
     /// Rows without an answer.
     left: u32,
     failed: bool,
+    /// Rows were refused: it may be for these, or for others that came to the broker with them.
+    to_search: bool,
 }
 
 pub(super) fn run(
@@ -46,6 +49,10 @@ pub(super) fn run(
         // Those of a shard in their order, whichever has failed first.
         waiting.sort_by_key(|delivery| delivery.last_seq);
         let Err(error) = error else { return Ok(()) };
+        // The stop has ended it.
+        if stop.is_cancelled() && error.retryable() {
+            return Ok(());
+        }
         failures += 1;
         sink.wait_after(&error, failures, stop)?;
     }
@@ -78,13 +85,14 @@ fn send(
             }
             next += 1;
             let produced = sink.produce(producer, &delivery, refused.iter(), number, stop);
-            under_way.insert(number, UnderWay { delivery, refused, left, failed: false });
+            under_way.insert(number, UnderWay { delivery, refused, left, failed: false, to_search: false });
             if let Err(error) = produced {
                 return Err(sink.explain("producing", &error));
             }
         }
         producer.poll(if under_way.is_empty() { Duration::ZERO } else { ANSWER_LOOK });
-        let answers = take_answers(sink, producer, under_way, waiting, report);
+        let mut answers = take_answers(sink, producer, under_way, waiting, report);
+        search_all(sink, &mut answers, waiting, report, stop);
         if let Some((code, text)) = producer.client().fatal_error() {
             return Err(streamjob_core::Error::outside(format!("the producer can't go on: {code}: {text}")));
         }
@@ -102,6 +110,8 @@ struct Answers {
     confirmed: usize,
     /// Why some have failed, which are tried again after a wait.
     failure: Option<streamjob_core::Error>,
+    /// Batches with rows that may never be taken.
+    to_search: Vec<UnderWay>,
 }
 
 /// Confirms batches whose rows the broker has; those that it has not taken come again.
@@ -117,11 +127,16 @@ fn take_answers(
         let Some(batch) = under_way.get_mut(&number) else { continue };
         batch.left = batch.left.saturating_sub(1);
         batch.failed |= failed.is_some();
+        batch.to_search |= failed.is_some_and(|code| refusal_of_rows(&KafkaError::MessageProduction(code)).is_some());
         if batch.left > 0 {
             continue;
         }
         let Some(batch) = under_way.remove(&number) else { continue };
-        if batch.failed {
+        if batch.to_search {
+            // What was said of it is found again for its rows alone.
+            producer.context().take_undelivered();
+            answers.to_search.push(batch);
+        } else if batch.failed {
             let why = producer.context().take_undelivered();
             let why = sink.note_failure(why.as_ref());
             // The first has the reason; it is given once.
@@ -134,4 +149,46 @@ fn take_answers(
         }
     }
     answers
+}
+
+/// Sends batches in parts, of which rows were refused. One that comes to nothing is tried again with the others that have failed.
+fn search_all(
+    sink: &KafkaSink,
+    answers: &mut Answers,
+    waiting: &mut Vec<Delivery>,
+    report: &mut impl FnMut(DeliveryReport),
+    stop: &CancellationToken,
+) {
+    for batch in std::mem::take(&mut answers.to_search) {
+        match search(sink, &batch, stop) {
+            Ok(refused) => {
+                answers.confirmed += 1;
+                sink.note_answer();
+                report(DeliveryReport::of(Done { batch: batch.delivery, refused }));
+            }
+            Err(error) => {
+                answers.failure.get_or_insert(error);
+                waiting.push(batch.delivery);
+            }
+        }
+    }
+}
+
+/// Sends a batch in parts. Gives the rows that the topic never takes; it has the others, perhaps more than once.
+fn search(sink: &KafkaSink, batch: &UnderWay, stop: &CancellationToken) -> Result<Vec<RefusedRow>> {
+    // A producer of its own: answers about other batches must not be taken for those about a part.
+    let producer = sink.create_producer()?;
+    let failed = |error: KafkaError| sink.note_failure(Some(&error));
+    let texts = texts_of(&batch.delivery).map_err(failed)?;
+    let mut parts = Parts::new(batch.delivery.last_seq, texts.len(), batch.refused.clone());
+    loop {
+        match sink.try_part(&producer, &batch.delivery, &texts, &mut parts, stop) {
+            Ok(true) => {}
+            Ok(false) => return Ok(parts.given_up().to_vec()),
+            Err(error) => match reason_of_refusal(&error) {
+                Some(reason) => parts.refused(reason),
+                None => return Err(failed(error)),
+            },
+        }
+    }
 }

@@ -14,7 +14,7 @@ use streamjob_core::config::{Isolation, KafkaConnectionConfig};
 use streamjob_core::{Error, Result};
 
 use super::client::{Context, settings};
-use super::errors::explain;
+use super::errors::{explain, is_unseen};
 use crate::connection::Connection;
 
 /// One answer may take this long.
@@ -86,6 +86,20 @@ impl Topic {
         let described = describe(&self.consumer, &self.name);
         self.serve();
         self.answer(&format!("describing the topic {}", self.name), described)
+    }
+
+    /// Whether the topic is there; false also where the client may not see it.
+    ///
+    /// # Errors
+    /// Where nobody could say.
+    pub(super) fn is_there(&self) -> Result<bool> {
+        let described = describe(&self.consumer, &self.name);
+        self.serve();
+        let is_there = match described {
+            Err(error) if is_unseen(&error) => Ok(false),
+            described => described.map(|_| true),
+        };
+        self.answer(&format!("describing the topic {}", self.name), is_there)
     }
 
     /// Asks a partition's leader where it begins and ends.

@@ -5,10 +5,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use streamjob_connectors::kafka::{Messages, PartitionQueue, REREAD_PREFETCH_KB, TopicReader};
+use streamjob_core::Result;
 use streamjob_core::batch::RowBatch;
 use streamjob_core::decode::Decoder;
 use streamjob_core::plan::Plan;
-use streamjob_core::{Error, Result};
 
 use super::TopicSource;
 use super::rows;
@@ -112,24 +112,23 @@ impl TopicAgain {
         lane.broken = taken.cut || taken.undecoded || taken.failed.is_some();
         match taken.failed {
             None => Ok(()),
-            Some((_, text)) => self.refuse_loss(number, &text),
+            Some((_, text)) => self.look_at_loss(number, to, &text),
         }
     }
 
-    /// Messages that a shard has left and that are gone since: nothing can bring them back.
-    fn refuse_loss(&self, number: i32, text: &str) -> Result<()> {
-        self.source.connection.failed(text);
-        let (Some(lane), Ok(bounds)) = (self.lanes.get(&number), self.source.topic.bounds(number)) else { return Ok(()) };
-        if bounds.first <= lane.next {
+    /// Messages that a shard has left may be gone since. Those from `to` on come to it live.
+    fn look_at_loss(&mut self, number: i32, to: u64, text: &str) -> Result<()> {
+        let source = &self.source;
+        source.connection.failed(text);
+        let (Some(lane), Ok(bounds)) = (self.lanes.get_mut(&number), source.topic.bounds(number)) else { return Ok(()) };
+        let gone = lane.next..bounds.first.min(to);
+        // Where a topic begins that was made anew says nothing about this one.
+        if gone.is_empty() || !source.topic.describe().is_ok_and(|info| !source.is_another(&info)) {
             return Ok(());
         }
-        Err(Error::user(format!(
-            "{}: {}/{number}: the messages from offset {} to {} are gone, and a shard whose sink had no room has not read them; \
-             give the topic more retention, and start with a new state directory",
-            self.source.place(),
-            self.source.config.topic,
-            lane.next,
-            bounds.first
-        )))
+        source.lose(number, &gone).map_err(|error| error.context(source.place()))?;
+        lane.next = gone.end;
+        lane.batches.push_back((gone.start, Arc::new(RowBatch::empty(gone.end - gone.start))));
+        Ok(())
     }
 }

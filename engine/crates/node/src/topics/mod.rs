@@ -11,6 +11,7 @@ mod stall;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -20,11 +21,11 @@ pub use reader::TopicRun;
 pub use show::LAST_LIMIT;
 use streamjob_connectors::connection::Connection;
 use streamjob_connectors::kafka::{MetadataFields, Topic, TopicInfo, TopicReader};
-use streamjob_core::config::{JobConfig, KafkaSourceConfig, SourceConfig, StartFrom};
+use streamjob_core::config::{JobConfig, KafkaSourceConfig, OnDataLoss, SourceConfig, StartFrom};
 use streamjob_core::decode::Decoder;
 use streamjob_core::progress::SplitIndex;
 use streamjob_core::shard::SplitInfo;
-use streamjob_core::{Actor, Result};
+use streamjob_core::{Actor, Error, Result};
 use streamjob_state::StateDir;
 pub use watch::TopicWatch;
 
@@ -64,6 +65,8 @@ pub struct Partition {
     pub end: AtomicU64,
     /// When that was, microseconds of the process's clock; 0 for never.
     pub answered_us: AtomicU64,
+    /// Offsets that were gone before they were read, as far as they are counted.
+    lost: Mutex<Range<u64>>,
 }
 
 /// What a source counts since its process started.
@@ -125,6 +128,7 @@ impl TopicSource {
             base: starts.get(&self.split_id(&info, *number)).copied().unwrap_or(0),
             end: AtomicU64::new(0),
             answered_us: AtomicU64::new(0),
+            lost: Mutex::default(),
         };
         self.partitions = info.partitions.iter().map(partition).collect();
         self.info = Some(info);
@@ -154,6 +158,27 @@ impl TopicSource {
     fn answered_us(&self, number: i32) -> u64 {
         let partition = self.partitions.iter().find(|partition| partition.number == number);
         partition.map_or(0, |partition| partition.answered_us.load(Ordering::Acquire))
+    }
+
+    /// Messages are gone that somebody wants: that ends the job, or they are counted, as it says.
+    ///
+    /// # Errors
+    /// `user` with `onDataLoss: fail`, without the source's name.
+    fn lose(&self, number: i32, gone: &Range<u64>) -> Result<()> {
+        let (topic, Range { start, end }) = (&self.config.topic, gone);
+        if self.config.on_data_loss == OnDataLoss::Fail {
+            return Err(Error::user(format!(
+                "{topic}/{number}: the messages from offset {start} to {end} are gone before they were read, by the topic's \
+                 retention or by hand; set onDataLoss: earliest to go on at {end} and count them, and give the topic more \
+                 retention"
+            )));
+        }
+        let Some(partition) = self.partitions.iter().find(|partition| partition.number == number) else { return Ok(()) };
+        // The reader and each worker that reads again may find the same loss.
+        let lost = add_lost(&mut partition.lost.lock(), gone);
+        self.figures.lost.fetch_add(lost, Ordering::Relaxed);
+        tracing::error!(source = &*self.name, partition = number, lost, from = start, to = end, "messages were lost");
+        Ok(())
     }
 
     /// Whether the topic's name means another topic than at the start.
@@ -200,7 +225,27 @@ impl TopicSource {
     }
 }
 
+/// Adds what is gone to what is known to be, and says how many offsets are new. Of what lies apart only the last is remembered.
+fn add_lost(known: &mut Range<u64>, gone: &Range<u64>) -> u64 {
+    let both = known.end.min(gone.end).saturating_sub(known.start.max(gone.start));
+    let is_apart = gone.start > known.end || gone.end < known.start;
+    *known = if is_apart { gone.clone() } else { known.start.min(gone.start)..known.end.max(gone.end) };
+    (gone.end - gone.start).saturating_sub(both)
+}
+
 /// Whether a split stands for partitions that were not known, in this start or an earlier one.
 pub fn is_unknown(split: &str) -> bool {
     split.ends_with(UNKNOWN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_several_find_lost_is_counted_once() {
+        let mut known = Range::default();
+        let counted = [10..20, 10..20, 15..25, 5..25, 40..50, 45..50].map(|gone| add_lost(&mut known, &gone));
+        assert_eq!(counted, [10, 0, 5, 5, 10, 0]);
+    }
 }

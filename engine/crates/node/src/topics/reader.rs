@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use streamjob_connectors::kafka::{Code, MIN_PREFETCH_KB, Messages, PREFETCH_KB, PartitionQueue, TopicReader};
 use streamjob_core::batch::RowBatch;
-use streamjob_core::config::OnDataLoss;
 use streamjob_core::processor::Delivery;
 use streamjob_core::progress::{NO_TIME, SplitIndex, SplitStatus};
 use streamjob_core::route::select;
@@ -340,34 +339,17 @@ impl TopicRun {
             return self.made_anew();
         }
         let Ok(bounds) = source.topic.bounds(number) else { return Ok(()) };
-        let (topic, next) = (&source.config.topic, lane.next);
+        let next = lane.next;
         if next > bounds.end {
             return Err(Error::damaged(format!(
-                "{topic}/{number} ends at offset {} and was read up to {next}: its broker has lost messages, and new ones get \
+                "{}/{number} ends at offset {} and was read up to {next}: its broker has lost messages, and new ones get \
                  offsets that were used before; create the topic anew, or start with a new state directory",
-                bounds.end
+                source.config.topic, bounds.end
             )));
         }
         if next < bounds.first {
-            if source.config.on_data_loss == OnDataLoss::Fail {
-                return Err(Error::user(format!(
-                    "{topic}/{number}: the messages from offset {next} to {} are gone before they were read, by the topic's \
-                     retention or by hand; set onDataLoss: earliest to go on at {} and count them, and give the topic more \
-                     retention",
-                    bounds.first, bounds.first
-                )));
-            }
-            let lost = bounds.first - next;
-            source.figures.lost.fetch_add(lost, Ordering::Relaxed);
-            tracing::error!(
-                source = &*source.name,
-                partition = number,
-                lost,
-                from = next,
-                to = bounds.first,
-                "messages were lost"
-            );
-            self.put(lane.split, next, &Arc::new(RowBatch::empty(lost)), None, None);
+            source.lose(number, &(next..bounds.first))?;
+            self.put(lane.split, next, &Arc::new(RowBatch::empty(bounds.first - next)), None, None);
             lane.next = bounds.first;
         }
         // A partition that could not be read is out of the library's sight.
