@@ -130,6 +130,24 @@ def test_a_message_that_is_larger_than_a_row_may_be_is_rejected_alone(
     assert "the message has 73400320 bytes" in job.rows("dead")[0]["reason"]
 
 
+def test_a_backlog_that_is_larger_than_what_may_wait_is_taken(
+    make_mosquitto: Callable[..., Mosquitto], make_job: Callable[..., Job]
+) -> None:
+    broker = make_mosquitto().start()
+    job = make_job(JOB.format(source=source(broker)))
+    running = job.run()
+    subscribed(running)
+    running.stop()
+    # The broker sends these before it answers to the subscriptions; 64 MiB of messages may wait.
+    broker.send([*[("site/x/temp/y", "x" * (40 << 20))] * 3, *messages(0, 50)])
+    running = job.run()
+    await_numbers(running, job, 50)
+    running.await_processed(53)
+    running.stop()
+    assert not duplicates([row["n"] for row in rows(job)])
+    assert len(job.rows("dead")) == 3
+
+
 @pytest.mark.kills
 def test_nothing_is_lost_by_kills(
     make_mosquitto: Callable[..., Mosquitto],

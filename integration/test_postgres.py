@@ -208,6 +208,122 @@ def test_rows_of_the_wrong_type_are_left_out_alone(postgres: Postgres, make_job:
     assert found == {row["device"]: row["x"] for row in good} | {good[0]["device"]: None}
 
 
+OBJECTS = """
+CREATE FUNCTION objects() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF {when} THEN RAISE EXCEPTION 'this one is not taken' USING ERRCODE = 'ZZ001'; END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER objects BEFORE INSERT ON windows FOR EACH ROW EXECUTE FUNCTION objects()
+"""
+
+
+@pytest.mark.parametrize(
+    ("database", "table", "bad", "said"),
+    [
+        # A type with a language of its own says that the syntax is wrong, as of a statement.
+        ("own-syntax", "CREATE TABLE windows (device tsquery, x bigint)", "a & & b", "syntax error in tsquery"),
+        (
+            "own-code",
+            "CREATE TABLE windows (device text, x bigint);" + OBJECTS.format(when="NEW.device = 'bad'"),
+            "bad",
+            "this one is not taken",
+        ),
+    ],
+)
+@pytest.mark.parametrize("mode", ["append", "upsert"])
+def test_a_row_that_is_refused_under_any_code_is_left_out_alone(
+    postgres: Postgres, make_job: Callable[..., Job], database: str, table: str, bad: str, said: str, mode: str
+) -> None:
+    more = ""
+    if mode == "upsert":
+        more = "mode: upsert, key: [x]"
+        table += "; ALTER TABLE windows ALTER COLUMN x SET NOT NULL; CREATE UNIQUE INDEX ON windows (x)"
+    database = f"{database}-{mode}"
+    job = make_job(job_with(postgres, database, FILE, more, table, out="events"))
+    rows = [{"device": bad if n == 17 else f"d{n % 7}", "at": n, "x": n} for n in range(50)]
+    job.write("events.ndjson", "".join(json.dumps(row) + "\n" for row in rows))
+    job.run_to_end()
+    letters = job.rows("dead")
+    assert [letter["row"]["x"] for letter in letters] == [17]
+    assert said in letters[0]["reason"]
+    taken = {row["x"] for row in postgres.rows("SELECT x FROM windows", database)}
+    assert taken == set(range(50)) - {17}
+
+
+def test_a_table_that_takes_nothing_does_not_send_everything_to_the_dead_letters(
+    postgres: Postgres, make_job: Callable[..., Job], seed: int
+) -> None:
+    events = Events(random.Random(seed + 12))
+    table = "CREATE TABLE windows (device text, x bigint, _id text);" + OBJECTS.format(when="true")
+    job = make_job(job_with(postgres, "takes-nothing", FILE, "backoff: {max: 500ms}", table, out="events"))
+    events.write(job, 5000, 20_000_000)
+    running = job.start("--exit-at-end")
+    wait_until("that it says so", lambda: "one after the other, none is taken" in running.stderr, within_s=60)
+    postgres.run("DROP TRIGGER objects ON windows", "takes-nothing")
+    running.await_success(within_s=120)
+    letters = [letter["row"] for letter in job.rows("dead")]
+    assert len(letters) <= 100
+    rows = [*postgres.rows("SELECT _id FROM windows", "takes-nothing"), *letters]
+    assert len(rows) == len({row["_id"] for row in rows}) == len(events.all)
+
+
+def test_transactions_get_smaller_until_they_are_in_time(
+    postgres: Postgres, make_job: Callable[..., Job], seed: int
+) -> None:
+    events = Events(random.Random(seed + 13))
+    table = """CREATE TABLE windows (device text, x bigint, _id text);
+        CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM pg_sleep(0.002); RETURN NEW; END $$;
+        CREATE TRIGGER slow BEFORE INSERT ON windows FOR EACH ROW EXECUTE FUNCTION slow()"""
+    job = make_job(job_with(postgres, "slow", FILE, "timeout: 2s, maxBatchRows: 200", table, out="events"))
+    # All of them take ten times as long as a transaction may; a batch has time.
+    events.write(job, 10_000, 20_000_000)
+    finished = job.run_to_end(within_s=240)
+    assert "raise timeout, or lower maxBatchRows" in finished.stderr
+    ids = [row["_id"] for row in postgres.rows("SELECT _id FROM windows", "slow")]
+    assert len(ids) == len(set(ids)) == len(events.all)
+
+
+def test_the_isolation_is_the_same_whatever_the_default_of_the_server_is(
+    postgres: Postgres, make_job: Callable[..., Job], seed: int
+) -> None:
+    events = Events(random.Random(seed + 14))
+    table = WINDOWS.format(more=", isolation text DEFAULT current_setting('transaction_isolation')")
+    job = make_job(job_with(postgres, "isolated", FILE, tables=table))
+    postgres.run("ALTER DATABASE isolated SET default_transaction_isolation = 'repeatable read'")
+    events.write(job, 3000, 60_000_000)
+    job.run_to_end()
+    then_each_window_is_there_once(events, windows(postgres, "isolated"))
+    used = postgres.rows("SELECT DISTINCT isolation FROM windows", "isolated")
+    assert used == [{"isolation": "read committed"}]
+
+
+@pytest.mark.parametrize(
+    ("database", "columns"),
+    [
+        ("progress-next", "state text, sink text, shard integer, next integer NOT NULL, refused text NOT NULL"),
+        ("progress-shard", "state text, sink text, shard bigint, next bigint NOT NULL, refused text NOT NULL"),
+        ("progress-state", "state integer, sink text, shard integer, next bigint NOT NULL, refused text NOT NULL"),
+        ("progress-refused", "state text, sink text, shard integer, next bigint NOT NULL, refused jsonb NOT NULL"),
+        ("progress-missing", "state text, sink text, shard integer, next bigint NOT NULL"),
+        ("progress-key", "state text, sink text, shard integer, next bigint NOT NULL, refused text NOT NULL"),
+    ],
+)
+def test_a_table_of_progress_that_is_another_ends_the_job_with_what_it_must_be(
+    postgres: Postgres, make_job: Callable[..., Job], database: str, columns: str
+) -> None:
+    key = "" if database == "progress-key" else ", PRIMARY KEY (state, sink, shard)"
+    tables = WINDOWS.format(more="") + f"; CREATE TABLE streamjob_progress ({columns}{key})"
+    job = make_job(job_with(postgres, database, FILE, tables=tables))
+    Events(random.Random(1)).write(job, 10, 1000)
+    failed = job.start("--exit-at-end").await_exit()
+    assert failed.code == 1
+    assert "the table of progress, streamjob_progress, is not as it must be" in failed.stderr
+    assert "(state text, sink text, shard integer, next bigint NOT NULL" in failed.stderr
+    assert "panicked" not in failed.stderr
+
+
 def test_at_least_once_writes_at_once(postgres: Postgres, make_job: Callable[..., Job], seed: int) -> None:
     events = Events(random.Random(seed + 7))
     job = make_job(job_with(postgres, "soon", FILE, delivery="at-least-once"))

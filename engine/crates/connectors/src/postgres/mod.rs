@@ -8,6 +8,7 @@ mod errors;
 mod progress;
 mod session;
 mod sink;
+mod size;
 mod table;
 
 pub use sink::PostgresSink;

@@ -9,26 +9,38 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamjob_core::config::{Delivery as Guarantee, PostgresSinkConfig};
-use streamjob_core::transactions::{Bounds, Progress, RefusedRow, Transactions};
+use streamjob_core::transactions::{Begun, Bounds, Numbered, Progress, RefusedRow, Transactions};
 use streamjob_core::{Error, Result};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::connect::Server;
+use super::errors::Doubt;
 use super::progress::ProgressTable;
-use super::session::{Failure, Session, explain_failure};
+use super::session::{Failure, Session, Transacted, explain_failure};
+use super::size::Size;
 use super::table::RowShape;
 use crate::backoff::Backoff;
 use crate::connection::Connection;
 use crate::deliveries::{Delivery, DeliveryReport};
-use crate::transacting::{Hooks, MAX_HELD_BATCHES, Retry, SinkVerdict, TRANSACTION_BYTES, TRANSACTION_ROWS, receive};
+use crate::transacting::{Hooks, MAX_HELD_BATCHES, Retry, SinkVerdict, receive};
 
 /// Whether the connection is still there is looked at this often where nothing else happens.
 const LOOK: Duration = Duration::from_secs(1);
 /// When the process stops, the open transaction gets this long to end.
 const LAST_ANSWER: Duration = Duration::from_secs(2);
-/// A search for rows that are not taken asks the server for each of them: it may take so many times the timeout of one statement.
-const SEARCH_TIMEOUTS: u32 = 20;
+
+/// What outlives a connection.
+#[derive(Default)]
+struct Memory {
+    /// The sink is held by it, once it is taken over.
+    generation: Option<i64>,
+    /// Tries that came to nothing since the last transaction that was committed.
+    failures: u32,
+    size: Size,
+    doubt: Doubt,
+}
 
 /// One table that rows go to.
 pub struct PostgresSink {
@@ -103,12 +115,11 @@ impl PostgresSink {
         R: FnMut(DeliveryReport),
         D: FnMut(&HashMap<u16, Progress>) -> SinkVerdict,
     {
-        let mut transactions = Transactions::default();
-        let (mut generation, mut failures) = (None, 0);
+        let (mut transactions, mut memory) = (Transactions::default(), Memory::default());
         while !stop.is_cancelled() {
-            let error = match self.connect(generation, &stop).await {
+            let error = match self.connect(memory.generation, &stop).await {
                 Ok((session, progress)) => {
-                    generation = session.generation();
+                    memory.generation = session.generation();
                     self.connection.answered();
                     if self.progress.is_some() && (hooks.decide)(&progress) == SinkVerdict::Stop {
                         return Ok(());
@@ -116,7 +127,7 @@ impl PostgresSink {
                     // Without a record it is known from the answers that came.
                     let progress = if self.progress.is_some() { progress } else { transactions.known().clone() };
                     hooks.confirm(transactions.recovered(progress)?);
-                    let sent = self.send_all(&session, &mut batches, &mut transactions, &mut hooks, &mut failures, &stop).await;
+                    let sent = self.send_all(&session, &mut batches, &mut transactions, &mut hooks, &mut memory, &stop).await;
                     transactions.lost();
                     match sent {
                         Ok(()) => return Ok(()),
@@ -125,8 +136,8 @@ impl PostgresSink {
                 }
                 Err(error) => error,
             };
-            failures += 1;
-            self.retry.wait_after(&error, failures, &stop).await?;
+            memory.failures += 1;
+            self.retry.wait_after(&error, memory.failures, &stop).await?;
         }
         Ok(())
     }
@@ -135,8 +146,8 @@ impl PostgresSink {
         let doing = || format!("sink {}: connecting to {}", self.name, self.server.name);
         let progress = self.progress.as_ref();
         let opened = Session::open(&self.server, &self.config, &self.shape, progress, generation, &self.connection);
-        let within = super::connect::CONNECT_TIMEOUT + self.timeout;
-        self.answered(opened, within, stop).await.ok_or_else(|| Error::outside(format!("{}: no answer", doing())))?
+        let until = Instant::now() + super::connect::CONNECT_TIMEOUT + self.timeout;
+        self.answered(opened, || until, stop).await.ok_or_else(|| Error::outside(format!("{}: no answer", doing())))?
     }
 
     /// Runs transactions until the process stops, or one comes to nothing.
@@ -146,7 +157,7 @@ impl PostgresSink {
         batches: &mut mpsc::Receiver<Delivery>,
         transactions: &mut Transactions<Delivery>,
         hooks: &mut Hooks<R, D>,
-        failures: &mut u32,
+        memory: &mut Memory,
         stop: &CancellationToken,
     ) -> Result<()>
     where
@@ -161,7 +172,7 @@ impl PostgresSink {
             received.into_iter().for_each(|delivery| transactions.put(delivery));
             hooks.confirm(transactions.take_known());
             let bounds = match to_search {
-                0 => Bounds { rows: TRANSACTION_ROWS, bytes: TRANSACTION_BYTES },
+                0 => memory.size.bounds(),
                 _ => Bounds { rows: 0, bytes: 0 },
             };
             let Some(begun) = transactions.begin(bounds) else {
@@ -171,9 +182,9 @@ impl PostgresSink {
                 }
             };
             let count = begun.batches.len();
-            match self.transact(session, &begun, to_search > 0, stop).await? {
+            match self.transact(session, &begun, to_search > 0, memory, stop).await? {
                 Some(refused) => {
-                    *failures = 0;
+                    memory.failures = 0;
                     self.connection.answered();
                     to_search = to_search.saturating_sub(count);
                     hooks.confirm(transactions.committed(&refused));
@@ -190,34 +201,82 @@ impl PostgresSink {
     async fn transact(
         &self,
         session: &Session,
-        begun: &streamjob_core::transactions::Begun<'_, Delivery>,
+        begun: &Begun<'_, Delivery>,
         searching: bool,
+        memory: &mut Memory,
         stop: &CancellationToken,
     ) -> Result<Option<Vec<(u16, RefusedRow)>>> {
-        let doing = || format!("sink {}: a transaction", self.name);
-        let within = if searching { self.timeout * SEARCH_TIMEOUTS } else { self.timeout };
+        let (began, search) = (Instant::now(), searching.then_some(memory.doubt));
         let attempt = async {
-            match session.transact(begun, searching).await {
-                Ok(refused) => Ok(Some(refused)),
+            match session.transact(begun, search).await {
+                Ok(transacted) => Ok(Some(transacted)),
                 Err(Failure::Row(_)) if !searching => session.roll_back().await.map(|()| None),
                 Err(failure) => Err(failure),
             }
         };
-        match self.answered(attempt, within, stop).await {
-            Some(outcome) => outcome.map_err(|failure| explain_failure(&doing(), failure, &self.connection)),
-            None => Err(Error::outside(format!("{}: no answer within {within:?}", doing()))),
-        }
+        // A search asks the server at most twice for each row of its batch, and goes on while there are answers.
+        let since = || if searching { began.max(session.last_answer()) } else { began };
+        let failure = match self.answered(attempt, || since() + self.timeout, stop).await {
+            Some(Ok(None)) => return Ok(None),
+            Some(Ok(Some(Transacted { refused, doubt }))) => {
+                memory.doubt = doubt;
+                if !searching {
+                    memory.size.committed(began.elapsed(), self.timeout);
+                }
+                return Ok(Some(refused));
+            }
+            Some(Err(failure)) => Some(failure),
+            None => None,
+        };
+        Err(self.given_up(begun, searching, failure, memory, stop))
     }
 
-    /// What comes of `asked`, unless it takes longer than `within`, or than a moment once the process stops.
-    async fn answered<T>(&self, asked: impl Future<Output = T>, within: Duration, stop: &CancellationToken) -> Option<T> {
+    /// What to say of a transaction that has failed, or has no answer in time; where it took too long, the next are smaller.
+    fn given_up(
+        &self,
+        begun: &Begun<'_, Delivery>,
+        searching: bool,
+        failure: Option<Failure>,
+        memory: &mut Memory,
+        stop: &CancellationToken,
+    ) -> Error {
+        let doing = format!("sink {}: a transaction", self.name);
+        let error = match failure {
+            Some(failure) if !failure.is_canceled() => return explain_failure(&doing, failure, &self.connection),
+            Some(failure) => explain_failure(&doing, failure, &self.connection),
+            None if stop.is_cancelled() => return Error::outside(format!("{doing}: given up, since the process stops")),
+            None => Error::outside(format!("{doing}: no answer within {:?}", self.timeout)),
+        };
+        let rows: usize = begun.batches.iter().map(Numbered::rows).sum();
+        let bytes: usize = begun.batches.iter().map(Numbered::bytes).sum();
+        // A search has one batch, and nothing is smaller.
+        if !searching {
+            memory.size.too_slow(rows, bytes);
+        }
+        let next = if searching { "" } else { ", and the next has half of them at most, or one batch" };
+        Error::outside(format!("{error}; it had {rows} rows{next}; raise timeout, or lower maxBatchRows"))
+    }
+
+    /// What comes of `asked`, unless there is nothing by the time that `until` says, which may move, or a moment after the
+    /// process was told to stop.
+    async fn answered<T>(
+        &self,
+        asked: impl Future<Output = T>,
+        until: impl Fn() -> Instant,
+        stop: &CancellationToken,
+    ) -> Option<T> {
+        let late = async {
+            while until() > Instant::now() {
+                tokio::time::sleep_until(until()).await;
+            }
+        };
         let stopped = async {
             stop.cancelled().await;
             tokio::time::sleep(LAST_ANSWER).await;
         };
         tokio::select! {
             outcome = asked => Some(outcome),
-            () = tokio::time::sleep(within) => None,
+            () = late => None,
             () = stopped => None,
         }
     }

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Request, StatusCode, Uri};
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -74,6 +74,8 @@ enum Answer {
 enum Entry {
     Found(Registered),
     NotFound,
+    /// It is longer than [`MAX_ANSWER_BYTES`].
+    TooLong,
 }
 
 #[derive(Deserialize)]
@@ -115,7 +117,7 @@ impl Registry {
         if let Some(known) = self.known(id) {
             return Found::Schema(known);
         }
-        let (mut failures, mut missing) = (0, 0);
+        let (mut failures, mut errors, mut missing) = (0, 0u32, 0);
         loop {
             match self.ask(id).await {
                 Ok(Answer::Schema(schema)) => {
@@ -125,8 +127,9 @@ impl Registry {
                 Ok(Answer::Missing(reason)) if missing + 1 == MISSING_TRIES => return Found::Missing(reason),
                 Ok(Answer::Missing(_)) => missing += 1,
                 Err(error) => {
-                    if failures == 0 {
-                        tracing::warn!(schema = id, "the schema registry gives no schema, it is asked again: {error}");
+                    errors += 1;
+                    if errors.is_power_of_two() {
+                        tracing::warn!(schema = id, errors, "the schema registry gives no schema, it is asked again: {error}");
                     }
                     missing = 0;
                 }
@@ -162,6 +165,7 @@ impl Registry {
         let what = format!("the schema {id}");
         let registered = match self.get(&format!("/schemas/ids/{id}"), &what).await? {
             Entry::NotFound => return Ok(Answer::Missing(format!("the registry {} has no schema {id}", self.server))),
+            Entry::TooLong => return Ok(Answer::Missing(self.too_long(&what))),
             Entry::Found(registered) => registered,
         };
         if let Some(kind) = other_kind(&registered) {
@@ -191,6 +195,7 @@ impl Registry {
             let other = format!("version {version} of {subject}");
             let registered = match self.get(&path, &other).await? {
                 Entry::NotFound => return Ok(Err(format!("{what} refers to {other}, which the registry does not have"))),
+                Entry::TooLong => return Ok(Err(format!("{what} refers to others: {}", self.too_long(&other)))),
                 Entry::Found(registered) => registered,
             };
             if let Some(kind) = other_kind(&registered) {
@@ -212,20 +217,33 @@ impl Registry {
             Ok(Ok(response)) => response,
         };
         let status = response.status();
+        if status == StatusCode::OK {
+            let whole = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect();
+            return match timeout_at(deadline, whole).await {
+                Err(_) => Err(outside(format!("no whole answer within {:?}", self.timeout))),
+                Ok(Err(error)) if error.is::<LengthLimitError>() => Ok(Entry::TooLong),
+                Ok(Err(error)) => Err(outside(format!("its answer for {what} has broken off: {}", explain_chain(&*error)))),
+                Ok(Ok(whole)) => match serde_json::from_slice(&whole.to_bytes()) {
+                    Ok(registered) => Ok(Entry::Found(registered)),
+                    Err(error) => Err(outside(format!("its answer for {what} is not what a registry sends: {error}"))),
+                },
+            };
+        }
+        // What it says with it, as far as it comes in time.
         let mut answer = Vec::new();
-        let read = timeout_at(deadline, read_answer(response.into_body(), MAX_ANSWER_BYTES, &mut answer)).await;
+        let _ = timeout_at(deadline, read_answer(response.into_body(), MAX_ANSWER_BYTES, &mut answer)).await;
         match status {
-            StatusCode::OK if read.is_err() => Err(outside(format!("no whole answer within {:?}", self.timeout))),
-            StatusCode::OK => match serde_json::from_slice(&answer) {
-                Ok(registered) => Ok(Entry::Found(registered)),
-                Err(error) => Err(outside(format!("its answer for {what} is not what a registry sends: {error}"))),
-            },
             StatusCode::NOT_FOUND => Ok(Entry::NotFound),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 Err(outside(format!("it answered {status}; correct registry.username, password or token{}", quote(&answer))))
             }
             _ => Err(outside(format!("it answered {status}{}", quote(&answer)))),
         }
+    }
+
+    /// Why there is no schema: another try brings the same.
+    fn too_long(&self, what: &str) -> String {
+        format!("the answer of the registry {} for {what} is longer than {MAX_ANSWER_BYTES} bytes", self.server)
     }
 
     fn request(&self, path: &str) -> Result<Request<Empty<Bytes>>> {

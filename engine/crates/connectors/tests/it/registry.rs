@@ -1,3 +1,4 @@
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -5,8 +6,10 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::get;
-use streamjob_connectors::registry::{Found, MISSING_TRIES, Registry};
+use streamjob_connectors::registry::{Found, MAX_ANSWER_BYTES, MISSING_TRIES, Registry};
 use streamjob_core::config::{RegistryAuth, RegistryConfig, SecretRef};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Metadata, Subscriber, span};
 
 type Shared<T> = Arc<Mutex<Vec<T>>>;
 
@@ -71,6 +74,64 @@ async fn what_is_not_there_is_said_for_good() {
         let (_, registry) = start(&[(200, entry), (200, entry)], None).await;
         let Found::Missing(reason) = registry.schema(9, || 1.0).await else { panic!("it cannot be read") };
         assert!(reason.contains(told), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_long_is_no_schema_and_says_so() {
+    let long = format!(r#"{{"schema":"{}"}}"#, "x".repeat(MAX_ANSWER_BYTES));
+    let (answers, registry) = start(&[(200, &*long), (200, &*long)], None).await;
+    let Found::Missing(reason) = registry.schema(8, || 1.0).await else { panic!("it cannot be read") };
+    assert!(reason.contains("for the schema 8 is longer than 4194304 bytes"), "{reason}");
+    assert_eq!(answers.came.lock().unwrap().len(), MISSING_TRIES as usize);
+}
+
+/// The messages of warnings.
+#[derive(Clone, Default)]
+struct Warnings(Shared<String>);
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::WARN
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        struct Message<'a>(&'a Warnings);
+        impl Visit for Message<'_> {
+            fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+                if field.name() == "message" {
+                    self.0.0.lock().unwrap().push(format!("{value:?}"));
+                }
+            }
+        }
+        event.record(&mut Message(self));
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[tokio::test]
+async fn a_registry_that_gives_no_usable_answer_is_named_again_and_again() {
+    let warnings = Warnings::default();
+    let _heard = tracing::subscriber::set_default(warnings.clone());
+    let next = [(404, ""), (503, "busy"), (200, "no JSON"), (503, "third"), (401, "who?"), (200, r#"{"schema":"x"}"#)];
+    let (_, registry) = start(&next, None).await;
+    assert_eq!(registry.schema(1, || 1.0).await, schema("x"));
+    let warnings = warnings.0.lock().unwrap();
+    let told: Vec<_> = warnings.iter().filter(|text| text.contains("the schema registry gives no schema")).collect();
+    assert_eq!(told.len(), 3, "the first, the second and the fourth error: {told:?}");
+    for (text, why) in std::iter::zip(told, ["busy", "is not what a registry sends", "correct registry.username"]) {
+        assert!(text.contains(why), "{text}");
     }
 }
 
