@@ -40,9 +40,14 @@ class Calls:
         return self.by_verb["patch streamjobs/status"]
 
     @property
+    def discovery(self) -> int:
+        """Questions whether an API exists: some minutes apart, for all jobs together."""
+        return sum(count for name, count in self.by_verb.items() if name.startswith("get /apis/"))
+
+    @property
     def others(self) -> int:
-        """All but watches, the Lease's and writes of a status."""
-        return self.by_verb.total() - self.watches - self.lease - self.facts
+        """All but watches, the Lease's, writes of a status and discovery."""
+        return self.by_verb.total() - self.watches - self.lease - self.facts - self.discovery
 
     def line(self) -> dict[str, object]:
         """As members of a result."""

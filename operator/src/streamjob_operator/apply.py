@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -25,6 +26,7 @@ from streamjob_operator.decide import (
     Discard,
     Emit,
     ResizeClaim,
+    Scale,
     SetFinalizer,
     Try,
 )
@@ -32,14 +34,16 @@ from streamjob_operator.decide.storage import GROWTH_AGAIN, growth_refused
 from streamjob_operator.diff import differences
 from streamjob_operator.engine import EngineError, Engines
 from streamjob_operator.index import Index
-from streamjob_operator.kinds import BY_NAME, CLAIM, STREAM_JOB
+from streamjob_operator.kinds import BY_NAME, CLAIM, STATEFUL_SET, STREAM_JOB
 from streamjob_operator.observe import Facts
-from streamjob_operator.observed import Object, Observed, is_own, name_taken
+from streamjob_operator.observed import Object, Observed, claim_taken, has_labels, is_own, name_taken
 from streamjob_operator.validation import referenced_config_maps
 
 _log = structlog.get_logger("streamjob_operator.apply")
 MAX_NOTE = 1000
 """Characters of an Event's message; the API server takes 1024."""
+CHECKPOINT_AGAIN = timedelta(seconds=10)
+"""When an engine that did not give the checkpoint which a person wants is asked again, until the deadline."""
 
 
 @dataclass
@@ -62,13 +66,13 @@ class Applier:
                 if isinstance(action, Emit):
                     tell(self._emit(observed, action))
                 elif isinstance(action, AskCheckpoint):
-                    status = await self._checkpoint(observed, action, status, token)
+                    status, again = await self._checkpoint(observed, action, status, token)
+                    wake = _sooner(wake, observed.now + CHECKPOINT_AGAIN if again else None)
                 elif isinstance(action, ResizeClaim):
                     why = await self._resize(observed, action)
                     if why is not None and status is not None:
                         status = growth_refused(observed, status, action.name, why)
-                        again = observed.now + GROWTH_AGAIN
-                        wake = again if wake is None else min(wake, again)
+                        wake = _sooner(wake, observed.now + GROWTH_AGAIN)
                 else:
                     await self._act(observed, action)
         return Decision((), status, wake)
@@ -101,6 +105,10 @@ class Applier:
             _log.info("deleted", kind=action.kind, namespace=namespace, name=action.name, how=action.propagation)
         elif isinstance(action, Discard):
             await self._discard(namespace, action)
+        elif isinstance(action, Scale):
+            # By its uid, which cannot be changed: one that was made meanwhile is left.
+            patch = {"metadata": {"uid": action.uid}, "spec": {"replicas": action.replicas}}
+            self.index.put(await self.cluster.patch(STATEFUL_SET, namespace, action.name, patch))
         elif isinstance(action, SetFinalizer):
             await self._finalizer(observed, action.present)
         elif isinstance(action, Emit):
@@ -127,6 +135,8 @@ class Applier:
     async def _apply(self, observed: Observed, manifest: Object) -> None:
         ref = (manifest["kind"], manifest["metadata"]["name"])
         known = ref in observed.children
+        if manifest["kind"] == "StatefulSet" and not observed.pods:
+            await self._claims_are_free(observed, manifest)
         answer = await (self.cluster.apply(manifest) if known else self._make(observed, manifest))
         self.index.put(answer)
         self._kept(observed, manifest, answer)
@@ -135,7 +145,7 @@ class Applier:
         """What is still different is how the API server or an admission plugin wants it: not to be fought over."""
         ref = (manifest["kind"], manifest["metadata"]["name"])
         kept = differences(manifest, answer)
-        left = frozenset(map(str, kept))
+        left = frozenset(difference.identity for difference in kept)
         self.facts.tolerated.setdefault((observed.namespace, observed.name), {})[ref] = left
         if left:
             shown = ", ".join(sorted(difference.told for difference in kept)[:5])
@@ -161,6 +171,19 @@ class Applier:
             for item in items:
                 if not is_own(observed.job, item):
                     raise ClusterError(409, NAME_TAKEN, name_taken({**item, "kind": kind}))
+
+    async def _claims_are_free(self, observed: Observed, stateful_set: Object) -> None:
+        """Before a pod may be made: the StatefulSet's controller takes a claim by its name, whoever made it."""
+        known = {claim["metadata"]["name"]: claim for claim in observed.claims}
+        for ordinal in range(max(1, stateful_set["spec"]["replicas"])):
+            name = names.claim(observed.name, ordinal)
+            if name in known and has_labels(observed.job, known[name]):
+                continue  # watches know claims by their labels alone: only of others the API server has to be asked
+            fields = f"metadata.name={name}"
+            async for items, _ in self.cluster.pages(CLAIM, observed.namespace, metadata_only=True, fields=fields):
+                for item in items:
+                    if not has_labels(observed.job, item):
+                        raise ClusterError(409, NAME_TAKEN, claim_taken(observed.job, item))
 
     async def _still_wanted(self, observed: Observed) -> None:
         """Before a pod is made: a watch may be late, and a job that is gone must not run again."""
@@ -238,8 +261,8 @@ class Applier:
 
     async def _checkpoint(
         self, observed: Observed, action: AskCheckpoint, status: Object | None, token: str | None
-    ) -> Object | None:
-        """Asks for a checkpoint, and answers who asked for it.
+    ) -> tuple[Object | None, bool]:
+        """Asks for a checkpoint, and answers who asked for it. Gives the status, and whether to ask once more.
 
         A roll goes on without: the pod's preStop asks again, and state is durable anyway.
         """
@@ -253,21 +276,25 @@ class Applier:
             operation = observed.operation("Checkpoint")
             overdue = operation is not None and time_text(observed.now) >= operation["deadline"]
             if not action.required or not overdue:
-                return status
+                return status, action.required
             problem = str(error)[:MAX_NOTE]
             await self._emit(observed, Emit("CheckpointFailed", problem, warning=True))
         else:
             if not action.required:
-                return status
+                return status, False
             message = f"checkpoint {done.number} took {done.duration_s:.3f} s"
             await self._emit(observed, Emit("CheckpointDone", message))
         if status is None:
-            return None
+            return None, False
         left = [operation for operation in status["operations"] if operation["name"] != "Checkpoint"]
         rest = {name: value for name, value in status.items() if name != "checkpointProblem"}
         failed = {"checkpointProblem": problem} if problem is not None else {}
         answered = {"checkpointRequest": observed.annotations[names.CHECKPOINT], "operations": left}
-        return {**rest, **answered, **failed}
+        return {**rest, **answered, **failed}, False
+
+
+def _sooner(wake: datetime | None, other: datetime | None) -> datetime | None:
+    return min((time for time in (wake, other) if time is not None), default=None)
 
 
 @asynccontextmanager

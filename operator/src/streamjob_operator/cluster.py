@@ -32,6 +32,10 @@ SILENCE_S = 90.0
 MAX_LINE_BYTES = 8 << 20
 """One event of a watch; an object of etcd has at most 1.5 MB."""
 
+MAX_CITED = 500
+"""Characters of a refusal which are cited that has not the API server's form."""
+MALFORMED = "Malformed"
+"""The reason where an answer is none of the API server's, whatever its status says: a proxy's, for example."""
 NO_VERSION = "1"
 """A version that no object has: what is there is in conflict with it, what is not there has nothing to be."""
 NAME_TAKEN = "NameTaken"
@@ -102,7 +106,7 @@ class Cluster:
             if error.code == 404:
                 return False
             raise
-        return any(resource["name"] == kind.plural for resource in found.get("resources", ()))
+        return any(resource.get("name") == kind.plural for resource in found.get("resources") or ())
 
     async def may_list(self, kind: Kind, namespace: str) -> bool | None:
         """Whether the operator has the right to list a kind in a namespace; None where there was no answer."""
@@ -121,12 +125,15 @@ class Cluster:
             query = {"limit": str(PAGE), "labelSelector": selector, "fieldSelector": fields, "continue": token}
             accept = METADATA_LIST if metadata_only else "application/json"
             page = await self._json("GET", "list", kind, kind.path(namespace), query=query, accept=accept)
+            metadata = page.get("metadata")
+            if not isinstance(metadata, dict) or "resourceVersion" not in metadata:
+                raise _malformed(200, f"no list of {kind.plural}")
             items = page.get("items") or []  # null where a list of metadata is empty
             for item in items:
                 item.setdefault("kind", kind.kind)
                 item.setdefault("apiVersion", kind.api_version)
-            yield items, page["metadata"]["resourceVersion"]
-            token = page["metadata"].get("continue") or ""
+            yield items, metadata["resourceVersion"]
+            token = metadata.get("continue") or ""
             if not token:
                 return
 
@@ -146,13 +153,13 @@ class Cluster:
         answer = await self._send("GET", "watch", kind, kind.path(namespace), query, accept=accept, timeout=timeout)
         try:
             async for line in _lines(answer.content):
-                event: Object = json.loads(line)
+                event = _event(line)
                 if event["type"] == "ERROR":
                     status = event["object"]
                     raise ClusterError(status.get("code", 0), status.get("reason", ""), status.get("message", ""))
                 yield event
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise ClusterError(0, "Disconnected", str(error) or type(error).__name__) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise _disconnected(error) from None
         finally:
             answer.close()
 
@@ -219,10 +226,10 @@ class Cluster:
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
         answer = await self._send(method, verb, kind, path, query or {}, body, accept, content, timeout)
         try:
-            result: Object = json.loads(await answer.read())
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise ClusterError(0, "Disconnected", str(error) or type(error).__name__) from None
-        return result
+            body_of_answer = await answer.read()
+        except (aiohttp.ClientError, OSError) as error:
+            raise _disconnected(error) from None
+        return _object(body_of_answer, answer.status)
 
     async def _send(
         self,
@@ -240,12 +247,13 @@ class Cluster:
         given = {name: value for name, value in query.items() if value}
         headers = {"Accept": accept, "Content-Type": content, "User-Agent": names.FIELD_MANAGER}
         url = self._client.configuration.host + path + (f"?{urlencode(given)}" if given else "")
-        await self._client.update_params_for_auth(headers, None, ["BearerToken"], path, method, body)
         try:
+            # Reads the token's file from time to time.
+            await self._client.update_params_for_auth(headers, None, ["BearerToken"], path, method, body)
             reply = await self._client.rest_client.request(
                 method, url, headers=headers, body=body, _request_timeout=timeout
             )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, ConfigException, OSError, ValueError) as error:
             message = f"the API server at {self._client.configuration.host} does not answer: {error}"
             raise ClusterError(0, "Disconnected", message) from None
         answer: aiohttp.ClientResponse = reply.response
@@ -255,14 +263,50 @@ class Cluster:
 
 
 async def _refused(answer: aiohttp.ClientResponse) -> ClusterError:
-    text = await answer.text()
+    """What an answer that is no success says; something before the API server may say it in any form."""
+    try:
+        text = (await answer.read()).decode(errors="replace")
+    except (aiohttp.ClientError, OSError) as error:
+        text = f"the answer broke off: {_disconnected(error)}"
     try:
         status = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         status = {}
     if not isinstance(status, dict):
         status = {}
-    return ClusterError(answer.status, status.get("reason", ""), status.get("message") or text[:500])
+    message = status.get("message") or text[:MAX_CITED] or f"it answers {answer.status} {answer.reason}"
+    return ClusterError(answer.status, str(status.get("reason") or ""), str(message))
+
+
+def _disconnected(error: BaseException) -> ClusterError:
+    return ClusterError(0, "Disconnected", str(error) or type(error).__name__)
+
+
+def _object(text: bytes, code: int) -> Object:
+    """An answer as JSON; ClusterError where it is something else, which is not cited: it may be a part of a Secret."""
+    try:
+        result = json.loads(text)
+    except (ValueError, RecursionError):
+        result = None
+    if not isinstance(result, dict):
+        raise _malformed(code, "no JSON object")
+    return result
+
+
+def _event(line: bytes) -> Object:
+    """An event of a watch; ClusterError where it is none."""
+    event = _object(line, 200)
+    body = event.get("object")
+    metadata = body.get("metadata") if isinstance(body, dict) else None
+    versioned = isinstance(metadata, dict) and "resourceVersion" in metadata
+    if not isinstance(body, dict) or "type" not in event or not (versioned or event["type"] == "ERROR"):
+        raise _malformed(200, "no event of a watch")
+    return event
+
+
+def _malformed(code: int, what: str) -> ClusterError:
+    message = f"the API server answers {code} with {what}: see whether a proxy between says something else"
+    return ClusterError(code, MALFORMED, message)
 
 
 async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:

@@ -13,7 +13,7 @@ from streamjob_operator import metrics, names
 from streamjob_operator.cluster import Cluster, ClusterError, Object
 from streamjob_operator.engine import Engines
 from streamjob_operator.index import Index, Key, version
-from streamjob_operator.informer import Handler, Informer
+from streamjob_operator.informer import Echoes, Handler, Informer
 from streamjob_operator.kinds import CHILDREN, CLAIM, CONFIG_MAP, POD, POD_MONITOR, RUNTIME_CLASS, STORAGE_CLASS, Kind
 from streamjob_operator.observe import Facts
 from streamjob_operator.observed import asks
@@ -31,6 +31,10 @@ SYNC_LIMIT_S = 60.0
 """What each watch gets for its first list, before the others go on without it."""
 UNWATCHED_RETRY_S = 30.0
 """When a job of a namespace that is not watched yet is asked for again."""
+DISCOVERY_S = 300.0
+"""How often it is asked whether PodMonitors have come, where there are none."""
+DISCOVERY_RETRY_S = 1.0
+"""When that is asked again where there was no answer; twice as late each time, up to DISCOVERY_S."""
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 _log = structlog.get_logger("streamjob_operator.controller")
@@ -47,9 +51,10 @@ class Controller:
         self._clock = asyncio.get_running_loop().time
         self.work = Work(self._clock)
         self._reconciler = Reconciler(
-            cluster, self._engines, self.index, self._facts, settings.engine_image, self.work.add
+            cluster, self._engines, self.index, self._facts, settings.engine_image, self.work.add, self._wrote
         )
         self._informers: list[Informer] = []
+        self._echoes = Echoes()
         self._beat_at = self._clock()
 
     # ------------------------------------------------------------------------------------------------- what is told
@@ -58,6 +63,7 @@ class Controller:
         """A watch-event of a StreamJob; None for one that was there already."""
         metadata = job["metadata"]
         key = (metadata["namespace"], metadata["name"])
+        self._echoes.heard(key, version(job))
         if event == "DELETED":
             if self.index.remove_job(key, metadata["uid"], version(job)):
                 self._reconciler.forget(key)
@@ -68,6 +74,10 @@ class Controller:
         # What we have written comes back as an event: it was looked at when it was written.
         if before is None or asks(before) != asks(job):
             self.work.add(key, urgent=before is not None)
+
+    def _wrote(self, key: Key, job: Object) -> None:
+        """The answer to what was written into a job: kopf's watch has to tell of it as well."""
+        self._echoes.wrote(key, version(job), self._clock())
 
     def _saw_child(self, event: str, thing: Object) -> None:
         metadata = thing["metadata"]
@@ -110,7 +120,8 @@ class Controller:
     async def lead(self) -> None:
         """Watches the children, then works, until it is cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            await self._watch(tasks)
+            served = await self._watch(tasks)
+            tasks.create_task(self._find_pod_monitors(tasks, served))
             _log.info("watches have listed", unwatched=self._unwatched(), **self.index.counts())
             self._look_at_all()
             for _ in range(self._settings.workers):
@@ -119,29 +130,59 @@ class Controller:
             tasks.create_task(self._poll())
             tasks.create_task(self._show())
 
-    async def _watch(self, tasks: asyncio.TaskGroup) -> None:
-        self._facts.pod_monitors = await self._cluster.serves(POD_MONITOR)
-        for namespace in self._settings.namespaces or (None,):
+    async def _watch(self, tasks: asyncio.TaskGroup) -> bool | None:
+        """Begins all watches. Gives whether there are PodMonitors, None where that is not known."""
+        served = await self._serves_pod_monitors()
+        self._facts.pod_monitors = served is True
+        for namespace in self._namespaces():
             for kind in (*CHILDREN, POD, CLAIM, *((POD_MONITOR,) if self._facts.pod_monitors else ())):
                 self._informers.append(self._of_children(kind, namespace))
             self._informers.append(self._of_config_maps(namespace))
         self._informers += self._of_classes()
         for informer in self._informers:
-            tasks.create_task(informer.run())
-            # One list at a time: they are the largest answers that are ever held.
-            try:
-                async with asyncio.timeout(SYNC_LIMIT_S):
-                    await informer.answered.wait()
-            except TimeoutError:
-                _log.warning("no list yet: the others go on", kind=informer.name, waited_s=SYNC_LIMIT_S)
+            await _begin(informer, tasks)
             if informer.refused and not informer.optional:
-                _log.error(
-                    "no right to watch: jobs there wait for it", kind=informer.name, namespace=informer.namespace
-                )
+                where = informer.namespace
+                _log.error("no right to watch: jobs there wait for it", kind=informer.name, namespace=where)
         if self._facts.runtime_classes is None and not self._informers[-1].refused:
             self._facts.runtime_classes = set()
         if self._facts.storage_classes is None and not self._informers[-2].refused:
             self._facts.storage_classes = {}
+        return served
+
+    def _namespaces(self) -> tuple[str | None, ...]:
+        """The namespaces to watch; None is all of them."""
+        return self._settings.namespaces or (None,)
+
+    async def _serves_pod_monitors(self) -> bool | None:
+        """Whether there are PodMonitors; None where there was no answer."""
+        try:
+            return await self._cluster.serves(POD_MONITOR)
+        except ClusterError as error:
+            _log.warning("not known whether there are PodMonitors: asked again", error=str(error))
+            return None
+
+    async def _find_pod_monitors(self, tasks: asyncio.TaskGroup, served: bool | None) -> None:
+        """Asks now and then for PodMonitors that were not `served` yet, and soon where there was no answer (None).
+
+        Until all of them are known jobs go on without: a look that misses one would make it anew.
+        """
+        late: list[Informer] = []
+        wait = DISCOVERY_RETRY_S if served is None else DISCOVERY_S
+        while not self._facts.pod_monitors:
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, DISCOVERY_S)
+            if not late:
+                served = await self._serves_pod_monitors()
+                if served:
+                    late = [self._of_children(POD_MONITOR, namespace) for namespace in self._namespaces()]
+                    for informer in late:
+                        await _begin(informer, tasks)
+            if late and all(one.synced.is_set() and not one.refused for one in late):
+                _log.info("PodMonitors have come: jobs get theirs")
+                self._informers += late
+                self._facts.pod_monitors = True
+                self._look_at_all()
 
     def _of_children(self, kind: Kind, namespace: str | None) -> Informer:
         known = partial(self.index.places, kind.kind, namespace)
@@ -223,6 +264,7 @@ class Controller:
         while True:
             self._reconciler.phases.show(time.time())
             metrics.unwatched.set(len(self._unwatched()))
+            self._echoes.keep(self.index.jobs())
             await asyncio.sleep(10)
 
     async def beat(self) -> None:
@@ -241,6 +283,8 @@ class Controller:
         dead = [informer.name for informer in asked if informer.is_dead(now, limit)]
         if dead:
             return f"nothing is heard of {', '.join(dead)}"
+        if self._echoes.longest(now) > limit:
+            return f"{names.PLURAL} were written, and their watch has not told of it for {limit:.0f} s"
         if self.work.longest() > STUCK_S:
             return f"a look at a job has taken {self.work.longest():.0f} s"
         return None
@@ -248,6 +292,16 @@ class Controller:
     async def close(self) -> None:
         """Closes connections."""
         await self._engines.close()
+
+
+async def _begin(informer: Informer, tasks: asyncio.TaskGroup) -> None:
+    """Begins a watch, one list at a time: they are the largest answers that are ever held."""
+    tasks.create_task(informer.run())
+    try:
+        async with asyncio.timeout(SYNC_LIMIT_S):
+            await informer.answered.wait()
+    except TimeoutError:
+        _log.warning("no list yet: the others go on", kind=informer.name, waited_s=SYNC_LIMIT_S)
 
 
 def _without_namespace(known: Callable[[], Collection[str]]) -> list[tuple[str, str]]:

@@ -43,9 +43,10 @@ class Difference:
     wanted: Any
     found: Any
 
-    def __str__(self) -> str:
-        """The whole of it, which tells it from any other; not for people, since it may hold a secret."""
-        return f"{self.path}: {_shown(self.found)} -> {_shown(self.wanted)}"
+    @property
+    def identity(self) -> str:
+        """What tells it from any other: the path and the hash of the whole values, however long they are."""
+        return f"{self.path} {digest([self.found, self.wanted])}"
 
     @property
     def told(self) -> str:
@@ -61,10 +62,6 @@ def _masked(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: "…" if key in _SECRET else _masked(inner) for key, inner in value.items()}
     return [_masked(item) for item in value] if isinstance(value, list) else value
-
-
-def _shown(value: Any) -> str:
-    return _cut(_text(value))
 
 
 def _text(value: Any) -> str:

@@ -16,10 +16,45 @@ from streamjob_operator.kinds import Kind
 
 BACKOFF_INITIAL_S = 0.5
 BACKOFF_MAX_S = 30.0
+Key = tuple[str, str]
+"""(namespace, name) of a job."""
 Handler = Callable[[str, Object], None]
 """Called with LISTED, ADDED, MODIFIED or DELETED and the object; of a deleted one kind, place and version are sure."""
 
 _log = structlog.get_logger("streamjob_operator.informer")
+
+
+class Echoes:
+    """Whether a watch still tells anything that does not say when it last heard anything: kopf's, of the StreamJobs.
+
+    What the operator writes must come back by it. Times are seconds of one clock; a newer version of an object tells of
+    the older ones as well, and 0 is none that can be compared.
+    """
+
+    def __init__(self) -> None:
+        self._heard: dict[Key, int] = {}
+        self._awaited: dict[Key, tuple[int, float]] = {}
+
+    def wrote(self, key: Key, version: int, now: float) -> None:
+        """Something was written, and this is the version that it has got."""
+        if version > self._heard.get(key, 0):  # it may come back before its answer does
+            self._awaited.setdefault(key, (version, now))
+
+    def heard(self, key: Key, version: int) -> None:
+        """The watch has told of a version."""
+        self._heard[key] = max(version, self._heard.get(key, 0))
+        if version >= self._awaited.get(key, (0, 0.0))[0]:
+            self._awaited.pop(key, None)
+
+    def keep(self, keys: Iterable[Key]) -> None:
+        """Forgets all but these: of what is gone nothing may come any more."""
+        known = set(keys)
+        self._heard = {key: version for key, version in self._heard.items() if key in known}
+        self._awaited = {key: awaited for key, awaited in self._awaited.items() if key in known}
+
+    def longest(self, now: float) -> float:
+        """Seconds since the oldest write that has not come back; 0 where there is none."""
+        return max((now - since for _, since in list(self._awaited.values())), default=0.0)
 
 
 @dataclass

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+Path = tuple[str | int, ...]
+DIRECTIVE = "$patch"
+"""The member by which a patch says what to do with the mapping that it stands in."""
 MERGE_KEYS: dict[str, tuple[str, ...]] = {
     "containers": ("name",),
     "initContainers": ("name",),
@@ -34,16 +38,19 @@ def identity(item: Any, keys: tuple[str, ...]) -> tuple[Any, ...] | None:
 
 
 def merge(base: Any, patch: Any, name: str = "") -> Any:
-    """`base` with `patch` merged in; neither is changed.
+    """`base` with `patch` merged in, which is the member `name`; neither is changed.
 
-    null removes a member; `$patch: delete` removes an item of a keyed list, `$patch: replace` takes the patch alone.
+    null removes a member. In a mapping `$patch: replace` takes the patch alone and `$patch: delete` leaves it empty.
+    In a keyed list an item with `$patch: delete` removes the item of its key, and `- $patch: replace` takes the other
+    items of the patch alone. `patch_problems` finds what is no such patch.
     """
     if isinstance(patch, dict):
-        if patch.get("$patch") == "replace":
-            return {key: value for key, value in patch.items() if key != "$patch"}
-        return _mappings(base if isinstance(base, dict) else {}, patch)
-    if isinstance(base, list) and isinstance(patch, list) and name in MERGE_KEYS:
-        return _lists(base, patch, name)
+        if patch.get(DIRECTIVE) == "delete":
+            return {}
+        kept = base if isinstance(base, dict) and patch.get(DIRECTIVE) != "replace" else {}
+        return _mappings(kept, patch)
+    if isinstance(patch, list) and name in MERGE_KEYS:
+        return _lists(base if isinstance(base, list) else [], patch, name)
     return patch
 
 
@@ -52,22 +59,51 @@ def _mappings(base: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
     for key, value in patch.items():
         if value is None:
             result.pop(key, None)
-        elif key != "$patch":
+        elif key != DIRECTIVE:
             result[key] = merge(result.get(key), value, key)
     return result
 
 
 def _lists(base: list[Any], patch: list[Any], name: str) -> list[Any]:
     keys = MERGE_KEYS[name]
-    result = list(base)
-    for item in patch:
+    directives = [item.get(DIRECTIVE) if isinstance(item, dict) else None for item in patch]
+    result = [] if "replace" in directives else list(base)
+    for item, directive in zip(patch, directives, strict=True):
         wanted = identity(item, keys)
         place = next((at for at, old in enumerate(result) if wanted and identity(old, keys) == wanted), None)
-        if isinstance(item, dict) and item.get("$patch") == "delete":
-            if place is not None:
+        if directive in ("delete", "replace"):
+            if place is not None and directive == "delete":
                 del result[place]
         elif place is None:
-            result.append(item)
+            result.append(merge(None, item))
         else:
-            result[place] = item if name in _WHOLE else merge(result[place], item)
+            result[place] = merge(None if name in _WHOLE else result[place], item)
     return result
+
+
+def patch_problems(patch: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
+    """Where a patch asks for what a merge does not do: the place below it, and what is wrong in a sentence."""
+    if isinstance(patch, dict):
+        for key, value in patch.items():
+            if key == DIRECTIVE and value not in ("delete", "replace"):
+                yield (*path, key), f"{DIRECTIVE} is delete or replace"
+            elif key.startswith("$") and key != DIRECTIVE:
+                yield (*path, key), f"is not supported: of the directives there are {DIRECTIVE}: delete and replace"
+            else:
+                yield from patch_problems(value, (*path, key))
+    elif isinstance(patch, list):
+        for at, item in enumerate(patch):
+            if isinstance(item, dict) and DIRECTIVE in item:
+                yield from _misplaced(item, path, at)
+            yield from patch_problems(item, (*path, at))
+
+
+def _misplaced(item: dict[str, Any], path: Path, at: int) -> Iterator[tuple[Path, str]]:
+    """What is wrong with an item of a list that has a directive."""
+    keys = MERGE_KEYS.get(str(path[-1])) if path else None
+    if keys is None:
+        yield (*path, at), f"{DIRECTIVE} has no meaning here: this list is replaced as a whole"
+    elif item[DIRECTIVE] == "replace" and len(item) > 1:
+        yield (*path, at), f"{DIRECTIVE}: replace is an item of its own, and the other items replace the whole list"
+    elif item[DIRECTIVE] == "delete" and identity(item, keys) is None:
+        yield (*path, at), f"{DIRECTIVE}: delete needs {keys[0]}, which says what is removed"

@@ -39,6 +39,7 @@ class Phases:
 
     def __init__(self) -> None:
         self._since: dict[tuple[str, str], tuple[str, float]] = {}
+        self._shown: set[tuple[str, str, str]] = set()
 
     def note(self, key: tuple[str, str], phase: str, now: float) -> None:
         """A job is in a phase at `now`, seconds since 1970."""
@@ -53,10 +54,15 @@ class Phases:
     def show(self, now: float) -> None:
         """Sets the gauges."""
         counts = dict.fromkeys(PHASES, 0)
-        job_phase_seconds.clear()
+        shown: set[tuple[str, str, str]] = set()
         for place, ((namespace, name), (phase, since)) in enumerate(self._since.items()):
             counts[phase] = counts.get(phase, 0) + 1
             if place < MAX_JOB_SERIES:
                 job_phase_seconds.labels(namespace, name, phase).set(now - since)
+                shown.add((namespace, name, phase))
+        # Last: a scrape comes from another thread, and a job that it misses begins anew in every alert.
+        for stale in self._shown - shown:
+            job_phase_seconds.remove(*stale)
+        self._shown = shown
         for phase, count in counts.items():
             jobs.labels(phase).set(count)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from streamjob_operator.cluster import Cluster as Api
-from streamjob_operator.index import Index, Key
+from streamjob_operator.index import Index, Key, References
 from streamjob_operator.kinds import CONFIG_MAP, EVENT
 from streamjob_operator.observed import Cluster, EngineFacts, Object, Observed, Ref
 from streamjob_operator.validation import referenced_config_maps
@@ -69,16 +69,17 @@ async def observe(api: Api, index: Index, facts: Facts, key: Key, now: datetime)
     )
 
 
-async def _config_maps(api: Api, index: Index, namespace: str, wanted: frozenset[str]) -> dict[str, dict[str, str]]:
-    """The users' ConfigMaps that exist; one is read when its watch has told of another version."""
+async def _config_maps(api: Api, index: Index, namespace: str, wanted: References) -> dict[str, dict[str, str]]:
+    """What the job reads of users' ConfigMaps that exist; one is read when its watch has told of another version."""
     result = {}
-    for name in sorted(wanted):
-        newest, data = index.config_map(namespace, name)
+    for name, keys in sorted(wanted.items()):
+        newest, data = index.config_map(namespace, name, keys)
         if newest is not None and data is None:
             found = await api.get(CONFIG_MAP, namespace, name)
             if found is not None:
                 index.put_config_map(found)
-                data = dict(found.get("data") or {})
+                whole = found.get("data") or {}
+                data = {key: whole[key] for key in sorted(keys) if key in whole}
         if data is not None:
             result[name] = data
     return result

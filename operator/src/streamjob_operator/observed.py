@@ -99,7 +99,7 @@ class Observed:
     """A job and all that belongs to it, at `now` (UTC).
 
     `children` holds what the operator made, `config_maps` the data of the user's ConfigMaps that the job refers to,
-    `tolerated` the differences of a child that stayed when it was applied, which is how others have a say.
+    `tolerated` the differences (by their identity) of a child that stayed when it was applied: so others have a say.
     `creation_problem` is what the cluster said when the StatefulSet's pod could not be created.
     """
 
@@ -156,6 +156,11 @@ class Observed:
         spec = self.job.get("spec")
         return spec if isinstance(spec, dict) else {}
 
+    @property
+    def suspended(self) -> bool:
+        """Whether somebody wants no pod, whatever else the spec says."""
+        return self.raw_spec.get("suspend") is True
+
     def operation(self, name: str) -> Mapping[str, Any] | None:
         """A running operation of the last status."""
         found = [operation for operation in self.status.get("operations", ()) if operation.get("name") == name]
@@ -184,7 +189,12 @@ def is_own(job: Object, thing: Object) -> bool:
             group = str(owner.get("apiVersion", "")).partition("/")[0]
             ours = (group, owner.get("kind"), owner.get("name")) == (names.GROUP, names.KIND, job["metadata"]["name"])
             return ours or owner.get("uid") == job["metadata"]["uid"]
-    labels = metadata.get("labels") or {}
+    return has_labels(job, thing)
+
+
+def has_labels(job: Object, thing: Object) -> bool:
+    """Whether an object has the labels of the job's children; claims have no owner, and are told by these alone."""
+    labels = thing["metadata"].get("labels") or {}
     known = (labels.get(names.MANAGED_BY), labels.get(names.JOB_LABEL))
     return known == (names.FIELD_MANAGER, job["metadata"]["name"])
 
@@ -198,10 +208,20 @@ def name_taken(thing: Object) -> str:
     return f"the name is taken: {thing['kind']} {metadata['name']} {whose} and is left as it is ({fix})"
 
 
+def claim_taken(job: Object, claim: Object) -> str:
+    """Why a job's pod must not have a claim of this name, which a StatefulSet would take whoever made it."""
+    metadata = claim["metadata"]
+    labels = f"{names.MANAGED} and {names.JOB_LABEL}={job['metadata']['name']}"
+    fix = f"add these labels where its state is this job's: {labels}; or delete it, or give the job another name"
+    what = f"PersistentVolumeClaim {metadata['name']} was not made for this job and is left as it is"
+    return f"the name is taken: {what} ({fix})"
+
+
 def own_claims(observed: Observed) -> list[Object]:
     """The claims of the job's StatefulSet, by label and by name; a copy of one may have its labels."""
     prefix = f"{names.CLAIM}-{observed.name}-"
-    return [claim for claim in observed.claims if claim["metadata"]["name"].removeprefix(prefix).isdecimal()]
+    called = [(str(claim["metadata"]["name"]), claim) for claim in observed.claims]
+    return [claim for name, claim in called if name.startswith(prefix) and name[len(prefix) :].isdecimal()]
 
 
 def is_terminating(thing: Object) -> bool:

@@ -15,7 +15,8 @@ from streamjob_operator.cluster import NAME_TAKEN, Cluster, ClusterError
 from streamjob_operator.decide import Choices, Decision, decide, worth_writing
 from streamjob_operator.decide.changes import NO_RIGHTS, REFUSED
 from streamjob_operator.decide.health import engine_status
-from streamjob_operator.decide.status import FACTS_INTERVAL, blocked_status, invalid_status, mistaken_status
+from streamjob_operator.decide.invalid import decide_invalid
+from streamjob_operator.decide.status import FACTS_INTERVAL, blocked_status, mistaken_status
 from streamjob_operator.engine import Engines
 from streamjob_operator.index import Index, Key
 from streamjob_operator.observe import CREATION_GRACE, Facts, observe
@@ -33,7 +34,7 @@ _log = structlog.get_logger("streamjob_operator.reconcile")
 class Reconciler:
     """Looks at jobs. Keeps nothing that the cluster has not, but when it last wrote an engine's facts.
 
-    `again` is called with a job that has to be looked at once more.
+    `again` is called with a job that has to be looked at once more, `wrote` with what became of a job by a write.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class Reconciler:
         facts: Facts,
         image: str,
         again: Callable[[Key], None],
+        wrote: Callable[[Key, Object], None] = lambda _key, _job: None,
     ) -> None:
         self._cluster = cluster
         self._index = index
         self._facts = facts
         self._image = image
         self._again = again
+        self._wrote = wrote
         self._applier = Applier(cluster, engines, index, facts)
         self._written: dict[Key, datetime] = {}
         self.phases = metrics.Phases()
@@ -118,11 +121,23 @@ class Reconciler:
         reason, message = REFUSED if error.actor == "user" else NO_RIGHTS, f"the API server refuses it: {error}"
         if error.reason == NAME_TAKEN:
             reason, message = NAME_TAKEN, str(error)
-        status = blocked_status(decision.status, message) if observed.deleting else None
+        if observed.deleting:
+            status = blocked_status(decision.status, message)
+        else:
+            status = await self._all_the_same(observed, decide_invalid(observed, reason, message))
         try:
-            await self._write(observed, status if observed.deleting else invalid_status(observed, reason, message))
+            await self._write(observed, status)
         except ClusterError as second:
             _log.warning("status not written", namespace=observed.namespace, job=observed.name, error=str(second))
+
+    async def _all_the_same(self, observed: Observed, decision: Decision) -> Object | None:
+        """What is done though the job is refused: a stop or a checkpoint that is asked for. Gives the status."""
+        try:
+            done = await self._applier.carry_out(observed, decision, self.token((observed.namespace, observed.name)))
+            return done.status
+        except ClusterError as error:
+            _log.warning("not stopped", namespace=observed.namespace, job=observed.name, error=str(error))
+            return decision.status
 
     async def _mistaken(self, observed: Observed, error: Exception) -> None:
         """Tells in the status that the operator itself failed at this job; its log has the trace."""
@@ -155,6 +170,7 @@ class Reconciler:
                 raise
             self._index.remove_job(key, observed.job["metadata"]["uid"])  # it went while nobody watched
             return
+        self._wrote(key, answer)
         known = self._index.job(key)
         self._index.put_job(answer, referenced_config_maps(answer))
         # The answer may hold an edit whose event is still to come, and will then be nothing new.

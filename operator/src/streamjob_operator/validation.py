@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NoReturn
 
 from streamjob.loading import load_source
@@ -15,6 +16,7 @@ from streamjob.problems import JobError, Problem
 from streamjob.source import plain_source
 
 from streamjob_operator import names
+from streamjob_operator.merge import patch_problems
 
 YAML_ON = "true"
 """What tools that read YAML 1.1, kubectl among them, make of the unquoted key `on`."""
@@ -22,7 +24,10 @@ MAX_MESSAGE = 1024
 """Characters of the problems that a condition tells; the webhook and the command line tell all."""
 MAX_KEPT = 64
 """Checked jobs that are kept: a job that changes is looked at several times within a second."""
+MAX_KEPT_BYTES = 8 << 20
+"""Bytes of these jobs, as JSON with their code; a larger one is checked at each look."""
 _METADATA = ("name", "namespace")
+_POD_SPEC = ("spec", "podTemplate", "spec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,48 @@ class InvalidJob:
 
 ConfigMaps = Mapping[str, Mapping[str, str]]
 """The data of the ConfigMaps that a job refers to, by name."""
+Checked = ValidJob | InvalidJob
+
+
+class CheckedJobs:
+    """Outcomes of checks by the hash of what was checked, the newest of them within both bounds.
+
+    The webhook and the workers use it from threads of their own.
+    """
+
+    def __init__(self, limit: int = MAX_KEPT, limit_bytes: int = MAX_KEPT_BYTES) -> None:
+        self._limit, self._limit_bytes = limit, limit_bytes
+        self._kept: dict[bytes, tuple[int, Checked]] = {}
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, text: str) -> Checked | None:
+        """The outcome of this text's check, where it is kept."""
+        key = _hash(text)
+        with self._lock:
+            found = self._kept.pop(key, None)
+            if found is None:
+                return None
+            self._kept[key] = found  # its place is among the newest again
+            return found[1]
+
+    def put(self, text: str, checked: Checked) -> None:
+        """Keeps an outcome; a text counts as large as it is, in ASCII."""
+        if len(text) > self._limit_bytes:
+            return
+        key = _hash(text)
+        with self._lock:
+            self._bytes += len(text) - self._kept.pop(key, (0, None))[0]
+            self._kept[key] = (len(text), checked)
+            while len(self._kept) > self._limit or self._bytes > self._limit_bytes:
+                self._bytes -= self._kept.pop(next(iter(self._kept)))[0]
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+_known = CheckedJobs()
 
 
 def sentence(problem: Problem) -> str:
@@ -60,8 +107,8 @@ def sentence(problem: Problem) -> str:
     return f"{problem.path}: {problem.message}{tail}" if problem.path else f"{problem.message}{tail}"
 
 
-def check(resource: Mapping[str, Any], config_maps: ConfigMaps | None) -> ValidJob | InvalidJob:
-    """Validates an object of the cluster.
+def check(resource: Mapping[str, Any], config_maps: ConfigMaps | None) -> Checked:
+    """Validates an object of the cluster. What comes out is never changed by anyone.
 
     Without `config_maps` (None) code in ConfigMaps stays unknown: what a webhook can say.
     """
@@ -72,17 +119,23 @@ def check(resource: Mapping[str, Any], config_maps: ConfigMaps | None) -> ValidJ
         "metadata": metadata,
         "spec": _readable(resource.get("spec")),
     }
-    return _checked(json.dumps([data, None if config_maps is None else {**config_maps}]))
+    text = json.dumps([data, None if config_maps is None else {**config_maps}])
+    checked = _known.get(text)
+    if checked is None:
+        checked = _checked(text)
+        _known.put(text, checked)
+    return checked
 
 
-@lru_cache(maxsize=MAX_KEPT)
-def _checked(text: str) -> ValidJob | InvalidJob:
-    """`check` of a job and its ConfigMaps as JSON; what comes out is never changed by anyone."""
+def _checked(text: str) -> Checked:
+    """`check` of a job and its ConfigMaps as JSON."""
     data, config_maps = json.loads(text)
     source = plain_source(data, data["metadata"]["name"])
     reader = None if config_maps is None else _reader(config_maps)
+    found = source.value(_POD_SPEC)
+    problems = [source.problem((*_POD_SPEC, *path), message) for path, message in patch_problems(found)]
     try:
-        loaded = load_source(source, [], names.DATA_DIR, _no_file, reader)
+        loaded = load_source(source, problems, names.DATA_DIR, _no_file, reader)
     except JobError as error:
         return InvalidJob(tuple(error.problems))
     if config_maps is None:
@@ -94,16 +147,17 @@ def _checked(text: str) -> ValidJob | InvalidJob:
     return ValidJob(loaded.job, config, udfs)
 
 
-def referenced_config_maps(resource: Mapping[str, Any]) -> frozenset[str]:
-    """The names of the ConfigMaps whose code a job runs, also of an invalid one."""
+def referenced_config_maps(resource: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    """The ConfigMaps whose code a job runs, also of an invalid one: by name the keys that it reads."""
     spec = resource.get("spec")
-    found: set[str] = set()
+    found: dict[str, frozenset[str]] = {}
     for holder in _code_holders(spec if isinstance(spec, dict) else {}):
         code = holder.get("code") if isinstance(holder, dict) else None
         config_map = code.get("configMap") if isinstance(code, dict) else None
-        if isinstance(config_map, dict) and isinstance(config_map.get("name"), str):
-            found.add(config_map["name"])
-    return frozenset(found)
+        name, key = (config_map.get("name"), config_map.get("key")) if isinstance(config_map, dict) else (None, None)
+        if isinstance(name, str) and isinstance(key, str):
+            found[name] = found.get(name, frozenset()) | {key}
+    return found
 
 
 def _code_holders(spec: Mapping[str, Any]) -> Iterator[Any]:

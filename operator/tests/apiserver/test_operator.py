@@ -24,6 +24,7 @@ from streamjob_operator import names
 from streamjob_operator.cluster import Cluster, ClusterError
 from streamjob_operator.engine import Engines
 from streamjob_operator.index import Index
+from streamjob_operator.kinds import STATEFUL_SET
 from streamjob_operator.lease import RENEW_DEADLINE_S, RETRY_S
 from streamjob_operator.observe import Facts
 from streamjob_operator.reconcile import Reconciler
@@ -261,6 +262,70 @@ def test_an_invalid_job_stops_no_other(running: Operator, space: Space) -> None:
     until("the pod", lambda: space.get("pods", "broken-0"))
 
 
+def test_an_invalid_job_can_be_stopped_and_starts_once_it_is_valid(
+    running: Operator, space: Space, told: Engine
+) -> None:
+    space.run_job()
+    space.patch("streamjobs", "telemetry", {"spec": {"where": "v >"}})
+    until("Invalid", lambda: space.phase() == "Invalid")
+    space.patch("streamjobs", "telemetry", {"metadata": {"annotations": {names.CHECKPOINT: "now"}}})
+    until("the answer", lambda: space.get("streamjobs", "telemetry")["status"].get("checkpointRequest") == "now")
+    assert told.checkpoints == 1
+    before = space.get("statefulsets", "telemetry")
+    assert before is not None
+    space.patch("streamjobs", "telemetry", {"spec": {"suspend": True}})
+    until("no pod", lambda: space.get("pods", "telemetry-0") is None)
+    until("told", lambda: space.condition("Suspended").get("status") == "True")
+    assert space.phase() == "Invalid"
+    after = space.get("statefulsets", "telemetry")
+    assert after is not None
+    assert {**after["spec"], "replicas": 1} == before["spec"], "nothing else has changed"
+    space.patch("streamjobs", "telemetry", {"spec": {"suspend": False, "where": "v > 1"}})
+    until("the pod", lambda: space.get("pods", "telemetry-0"))
+    space.set_ready("telemetry-0")
+    until("Running", lambda: space.phase() == "Running")
+
+
+def test_another_stateful_set_of_that_name_is_not_stopped(server: Server, space: Space) -> None:
+    """What stopping an invalid job relies on: the patch holds the uid, which cannot be changed."""
+
+    async def course() -> None:
+        cluster = await Cluster.connect()
+        with pytest.raises(ClusterError) as refused:
+            await cluster.patch(STATEFUL_SET, space.name, "made", {"metadata": {"uid": "x"}, "spec": {"replicas": 0}})
+        assert refused.value.code in (409, 422)
+        await cluster.close()
+
+    labels = {"app": "made"}
+    container = {"name": "a", "image": "a:1"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
+    spec = {"serviceName": "a", "selector": {"matchLabels": labels}, "template": template, "replicas": 1}
+    space.create("statefulsets", {"metadata": {"name": "made"}, "spec": spec})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(server.kubeconfig))
+        asyncio.run(course())
+    assert (space.get("statefulsets", "made") or {})["spec"]["replicas"] == 1
+
+
+def test_a_claim_that_was_not_made_for_a_job_is_not_taken(running: Operator, space: Space) -> None:
+    resources = {"requests": {"storage": "1Gi"}}
+    claim = {
+        "metadata": {"name": "state-telemetry-0"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": resources},
+    }
+    space.create("persistentvolumeclaims", claim)
+    space.apply_job()
+    until("NameTaken", lambda: space.condition("SpecValid").get("reason") == "NameTaken")
+    message = space.condition("SpecValid")["message"]
+    assert "PersistentVolumeClaim state-telemetry-0" in message
+    assert space.get("statefulsets", "telemetry") is None
+    labels = names.labels("telemetry")
+    assert all(f"{name}={labels[name]}" in message for name in (names.MANAGED_BY, names.JOB_LABEL))
+    space.patch("persistentvolumeclaims", "state-telemetry-0", {"metadata": {"labels": labels}})
+    until("the pod", lambda: space.get("pods", "telemetry-0"))
+    assert [found["metadata"]["name"] for found in space.list("persistentvolumeclaims")] == ["state-telemetry-0"]
+
+
 def test_suspend_and_resume(running: Operator, space: Space) -> None:
     space.run_job()
     space.patch("streamjobs", "telemetry", {"spec": {"suspend": True}})
@@ -440,7 +505,7 @@ def test_a_job_that_is_gone_does_not_run_again(server: Server, space: Space, tmp
         cluster = await Cluster.connect()
         index, facts, engines = Index(), Facts(), Engines("http://127.0.0.1:1")
         resource = space.apply_job(suspend=True)
-        index.put_job({**resource, "metadata": {**resource["metadata"], "finalizers": [names.FINALIZER]}}, frozenset())
+        index.put_job({**resource, "metadata": {**resource["metadata"], "finalizers": [names.FINALIZER]}}, {})
         space.delete("streamjobs", "telemetry")
         reconciler = Reconciler(cluster, engines, index, facts, "engine:1", lambda _key: None)
         with pytest.raises(ClusterError, match="the job telemetry is gone"):

@@ -18,6 +18,8 @@ from streamjob_operator.plugin.arguments import parse
 from streamjob_operator.plugin.cli import main
 
 JOB = "/apis/streamjob.dev/v1alpha1/namespaces/shop/streamjobs/telemetry"
+CUT = "\0"
+"""At the end of a body: the connection breaks there."""
 COMMANDS = ("status", "explain", "logs", "query", "suspend", "resume", "restart", "checkpoint", "ui")
 
 
@@ -33,6 +35,11 @@ class Api:
         self.requests: list[tuple[str, str, dict[str, str], Any]] = []
         self.then: Callable[[Api, dict[str, Any]], None] | None = None
         """What the operator does in answer to a patch."""
+        self.watches: list[Callable[[Api], str]] = []
+        """What the next watches say; all others tell of the job as it is."""
+        self.gone = False
+        self.instead: str | None = None
+        """What is answered in the job's place."""
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, str]:
         self.requests.append((method, path, query, body))
@@ -43,12 +50,14 @@ class Api:
             if self.then:
                 self.then(self, body)
             return 200, before
-        if path == JOB:
-            return 200, json.dumps(self.job)
+        if path == JOB and not self.gone:
+            return 200, json.dumps(self.job) if self.instead is None else self.instead
         if path.endswith("/streamjobs") and query.get("watch"):
             assert query["fieldSelector"] == "metadata.name=telemetry"
-            assert query["resourceVersion"] == "10"
-            return 200, json.dumps({"type": "MODIFIED", "object": self.job}) + "\n"
+            assert query["resourceVersion"] == self.job["metadata"]["resourceVersion"]
+            assert query["allowWatchBookmarks"] == "true"
+            said = self.watches.pop(0) if self.watches else lambda api: event_line("MODIFIED", api.job)
+            return 200, said(self)
         if path.endswith("/streamjobs"):
             return 200, json.dumps({"items": [self.job]})
         if path.endswith("/pods"):
@@ -65,6 +74,11 @@ class Api:
         if "streamjobs" in path:
             return 404, json.dumps({"message": 'streamjobs "other" not found'})
         return 404, "404 page not found"
+
+
+def event_line(kind: str, thing: dict[str, Any]) -> str:
+    """A line of a watch."""
+    return json.dumps({"type": kind, "object": thing}) + "\n"
 
 
 def _merge(target: dict[str, Any], patch: dict[str, Any]) -> None:
@@ -93,7 +107,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
             self.send_response(status)
             self.send_header("Content-Length", str(len(text.encode())))
             self.end_headers()
-            self.wfile.write(text.encode())
+            self.wfile.write(text.removesuffix(CUT).encode())
 
         do_GET = do_PATCH = respond  # noqa: N815 - http.server's names
 
@@ -188,6 +202,76 @@ def test_without_waiting_nothing_is_watched(api: Api, capsys: pytest.CaptureFixt
     assert main(["suspend", "telemetry", "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["done"] is False
     assert [request[0] for request in api.requests] == ["PATCH"]
+
+
+def done_after(said: str) -> Callable[[Api], str]:
+    """A watch that says so much and ends; what was asked for is done while none is there to tell of it."""
+
+    def then(api: Api) -> str:
+        set_status(phase="Suspended")(api, {})
+        return said
+
+    return then
+
+
+BOOKMARK = event_line("BOOKMARK", {"metadata": {"resourceVersion": "12"}})
+EXPIRED = event_line("ERROR", {"code": 410, "message": "too old resource version: 10 (12)"})
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["", CUT, event_line("MODIFIED", objects.job())[:40], BOOKMARK, EXPIRED],
+    ids=["at once", "connection breaks", "in a line", "after a bookmark", "too old"],
+)
+def test_who_waits_goes_on_when_a_watch_ends(api: Api, capsys: pytest.CaptureFixture[str], said: str) -> None:
+    api.watches = [done_after(said)]
+    assert main(["suspend", "telemetry", "--wait", "--timeout", "20s"]) == 0
+    assert "done" in capsys.readouterr().out
+    assert [request[0] for request in api.requests] == ["PATCH", "GET", "GET"]
+
+
+def test_a_watch_that_may_not_be_is_not_tried_again(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    api.watches = [lambda _: event_line("ERROR", {"code": 403, "message": "streamjobs is forbidden"})]
+    assert main(["suspend", "telemetry", "--wait", "--timeout", "20s"]) == 1
+    assert "the watch ended: streamjobs is forbidden" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("told", ["by the watch", "by nobody", "by another job of its name"])
+def test_who_waits_for_a_job_that_is_deleted_is_told_so(
+    api: Api, capsys: pytest.CaptureFixture[str], told: str
+) -> None:
+    def deleted(api: Api) -> str:
+        if told == "by the watch":
+            return event_line("DELETED", api.job)
+        if told == "by nobody":
+            api.gone = True
+        else:
+            api.job["metadata"]["uid"] = "2"
+        return ""
+
+    api.watches = [deleted]
+    assert main(["suspend", "telemetry", "--wait", "--timeout", "20s"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "streamjob/telemetry was deleted meanwhile" in said.err
+
+
+def test_who_waits_while_nothing_answers_is_told_so_at_the_end(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    api.watches, api.instead = [lambda _: CUT] * 10, CUT
+    assert main(["suspend", "telemetry", "--wait", "--timeout", "1s"]) == 1
+    assert "the connection to the API server broke" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "body"), [("status", CUT), ("status", '{"metadata":'), ("logs", "a line" + CUT)])
+def test_an_answer_that_breaks_off_is_told(
+    api: Api, capsys: pytest.CaptureFixture[str], command: str, body: str
+) -> None:
+    if command == "logs":
+        api.log = body
+    else:
+        api.instead = body
+    assert main([command, "telemetry"]) == 1
+    assert "try again" in capsys.readouterr().err
 
 
 def test_a_checkpoint_is_done_when_this_request_was_answered(api: Api, capsys: pytest.CaptureFixture[str]) -> None:

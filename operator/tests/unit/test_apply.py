@@ -70,7 +70,7 @@ def looked(world: World, cluster: Refusing) -> None:
         index = Index()
         resource = copy.deepcopy(world.job)
         assert resource is not None
-        index.put_job(resource, frozenset())
+        index.put_job(resource, {})
         for (kind, name), thing in world.things.items():
             known = copy.deepcopy(thing)
             known["kind"] = kind
@@ -146,6 +146,37 @@ def test_a_growth_that_is_refused_is_told_and_everything_else_goes_on() -> None:
         again = Refusing(cluster.refuses)
         looked(world, again)
         assert not [event for event in again.of("create", "Event") if event["reason"] == "VolumeGrowth"]
+
+
+def test_a_job_that_is_refused_can_be_suspended_all_the_same() -> None:
+    for code in (400, 403):
+        world = World()
+        world.settle()
+        assert world.job is not None
+        world.job["spec"] |= {"where": "v > 1", "suspend": True}
+        cluster = Refusing(lambda verb, kind, code=code: code if (verb, kind) == ("apply", "ConfigMap") else 0)  # type: ignore[misc]
+        looked(world, cluster)
+        uid = world.things["StatefulSet", "telemetry"]["metadata"]["uid"]
+        assert cluster.of("patch", "StatefulSet") == [{"metadata": {"uid": uid}, "spec": {"replicas": 0}}]
+        assert cluster.of("apply", "StatefulSet") == [], "nothing of the refused spec"
+        assert [event["reason"] for event in cluster.of("create", "Event")] == ["Suspending"]
+        (manifest,) = cluster.of("status", "StreamJob")
+        assert manifest["status"]["phase"] == "Invalid"
+        assert [operation["name"] for operation in manifest["status"]["operations"]] == ["Suspend"]
+
+
+def test_a_stop_that_is_refused_is_not_told_and_the_job_says_why_it_is_invalid() -> None:
+    world = World()
+    world.settle()
+    assert world.job is not None
+    world.job["spec"] |= {"image": "engine:2", "suspend": True}
+    cluster = Refusing(lambda _verb, kind: 422 if kind == "StatefulSet" else 0)
+    looked(world, cluster)
+    assert "Suspending" not in [event["reason"] for event in cluster.of("create", "Event")][1:]
+    (manifest,) = cluster.of("status", "StreamJob")
+    (told,) = [found for found in manifest["status"]["conditions"] if found["type"] == "SpecValid"]
+    assert (told["status"], told["reason"]) == ("False", "Refused")
+    assert "apply of StatefulSet is forbidden" in told["message"]
 
 
 def test_a_mistake_of_the_operator_is_told_on_that_job(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from streamjob_operator.decide import (
     Delete,
     Emit,
     ResizeClaim,
+    Scale,
     SetFinalizer,
     Try,
     decide,
@@ -24,6 +25,7 @@ from streamjob_operator.decide.decision import STUCK_GRACE
 from streamjob_operator.decide.deletion import MAX_DEADLINE, decide_deletion
 from streamjob_operator.decide.operations import DEADLINES
 from streamjob_operator.decide.status import FACTS_INTERVAL
+from streamjob_operator.diff import Difference
 from streamjob_operator.observed import Cluster, EngineFacts, EngineStatus, Observed
 from unit.jobs import NOW, job, observed
 from unit.world import World
@@ -150,8 +152,50 @@ def test_what_the_cluster_wants_otherwise_is_not_fought_over() -> None:
     service["spec"]["type"] = "NodePort"
     children = {**seen.children, ("Service", "telemetry"): service}
     assert look(changed(seen, children=children)).actions
-    tolerated = {("Service", "telemetry"): frozenset({"spec.type: NodePort -> ClusterIP"})}
+    kept = Difference("spec.type", "ClusterIP", "NodePort").identity
+    tolerated = {("Service", "telemetry"): frozenset({kept})}
     assert look(changed(seen, children=children, tolerated=tolerated)).actions == ()
+
+
+def test_a_change_of_a_long_value_is_not_taken_for_the_one_that_the_cluster_keeps() -> None:
+    """The cluster writes images otherwise: by its registry, which has names of any length."""
+    image = f"registry.example.com/team/streamjob/engine@sha256:{'a' * 64}"
+    world = settled(image=image)
+    stateful_set = world.things["StatefulSet", "telemetry"]
+    kept = f"mirror.example.com/{image}"
+    for one in (stateful_set["spec"]["template"], world.things["Pod", "telemetry-0"]):
+        one["spec"]["containers"][0]["image"] = kept
+    path = "spec.template.spec.containers[engine].image"
+    identity = Difference(path, image, kept).identity
+    assert len(identity) < 200, "whatever the values"
+    world.tolerated["StatefulSet", "telemetry"] = frozenset({identity})
+    assert look(world.observe()).actions == ()
+    assert world.job is not None
+    world.job["spec"]["image"] = image[:-1] + "b"
+    actions = look(world.observe()).actions
+    assert [type(action) for action in actions] == [Emit, AskCheckpoint, Apply]
+    assert actions[0].message.startswith(path)
+
+
+def test_pods_that_have_lost_their_stateful_set_are_told_as_a_roll_where_the_template_has_changed() -> None:
+    world = settled()
+    assert world.job is not None
+    del world.things["StatefulSet", "telemetry"]
+    world.things["Pod", "telemetry-0"]["spec"]["tolerations"] = [{"key": "node.kubernetes.io/unreachable"}]
+    world.job["spec"]["podTemplate"] = {"spec": {"tolerations": []}}
+    assert not [action for action in look(world.observe()).actions if isinstance(action, (Emit, AskCheckpoint))]
+    world.job["spec"]["where"] = "v > 1"
+    actions = look(world.observe()).actions
+    assert [type(action) for action in actions[-3:]] == [Emit, AskCheckpoint, Apply]
+    assert actions[-3].reason == "Rolling"
+    assert actions[-3].message.startswith("job.where")
+    world.look()
+    (operation,) = world.job["status"]["operations"]
+    assert operation["name"] == "Roll"
+    del world.things["StatefulSet", "telemetry"]
+    assert not [action for action in look(world.observe()).actions if isinstance(action, Emit)], "told once"
+    world.settle()
+    assert world.job["status"]["phase"] == "Running"
 
 
 def test_a_stuck_pod_of_an_old_template_is_replaced_after_its_grace() -> None:
@@ -267,6 +311,47 @@ def test_a_claim_that_is_not_bound_yet_grows_when_it_is() -> None:
     assert [action for action in look(world.observe()).actions if isinstance(action, ResizeClaim)]
 
 
+def test_a_growth_without_a_pod_has_no_deadline() -> None:
+    world = settled(suspend=False)
+    assert world.job is not None
+    world.job["spec"] |= {"suspend": True, "storage": {"size": "20Gi"}}
+    world.settle()
+    claim = world.things["PersistentVolumeClaim", "state-telemetry-0"]
+    claim["status"] = {"phase": "Bound", "capacity": {"storage": "10Gi"}}
+    decision = look(world.observe())
+    assert decision.status["operations"] == []
+    assert decision.wake is None
+    assert condition(decision, "StorageReady")["reason"] == "Growing"
+    assert condition(decision, "StorageReady")["message"].endswith("finishes when the pod starts")
+    world.look()
+    world.now += 2 * DEADLINES["Resize"]
+    later = look(world.observe())
+    assert later.status["phase"] == "Suspended"
+    assert condition(later, "Degraded")["reason"] == "AsExpected"
+    world.job["spec"]["suspend"] = False
+    started = {one["name"]: one["startedAt"] for one in look(world.observe()).status["operations"]}
+    assert started == {"Start": time_text(world.now), "Resize": time_text(world.now)}
+
+
+def test_a_growth_that_waits_for_the_file_system_has_its_time_from_the_pods_start() -> None:
+    world = settled()
+    assert world.job is not None
+    world.job["spec"]["storage"] = {"size": "20Gi"}
+    world.settle()
+    pending = [{"type": "FileSystemResizePending", "status": "True"}]
+    claim = world.things["PersistentVolumeClaim", "state-telemetry-0"]
+    claim["status"] = {"phase": "Bound", "capacity": {"storage": "10Gi"}, "conditions": pending}
+
+    def operations() -> list[str]:
+        return [operation["name"] for operation in look(world.observe()).status["operations"]]
+
+    assert operations() == ["Resize"]
+    pod = world.things.pop(("Pod", "telemetry-0"))
+    assert operations() == ["Start"]
+    world.things["Pod", "telemetry-0"] = pod
+    assert operations() == ["Resize"]
+
+
 def test_names_that_are_no_text_stop_no_decision() -> None:
     containers = [{"name": {"a": "b"}, "image": "x"}, {"name": ["c"]}]
     assert look(observed(job(podTemplate={"spec": {"containers": containers}}))).status is not None
@@ -305,6 +390,60 @@ def test_an_invalid_edit_leaves_what_runs() -> None:
     assert decision.status["phase"] == "Invalid"
     world.look()
     assert look(world.observe()).actions == (), "told once"
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [({"where": "v >"}, "Invalid"), ({"shards": 16}, "ImmutableMember")]
+
+
+def test_an_invalid_job_is_stopped_where_somebody_wants_no_pod() -> None:
+    for wrong, reason in WRONG:
+        world = settled()
+        assert world.job is not None
+        before = copy.deepcopy(world.job["spec"])
+        world.job["spec"] |= {**wrong, "suspend": True}
+        decision = look(world.observe())
+        (stop,) = [action for action in decision.actions if isinstance(action, Scale)]
+        assert (stop.name, stop.replicas) == ("telemetry", 0)
+        assert stop.uid == world.things["StatefulSet", "telemetry"]["metadata"]["uid"]
+        assert not [action for action in decision.actions if isinstance(action, Apply)], "nothing of the invalid spec"
+        assert [operation["name"] for operation in decision.status["operations"]] == ["Suspend"]
+        assert decision.wake == world.now + DEADLINES["Suspend"]
+        assert condition(decision, "SpecValid")["reason"] == reason
+        assert condition(decision, "SpecValid")["message"].endswith("; the pod commits and stops")
+        world.settle()
+        assert world.of("Pod") == []
+        assert world.of("PersistentVolumeClaim"), "its state stays"
+        stopped = look(world.observe())
+        assert stopped.actions == ()
+        assert stopped.status["phase"] == "Invalid"
+        assert condition(stopped, "Suspended")["status"] == "True"
+        world.job["spec"]["suspend"] = False
+        assert look(world.observe()).actions == (), "an invalid spec starts nothing"
+        world.job["spec"] = before
+        world.settle()
+        assert world.job["status"]["phase"] == "Running"
+
+
+def test_pods_of_an_invalid_job_that_have_lost_their_stateful_set_are_stopped_as_well() -> None:
+    world = settled()
+    assert world.job is not None
+    del world.things["StatefulSet", "telemetry"]
+    world.job["spec"] |= {"where": "v >", "suspend": True}
+    world.settle()
+    assert world.of("Pod") == []
+
+
+def test_a_checkpoint_of_an_invalid_job_is_answered() -> None:
+    world = settled()
+    assert world.job is not None
+    world.job["spec"]["where"] = "v >"
+    world.job["metadata"]["annotations"] = {names.CHECKPOINT: "now"}
+    decision = look(world.observe())
+    assert AskCheckpoint(required=True) in decision.actions
+    assert [operation["name"] for operation in decision.status["operations"]] == ["Checkpoint"]
+    assert decision.wake == world.now + DEADLINES["Checkpoint"]
+    world.job["status"] = {**decision.status, "checkpointRequest": "now"}
+    assert look(world.observe()).actions == (), "answered once"
 
 
 def test_an_engine_that_is_silent_makes_the_job_degraded_after_a_while() -> None:
@@ -446,11 +585,13 @@ def test_a_deadline_of_a_deletion_has_a_bound_and_a_default() -> None:
 def test_only_the_claims_of_this_job_are_its_own() -> None:
     world = settled(deletionPolicy="Delete")
     claim = world.things["PersistentVolumeClaim", "state-telemetry-0"]
-    other = copy.deepcopy(claim)
-    other["metadata"] |= {"name": "backup-of-telemetry", "uid": "other"}
-    world.things["PersistentVolumeClaim", "backup-of-telemetry"] = other
+    others = ["20260105", "backup-of-telemetry", "state-telemetry-0-copy", "state-telemetry-other-0"]
+    for name in others:
+        other = copy.deepcopy(claim)
+        other["metadata"] |= {"name": name, "uid": name}
+        world.things["PersistentVolumeClaim", name] = other
     assert world.job is not None
     world.job["metadata"]["deletionTimestamp"] = time_text(world.now)
     world.settle()
     assert world.job is None
-    assert [claim["metadata"]["name"] for claim in world.of("PersistentVolumeClaim")] == ["backup-of-telemetry"]
+    assert [claim["metadata"]["name"] for claim in world.of("PersistentVolumeClaim")] == others

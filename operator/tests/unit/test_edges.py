@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from streamjob_operator.crd.status import PHASES
 from streamjob_operator.handlers import alive, refuse_invalid, settings_of_kopf
 from streamjob_operator.informer import Informer
 from streamjob_operator.kinds import SERVICE
-from streamjob_operator.metrics import Phases, registry
+from streamjob_operator.metrics import Phases, job_phase_seconds, registry
 from streamjob_operator.observed import EngineFacts, EngineStatus, EngineUdf
 from streamjob_operator.poll import is_decisive
 from streamjob_operator.settings import Settings, load
@@ -63,6 +64,33 @@ def test_jobs_are_counted_by_phase() -> None:
     assert value("streamjob_operator_job_phase_seconds", series) is None
 
 
+def test_a_scrape_misses_no_job_while_phases_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    phases = Phases()
+    phases.note(("shop", "a"), "Failed", 10)
+    phases.show(20)
+    phases.note(("shop", "a"), "Starting", 20)
+    phases.note(("shop", "b"), "Running", 20)
+    scraped: list[set[str]] = []
+
+    def series_of(job: str) -> set[str]:
+        samples = [sample for metric in job_phase_seconds.collect() for sample in metric.samples]
+        return {one.labels["phase"] for one in samples if one.labels["name"] == job}
+
+    def seen(change: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*names: str) -> Any:
+            scraped.append(series_of("a"))
+            return change(*names)
+
+        return changed
+
+    for change in ("labels", "remove"):
+        monkeypatch.setattr(job_phase_seconds, change, seen(getattr(job_phase_seconds, change)))
+    phases.show(30)
+    assert scraped
+    assert all(scraped)
+    assert series_of("a") == {"Starting"}
+
+
 def test_only_decisive_facts_ask_for_a_look() -> None:
     status = EngineStatus(version="1", shards=8, queue_rows=1, udfs=(EngineUdf(version="a"),))
 
@@ -97,6 +125,24 @@ def test_the_liveness_probe_says_what_is_dead() -> None:
         controller._beat_at = now - LATE_BEAT_S - 1
         with pytest.raises(kopf.PermanentError, match="event loop"):
             alive(controller)
+
+    asyncio.run(course())
+
+
+def test_the_liveness_probe_fails_where_the_watch_of_the_jobs_is_dead() -> None:
+    async def course() -> None:
+        controller = Controller(None, Settings(dead_after_s=5))  # type: ignore[arg-type]
+        written = job()
+        key = ("shop", "telemetry")
+        controller.saw_job(None, job())
+        written["metadata"]["resourceVersion"] = "7"
+        controller._wrote(key, written)
+        assert alive(controller) == "ok"
+        controller._clock = lambda: controller._beat_at + 6  # type: ignore[method-assign]
+        with pytest.raises(kopf.PermanentError, match="streamjobs were written, and their watch has not told of it"):
+            alive(controller)
+        controller.saw_job("MODIFIED", written)
+        assert alive(controller) == "ok"
 
     asyncio.run(course())
 

@@ -140,7 +140,7 @@ def test_one_jobs_surprise_does_not_end_the_questions_to_the_others() -> None:
         for name in ("a", "b", "c"):
             resource = job()
             resource["metadata"]["name"] = name
-            index.put_job(resource, frozenset())
+            index.put_job(resource, {})
 
         def token(key: tuple[str, str]) -> str | None:
             asked.append(key[1])

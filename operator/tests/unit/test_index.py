@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import random
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamjob_operator import names
-from streamjob_operator.index import Graves, Index
+from streamjob_operator.index import Code, Graves, Index
 from unit.jobs import job
 
 KEY = ("shop", "telemetry")
+KEYS = frozenset({"a"})
+CODE = {"code": KEYS}
 
 
 def service(name: str = "telemetry", version: int = 1, job: str = "telemetry") -> dict[str, Any]:
@@ -53,15 +56,51 @@ def test_a_changed_label_moves_a_child_to_its_other_job() -> None:
 
 def test_a_config_map_is_of_interest_while_a_job_names_it() -> None:
     index = Index()
-    key = index.put_job(job(), frozenset({"code"}))
+    key = index.put_job(job(), CODE)
     assert index.see_config_map(config_map(1)) == {key}
     assert index.see_config_map(config_map(1, "other")) == set()
     index.put_config_map(config_map(1))
-    assert index.config_map("shop", "code") == ("1", {"a": "b"})
+    assert index.config_map("shop", "code", KEYS) == ("1", {"a": "b"})
     index.see_config_map(config_map(2))
-    assert index.config_map("shop", "code") == ("2", None), "its new content is to be read"
+    assert index.config_map("shop", "code", KEYS) == ("2", None), "its new content is to be read"
     index.remove_job(key, "uid-1")
     assert index.see_config_map(config_map(3)) == set()
+
+
+def test_only_what_jobs_read_of_a_config_map_is_kept() -> None:
+    index = Index()
+    index.put_job(job(), {"code": frozenset({"a", "absent"})})
+    whole = {**config_map(1), "data": {"a": "b", "b": "c", "large": "x" * 100_000}}
+    index.put_config_map(whole)
+    assert index.config_map("shop", "code", frozenset({"a", "absent"})) == ("1", {"a": "b"})
+    assert index.config_map("shop", "code", frozenset({"b"})) == ("1", None), "it is read again"
+    other = job()
+    other["metadata"]["name"] = "other"
+    index.put_job(other, {"code": frozenset({"b"})})
+    index.put_config_map(whole)
+    assert index.config_map("shop", "code", frozenset({"b"})) == ("1", {"b": "c"})
+    assert index.config_map("shop", "code", frozenset({"a"})) == ("1", {"a": "b"}), "each finds what it reads"
+    assert index._code._bytes < 100
+    index.remove_job(("shop", "other"), "uid-1")
+    index.remove_job(KEY, "uid-1")
+    assert index._code._bytes == 0
+    index.put_config_map(whole)
+    assert index._code._bytes == 0, "nobody reads it"
+
+
+def test_code_is_bounded_by_bytes() -> None:
+    code = Code(limit=200)
+    texts = [random.Random(seed).randbytes(50).hex() for seed in range(4)]
+    for number, text in enumerate(texts):
+        code.put(("shop", str(number)), "1", KEYS, {"a": text})
+        assert 0 < code._bytes <= 200
+    assert code.get(("shop", "0"), "1", KEYS) is None
+    assert code.get(("shop", "3"), "1", KEYS) == {"a": texts[3]}
+    code.put(("shop", "3"), "2", KEYS, {"a": random.Random(9).randbytes(1000).hex()})
+    assert code.get(("shop", "3"), "2", KEYS) is None, "too large for any room"
+    for number in range(4):
+        code.forget(("shop", str(number)))
+    assert code._bytes == 0
 
 
 def test_a_late_answer_does_not_bring_back_what_has_ended() -> None:
@@ -99,16 +138,16 @@ def test_a_job_that_has_ended_stays_so() -> None:
     index = Index()
     first = job()
     first["metadata"]["resourceVersion"] = "10"
-    index.put_job(first, frozenset({"code"}))
+    index.put_job(first, CODE)
     assert index.remove_job(KEY, "uid-1", 12)
     late = copy.deepcopy(first)
     late["metadata"]["resourceVersion"] = "11"
-    index.put_job(late, frozenset({"code"}))
+    index.put_job(late, CODE)
     assert index.jobs() == []
     assert index.see_config_map(config_map(1)) == set()
     again = copy.deepcopy(first)
     again["metadata"] |= {"resourceVersion": "13", "uid": "uid-2"}
-    index.put_job(again, frozenset())
+    index.put_job(again, {})
     assert not index.remove_job(KEY, "uid-1", 12), "the end of the older one"
     assert index.jobs() == [KEY]
     assert index.remove_job(KEY, "uid-3", 20), "there was one more, of which nothing was heard"
@@ -117,17 +156,17 @@ def test_a_job_that_has_ended_stays_so() -> None:
 
 def test_a_late_answer_does_not_bring_back_code() -> None:
     index = Index()
-    index.put_job(job(), frozenset({"code"}))
+    index.put_job(job(), CODE)
     index.see_config_map(config_map(5))
     index.see_config_map(config_map(6))
     index.put_config_map(config_map(5))
-    assert index.config_map("shop", "code") == ("6", None), "the newer one is still to be read"
+    assert index.config_map("shop", "code", KEYS) == ("6", None), "the newer one is still to be read"
     index.see_config_map(config_map(7), gone=True)
     index.put_config_map(config_map(6))
-    assert index.config_map("shop", "code") == (None, None)
+    assert index.config_map("shop", "code", KEYS) == (None, None)
     index.see_config_map(config_map(8))
     index.see_config_map(config_map(7), gone=True)
-    assert index.config_map("shop", "code") == ("8", None)
+    assert index.config_map("shop", "code", KEYS) == ("8", None)
 
 
 def test_versions_that_cannot_be_compared_are_taken_as_they_come() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from streamjob_operator import names
 from streamjob_operator.cluster import ClusterError
 from streamjob_operator.index import Index, version
-from streamjob_operator.informer import BACKOFF_INITIAL_S, BACKOFF_MAX_S, Informer
+from streamjob_operator.informer import BACKOFF_INITIAL_S, BACKOFF_MAX_S, Echoes, Informer
 from streamjob_operator.kinds import SERVICE
 
 Step = list[Any] | ClusterError
@@ -149,3 +149,28 @@ def test_a_watch_that_is_refused_says_so_at_once_and_goes_on_when_it_may() -> No
         task.cancel()
 
     asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def test_what_is_written_comes_back_or_is_missed() -> None:
+    echoes = Echoes()
+    one, other = ("shop", "one"), ("shop", "other")
+    echoes.heard(one, 5)
+    echoes.wrote(one, 5, 10.0)  # nothing changed
+    assert echoes.longest(100.0) == 0.0
+    echoes.wrote(one, 7, 10.0)
+    echoes.wrote(one, 9, 20.0)
+    echoes.wrote(other, 8, 30.0)
+    assert echoes.longest(100.0) == 90.0
+    echoes.heard(one, 6)
+    assert echoes.longest(100.0) == 90.0, "an older version is no answer"
+    echoes.heard(one, 9)
+    assert echoes.longest(100.0) == 70.0
+    echoes.heard(other, 20)
+    echoes.wrote(other, 19, 40.0)
+    assert echoes.longest(100.0) == 0.0, "it came back before its answer did"
+    echoes.wrote(other, 0, 40.0)
+    assert echoes.longest(100.0) == 0.0, "a version that cannot be compared"
+    echoes.wrote(one, 30, 50.0)
+    echoes.keep([other])
+    assert echoes.longest(100.0) == 0.0, "of a job that is gone nothing comes"
+    assert set(echoes._heard) == {other}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from streamjob_operator import names
+from streamjob_operator.apply import CHECKPOINT_AGAIN
 from streamjob_operator.cluster import ClusterError
 from streamjob_operator.controller import Controller
 from streamjob_operator.decide import AskCheckpoint, Decision
@@ -262,6 +264,62 @@ def test_what_belongs_to_another_is_left_and_told(metadata: Object, said: str, i
     with_controller(server, course)
 
 
+def conditions(server: Server) -> dict[str, Object]:
+    return {found["type"]: found for found in server.job["status"]["conditions"]}
+
+
+@pytest.mark.parametrize("suspend", [False, True])
+@pytest.mark.parametrize(
+    "labels", [{}, names.labels("other"), {names.JOB_LABEL: "telemetry"}, {names.MANAGED_BY: names.FIELD_MANAGER}]
+)
+def test_no_pod_gets_a_claim_that_was_not_made_for_its_job(labels: dict[str, str], suspend: bool) -> None:
+    claim = thing("PersistentVolumeClaim", "state-telemetry-0", labels=labels)
+    server = Server(job(suspend=suspend), claim)
+
+    async def course(controller: Controller) -> None:
+        with pytest.raises(ClusterError, match="PersistentVolumeClaim state-telemetry-0"):
+            await look(controller)
+        assert ("StatefulSet", "telemetry") not in server.things, "nothing runs"
+        assert server.things["PersistentVolumeClaim", "state-telemetry-0"] == claim
+        told = conditions(server)["SpecValid"]
+        assert (told["status"], told["reason"]) == ("False", "NameTaken")
+        assert f"{names.MANAGED} and {names.JOB_LABEL}=telemetry; or delete it" in told["message"]
+        claim_now = server.things["PersistentVolumeClaim", "state-telemetry-0"]
+        claim_now["metadata"]["labels"] = names.labels("telemetry")
+        controller.work.add(KEY)
+        assert await look(controller)
+        assert ("StatefulSet", "telemetry") in server.things, "it was given to the job"
+
+    with_controller(server, course)
+
+
+def test_a_claim_that_took_its_place_while_the_job_was_suspended_is_not_taken_either() -> None:
+    server = Server(job(suspend=True))
+
+    async def course(controller: Controller) -> None:
+        assert await look(controller)
+        server.things["PersistentVolumeClaim", "state-telemetry-0"] = thing("PersistentVolumeClaim", "x", labels={})
+        server.job["spec"]["suspend"] = False
+        server.job["metadata"]["generation"] = 2
+        controller.saw_job("MODIFIED", server.changed(server.job))
+        with pytest.raises(ClusterError, match="was not made for this job"):
+            await look(controller)
+        assert server.things["StatefulSet", "telemetry"]["spec"]["replicas"] == 0
+
+    with_controller(server, course)
+
+
+def test_a_claim_of_the_job_is_known_by_its_watch_and_not_asked_for() -> None:
+    server = Server(job())
+
+    async def course(controller: Controller) -> None:
+        controller.index.put(thing("PersistentVolumeClaim", "state-telemetry-0", labels=names.labels("telemetry")))
+        assert await look(controller)
+        assert "PersistentVolumeClaim" not in {kind for verb, kind, _ in server.calls if verb == "list"}
+
+    with_controller(server, course)
+
+
 @pytest.mark.parametrize(
     "metadata",
     [
@@ -391,6 +449,113 @@ def test_a_checkpoint_that_failed_is_told_as_such_until_one_succeeds() -> None:
         assert "checkpointProblem" not in status
 
     with_controller(server, course)
+
+
+def test_a_checkpoint_that_somebody_wants_is_asked_for_again_soon() -> None:
+    server = Server(job())
+
+    async def course(controller: Controller) -> None:
+        applier = controller._reconciler._applier
+        pending = {"operations": [{"name": "Checkpoint", "deadline": "2030-01-01T00:05:00Z"}]}
+        observed = Observed(job() | {"status": pending}, NOW)
+        deadline = NOW + timedelta(minutes=5)
+        for wake, expected in ((deadline, CHECKPOINT_AGAIN), (None, CHECKPOINT_AGAIN), (NOW, timedelta(0))):
+            decision = Decision((AskCheckpoint(required=True),), pending, wake)
+            done = await applier.carry_out(observed, decision, None)
+            assert done.wake == NOW + expected
+            assert done.status == pending, "not answered yet"
+        roll = Decision((AskCheckpoint(),), {"operations": []}, deadline)
+        assert (await applier.carry_out(observed, roll, None)).wake == deadline, "a roll goes on without"
+
+    with_controller(server, course)
+
+
+class Discovery(Server):
+    """Gives answers to whether there are PodMonitors, the last one for ever."""
+
+    def __init__(self, *answers: bool | ClusterError) -> None:
+        super().__init__(job(suspend=True))
+        self.answers = list(answers)
+
+    async def serves(self, _kind: Kind) -> bool:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, ClusterError):
+            raise answer
+        return answer
+
+
+BUSY = ClusterError(429, "TooManyRequests", "later")
+AWAY = ClusterError(503, "ServiceUnavailable", "later")
+
+
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for five minutes."""
+    for name in ("DISCOVERY_S", "DISCOVERY_RETRY_S"):
+        monkeypatch.setattr(f"streamjob_operator.controller.{name}", 0.01)
+
+
+@pytest.mark.parametrize("answers", [(True,), (False, True), (BUSY, AWAY, True), (False, BUSY, False, True)])
+def test_pod_monitors_come_with_their_api_and_no_answer_ends_nothing(
+    answers: tuple[bool | ClusterError, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Discovery(*answers)
+    soon(monkeypatch)
+
+    async def run() -> None:
+        controller = Controller(server, Settings())  # type: ignore[arg-type]
+        controller.saw_job(None, copy.deepcopy(server.job))
+        leading = asyncio.create_task(controller.lead())
+        try:
+            async with asyncio.timeout(20):
+                while ("PodMonitor", "telemetry") not in server.things:
+                    assert not leading.done(), leading
+                    await asyncio.sleep(0.01)
+            assert [one.name for one in controller._informers].count("podmonitors") == 1
+            first = next(place for place, call in enumerate(server.calls) if call[1] == "PodMonitor")
+            assert server.calls[first][0] == "list", "what is there is known before any is made"
+        finally:
+            leading.cancel()
+            await asyncio.wait({leading})
+            await controller.close()
+
+    asyncio.run(run())
+
+
+def test_pod_monitors_that_may_not_be_watched_hold_up_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    soon(monkeypatch)
+
+    class Forbidden(Discovery):
+        async def pages(self, kind: Kind, *rest: Any, **more: Any) -> AsyncIterator[tuple[list[Object], str]]:
+            if kind.kind == "PodMonitor":
+                self.calls.append(("list", kind.kind, ""))
+                raise ClusterError(403, "Forbidden", "no rule")
+            async for page in super().pages(kind, *rest, **more):
+                yield page
+
+    server = Forbidden(False, True)
+
+    async def run() -> None:
+        controller = Controller(server, Settings())  # type: ignore[arg-type]
+        controller.saw_job(None, copy.deepcopy(server.job))
+        leading = asyncio.create_task(controller.lead())
+        try:
+            async with asyncio.timeout(20):
+                while ("list", "PodMonitor", "") not in server.calls:
+                    await asyncio.sleep(0.01)
+                server.calls.clear()
+                del server.things["Service", "telemetry"]
+                controller.index.remove("Service", "shop", "telemetry")
+                controller.work.add(KEY)
+                while ("Service", "telemetry") not in server.things:
+                    await asyncio.sleep(0.01)
+            assert controller._unwatched() == []
+            assert not controller._facts.pod_monitors
+        finally:
+            leading.cancel()
+            await asyncio.wait({leading})
+            await controller.close()
+
+    asyncio.run(run())
 
 
 def test_no_answer_is_neither_a_right_nor_its_refusal() -> None:

@@ -120,9 +120,11 @@ def test_it_converges_and_then_does_nothing(
 
 
 def check_children(world: World) -> None:
-    """A valid job has all its children as they should be, and one pod of the newest template."""
+    """A valid job has all its children as they should be, and one pod of the newest template; a suspended one none."""
     assert world.job is not None
     status = world.job["status"]
+    if world.job["spec"].get("suspend", False):
+        assert world.of("Pod") == []
     if status["phase"] == "Invalid":
         return
     kinds = {kind for kind, _ in world.things}

@@ -22,6 +22,7 @@ from streamjob_operator.decide import (
     Discard,
     Emit,
     ResizeClaim,
+    Scale,
     SetFinalizer,
     Try,
     decide,
@@ -105,6 +106,7 @@ class World:
         decision = decide(self.observe(), CHOICES)
         for action in decision.actions:
             changes = isinstance(action, (Apply, Try)) and action.manifest["kind"] == "StatefulSet"
+            changes = changes or isinstance(action, Scale)
             if self.refuses_sets and changes:
                 self.refused(Observed(self.job, self.now))
                 return decision
@@ -129,6 +131,11 @@ class World:
         elif isinstance(action, Discard):
             assert action.name not in self.mentioned(), "somebody still reads it"
             self.delete(action.kind, action.name, action.uid)
+        elif isinstance(action, Scale):
+            found = self.things["StatefulSet", action.name]
+            assert found["metadata"]["uid"] == action.uid
+            found["spec"]["replicas"] = action.replicas
+            found["metadata"]["generation"] += 1
         elif isinstance(action, ResizeClaim):
             claim = self.things["PersistentVolumeClaim", action.name]
             claim["spec"]["resources"]["requests"]["storage"] = action.size

@@ -75,7 +75,7 @@ class Operation(Model):
     """Something that takes time."""
 
     name: str
-    """What is done: Roll, Checkpoint, Suspend, Resize or Delete."""
+    """What is done: Start, Roll, Checkpoint, Suspend, Resize or Delete."""
 
     started_at: datetime
     """When it began."""

@@ -9,6 +9,7 @@ from streamjob_operator.decide.actions import (
     Discard,
     Emit,
     ResizeClaim,
+    Scale,
     SetFinalizer,
     Try,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "Discard",
     "Emit",
     "ResizeClaim",
+    "Scale",
     "SetFinalizer",
     "Try",
     "decide",

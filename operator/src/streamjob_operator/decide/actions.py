@@ -43,6 +43,15 @@ class Discard:
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """Sets the number of pods of the very StatefulSet that was observed; all else of it stays as it is."""
+
+    name: str
+    uid: str
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
 class ResizeClaim:
     """Asks for a larger volume."""
 
@@ -73,7 +82,7 @@ class Emit:
     warning: bool = False
 
 
-Action: TypeAlias = Apply | Try | Delete | Discard | ResizeClaim | SetFinalizer | AskCheckpoint | Emit
+Action: TypeAlias = Apply | Try | Delete | Discard | Scale | ResizeClaim | SetFinalizer | AskCheckpoint | Emit
 
 
 @dataclass(frozen=True, slots=True)

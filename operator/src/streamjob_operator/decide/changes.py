@@ -16,6 +16,8 @@ FIXED = ("serviceName", "podManagementPolicy", "selector", "volumeClaimTemplates
 REFUSED, NO_RIGHTS = "Refused", "NoRights"
 """Reasons of SpecValid where the API server does not take what the job needs."""
 _SHORT = 12
+_OF_PODS = (".spec.tolerations", ".resources.")
+"""Members that a cluster gives pods in its own way, whatever their template says."""
 
 
 @dataclass(slots=True)
@@ -59,7 +61,7 @@ def find_changes(observed: Observed, wanted: Iterable[Object]) -> Changes:
 def _differs(observed: Observed, wanted: Object, found: Object) -> bool:
     # The digest is one of the annotations: a member that is no longer wanted differs by it.
     tolerated = observed.tolerated.get((wanted["kind"], wanted["metadata"]["name"]), frozenset())
-    return any(str(difference) not in tolerated for difference in differences(wanted, found))
+    return any(difference.identity not in tolerated for difference in differences(wanted, found))
 
 
 def _drift(wanted: Object, found: Object | None) -> list[Action]:
@@ -82,6 +84,8 @@ def _out_of_the_way(wanted: Object, found: Object | None) -> list[Action]:
 
 def _stateful_set(observed: Observed, wanted: Object, found: Object | None, config: str, changes: Changes) -> None:
     if found is None:
+        # It adopts the pods that are there, and replaces those of another template.
+        changes.roll = _roll_of_pods(observed, wanted, config)
         changes.stateful_set.append(Apply(wanted))
         return
     if is_terminating(found):
@@ -125,12 +129,31 @@ def _roll(observed: Observed, wanted: Object, found: Object, config: str) -> str
     tolerated = observed.tolerated.get(ref, frozenset())
     path = "spec.template"
     new, old = wanted["spec"]["template"], found["spec"]["template"]
-    changed = [difference for difference in differences(new, old, path) if str(difference) not in tolerated]
+    changed = [difference for difference in differences(new, old, path) if difference.identity not in tolerated]
     first = changed[0] if changed else None
     if first is None and not same_digest(wanted, found):
         surplus = first_difference(new, old, path)
         first = surplus if surplus is not None and surplus.wanted is None else None
-    return None if first is None else _reason(observed, first, config)
+    return None if first is None else _reason(observed, first, old, config)
+
+
+def _roll_of_pods(observed: Observed, wanted: Object, config: str) -> str | None:
+    """The first member of the template in which a pod differs that has lost its StatefulSet, and with it the template.
+
+    None as well for a roll that was told before the StatefulSet went.
+    """
+    tolerated = observed.tolerated.get(("StatefulSet", wanted["metadata"]["name"]), frozenset())
+    for pod in observed.pods:
+        if is_terminating(pod):
+            continue
+        old = {"metadata": pod["metadata"], "spec": pod["spec"]}
+        for difference in differences(wanted["spec"]["template"], old, "spec.template"):
+            if difference.identity in tolerated or any(part in difference.path for part in _OF_PODS):
+                continue
+            reason = _reason(observed, difference, old, config)
+            under_way = observed.operation("Roll")
+            return None if under_way is not None and under_way["message"] == reason else reason
+    return None
 
 
 def _first_fixed(wanted: Object, found: Object) -> Difference | None:
@@ -142,11 +165,11 @@ def _first_fixed(wanted: Object, found: Object) -> Difference | None:
     return None
 
 
-def _reason(observed: Observed, first: Difference, config: str) -> str:
-    """The change as its author wrote it, where the template holds only a hash of it."""
+def _reason(observed: Observed, first: Difference, old: Object, config: str) -> str:
+    """The change of the `old` template as its author wrote it, where the template holds only a hash of it."""
     annotation = first.path.removeprefix("spec.template.metadata.annotations.")
     if annotation == names.JOB_HASH:
-        return _job_reason(observed, config) or "the job"
+        return _job_reason(observed, old, config) or "the job"
     if annotation == names.UDF_HASHES:
         return _udf_reason(first)
     if annotation == names.RESTART:
@@ -171,9 +194,8 @@ def _mapping(text: object) -> dict[str, str]:
     return value if isinstance(value, dict) else {}
 
 
-def _job_reason(observed: Observed, config: str) -> str | None:
-    """The first member of the normalised job that differs from the one that the StatefulSet's template names."""
-    template = (observed.stateful_set or {}).get("spec", {}).get("template", {})
+def _job_reason(observed: Observed, template: Object, config: str) -> str | None:
+    """The first member of the normalised job that differs from the one that a template names."""
     volumes = [one for one in template.get("spec", {}).get("volumes") or () if one.get("name") == names.JOB_VOLUME]
     name = (volumes[0].get("configMap") or {}).get("name", "") if volumes else ""
     found = observed.children.get(("ConfigMap", name), {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from streamjob_operator import names
@@ -11,11 +11,13 @@ from streamjob_operator.builders import Inputs, children
 from streamjob_operator.conditions import parse_time
 from streamjob_operator.decide.actions import Action, AskCheckpoint, Decision, Delete, Emit, SetFinalizer
 from streamjob_operator.decide.changes import Changes, find_changes
+from streamjob_operator.decide.checkpoints import ask_checkpoint, checkpoint_asked
 from streamjob_operator.decide.configs import unused_configs
 from streamjob_operator.decide.deletion import decide_deletion
 from streamjob_operator.decide.health import is_rolling, ready_pods, stuck_pods, trouble
-from streamjob_operator.decide.operations import Operation, running
-from streamjob_operator.decide.status import invalid_status, running_status
+from streamjob_operator.decide.invalid import decide_invalid
+from streamjob_operator.decide.operations import Operation, next_deadline, running
+from streamjob_operator.decide.status import running_status
 from streamjob_operator.decide.storage import Storage, look_at_storage, state_conflict
 from streamjob_operator.observed import Observed, is_own, name_taken
 from streamjob_operator.validation import InvalidJob, ValidJob, check
@@ -52,7 +54,8 @@ def _invalid(observed: Observed, hold: tuple[Action, ...], reason: str, message:
     old = observed.condition("SpecValid")
     told = old is not None and old["status"] == "False" and old["message"].startswith(message)
     events = () if told else (Emit("InvalidSpec", message, warning=True),)
-    return Decision((*hold, *events), invalid_status(observed, reason, message))
+    decision = decide_invalid(observed, reason, message)
+    return replace(decision, actions=(*hold, *events, *decision.actions))
 
 
 def _valid(observed: Observed, valid: ValidJob, choices: Choices, hold: tuple[Action, ...]) -> Decision:
@@ -86,7 +89,7 @@ def _valid(observed: Observed, valid: ValidJob, choices: Choices, hold: tuple[Ac
         *_before_roll(observed, changes),
         *changes.stateful_set,
         *stuck,
-        *_asked_checkpoint(observed, operations),
+        *ask_checkpoint(observed, next((one for one in operations if one.name == "Checkpoint"), None)),
     )
     status = running_status(
         observed,
@@ -95,9 +98,8 @@ def _valid(observed: Observed, valid: ValidJob, choices: Choices, hold: tuple[Ac
         found=problem,
         operations=tuple(operations),
     )
-    due = [operation.deadline for operation in operations if not operation.overdue(observed.now)]
-    due += [observed.now] if changes.look_again else []
-    return Decision(actions, status, min([*due, *([wake] if wake else [])], default=None))
+    due = (next_deadline(observed, operations), observed.now if changes.look_again else None, wake)
+    return Decision(actions, status, min((time for time in due if time is not None), default=None))
 
 
 def _token(observed: Observed) -> str | None:
@@ -141,24 +143,11 @@ def _operations(observed: Observed, valid: ValidJob, storage: Storage, changes: 
         result.append(running(observed, "Suspend", "the pod to commit and stop", "spec.suspend is true"))
     elif not suspended and not ready_pods(observed):
         result.append(running(observed, "Start", "the pod to serve", "the job starts"))
-    if storage.growing:
+    # Without a pod a growth has no deadline: it may have to wait for one, for as long as the job is stopped.
+    if storage.growing and not storage.waits_for_pod:
         result.append(running(observed, "Resize", "the volumes to grow", "spec.storage.size is larger"))
-    if _checkpoint_asked(observed):
-        wanted = observed.annotations[names.CHECKPOINT]
-        result.append(running(observed, "Checkpoint", "the engine to commit", f"asked for by annotation: {wanted}"))
-    return result
-
-
-def _checkpoint_asked(observed: Observed) -> bool:
-    wanted = observed.annotations.get(names.CHECKPOINT)
-    return wanted is not None and wanted != observed.status.get("checkpointRequest")
-
-
-def _asked_checkpoint(observed: Observed, operations: list[Operation]) -> list[Action]:
-    for operation in operations:
-        if operation.name == "Checkpoint" and (ready_pods(observed) or operation.overdue(observed.now)):
-            return [AskCheckpoint(required=True)]
-    return []
+    checkpoint = checkpoint_asked(observed)
+    return [*result, checkpoint] if checkpoint is not None else result
 
 
 def _stuck(observed: Observed, operations: list[Operation]) -> tuple[list[Action], datetime | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -61,3 +62,8 @@ def running(
         since, said = started or observed.now, message or name
     deadline = (started or since) + (allowed if allowed is not None else DEADLINES[name])
     return Operation(name, started or since, deadline, blocked_by, said)
+
+
+def next_deadline(observed: Observed, operations: Iterable[Operation]) -> datetime | None:
+    """When the next of these deadlines passes that has not passed yet."""
+    return min((one.deadline for one in operations if not one.overdue(observed.now)), default=None)

@@ -48,19 +48,23 @@ def running_status(
     return _status(observed, summary, conditions)
 
 
-def invalid_status(observed: Observed, reason: str, message: str) -> dict[str, Any]:
-    """The status of a job whose spec cannot be run; what runs already goes on as it is."""
+def invalid_status(
+    observed: Observed, reason: str, message: str, operations: tuple[Operation, ...] = ()
+) -> dict[str, Any]:
+    """The status of a job whose spec cannot be run; what runs goes on as it is, or stops where that is asked."""
     running = ready_pods(observed) > 0
-    goes_on = "; the pod goes on with the last valid spec" if observed.pods else ""
-    summary = Summary("Invalid", message)
+    what = "commits and stops" if observed.suspended else "goes on with the last valid spec"
+    goes_on = f"; the pod {what}" if observed.pods else ""
+    summary = Summary("Invalid", message, operations)
+    waits = Condition("Progressing", False, "InvalidSpec", "nothing changes until the spec is corrected")
     conditions = [
         _ready(observed, summary),
-        Condition("Progressing", False, "InvalidSpec", "nothing changes until the spec is corrected"),
+        _progressing(operations) if operations else waits,
         Condition("Degraded", not running, "InvalidSpec", message),
         Condition("SpecValid", False, reason, message + goes_on),
         *_kept(observed, ("StorageReady",)),
         _engine(observed),
-        *_kept(observed, ("Suspended",)),
+        _suspended(observed, observed.suspended),
     ]
     return _status(observed, summary, conditions)
 

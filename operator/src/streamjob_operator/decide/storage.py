@@ -22,12 +22,16 @@ GROWTH_AGAIN = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """The size that new volumes get, what to do, the condition, and whether volumes are growing."""
+    """The size that new volumes get, what to do, the condition, and whether volumes are growing.
+
+    With `waits_for_pod` a growth ends no sooner than a pod starts, as far as can be seen.
+    """
 
     size: int
     actions: tuple[Action, ...]
     condition: Condition
     growing: bool
+    waits_for_pod: bool
 
 
 def _requested(claim: Object) -> int:
@@ -87,7 +91,17 @@ def look_at_storage(observed: Observed, valid: ValidJob) -> Storage:
     growing = bool(grows) or any(
         claim.get("status", {}).get("phase") == "Bound" and _capacity(claim) < _requested(claim) for claim in claims
     )
-    return Storage(size, tuple(actions), _condition(observed, valid, claims, fixed, growing), growing)
+    waits = growing and _waits_for_pod(observed, valid, claims)
+    return Storage(size, tuple(actions), _condition(observed, valid, claims, fixed, growing, waits), growing, waits)
+
+
+def _waits_for_pod(observed: Observed, valid: ValidJob, claims: list[Object]) -> bool:
+    """Whether nobody is there who would end a growth: the node on which a pod starts makes the file system larger."""
+    if observed.pods:
+        return False
+    conditions = [one for claim in claims for one in claim.get("status", {}).get("conditions") or ()]
+    resized = any(one["type"] == "FileSystemResizePending" and one["status"] == "True" for one in conditions)
+    return resized or valid.job.spec.suspend
 
 
 def _refused_before(observed: Observed) -> bool:
@@ -118,6 +132,7 @@ def _condition(
     claims: list[Object],
     fixed: list[Object],
     growing: bool,
+    waits_for_pod: bool,
 ) -> Condition:
     wanted = int(valid.job.spec.storage.size)
     classes = observed.cluster.storage_classes
@@ -143,7 +158,8 @@ def _condition(
     if pending:
         return no("VolumePending", f"waits for the volume of the claim {pending[0]['metadata']['name']}")
     if growing:
-        return no("Growing", "waits until the volumes have grown")
+        ends = "; this finishes when the pod starts" if waits_for_pod else ""
+        return no("Growing", f"waits until the volumes have grown{ends}")
     if not claims:
         return Condition("StorageReady", None, "NoVolumeYet", "the volume comes with the first pod")
     return Condition("StorageReady", True, "Bound", "all volumes are bound")

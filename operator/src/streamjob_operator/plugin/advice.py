@@ -22,6 +22,9 @@ PODS = {
 CONDITIONS = {
     "Invalid": "Correct the spec: streamjob check FILE says the same, with lines. What runs goes on until then.",
     "ImmutableMember": "Put the old value back. For another one create another job, or delete the volume claim.",
+    "NameTaken": "Delete or rename the object that the message names, or give the job another name.",
+    "Refused": "Correct the member that the message names: the API server does not take what follows from it.",
+    "NoRights": "Give the operator the rights of its chart here, or have it not watch this namespace.",
     "PodNotCreated": "A quota, a LimitRange or the namespace's Pod Security level refuses the pod: change "
     "spec.podTemplate, or ask who set it.",
     "RuntimeClassNotFound": "kubectl get runtimeclasses lists those that exist.",

@@ -6,6 +6,8 @@ Objects come and go as the JSON that they are. Every failure is a `ClusterError`
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +22,12 @@ from streamjob_operator.plugin.observation import Object, Observation
 
 TIMEOUT_S = 30.0
 """What one request may take."""
+WATCH_S = 60
+"""How long one watch lasts: that a connection has died without a word is noticed after it."""
+WATCH_LATE_S = 5.0
+"""How much later than that the API server may end it."""
+WATCH_AGAIN_S = 0.5
+"""Between a watch that has ended and the next look."""
 LOG_CHUNK_BYTES = 16 << 10
 MAX_WATCH_LINE_BYTES = 8 << 20
 """A longer line of a watch is no object."""
@@ -30,6 +38,8 @@ _HINTS = {
     403: "ask for the role edit (or view) in this namespace",
     409: "it was changed at the same time; try again",
 }
+_PASSING = (None, 410, 429, 500, 502, 503, 504)
+"""Where another try may do better: a lost connection, a watch that fell behind, a server that starts or is busy."""
 
 
 class ClusterError(RuntimeError):
@@ -81,22 +91,63 @@ class Cluster:
         return self._json("PATCH", self._job_path(name), {"fieldManager": "kubectl-streamjob"}, dict(patch), kind)
 
     def watch(self, job: Object, seconds: int) -> Iterator[Object]:
-        """The job as it is and at every change, for at most `seconds`; ends early where it is deleted."""
-        yield job
+        """The job as it is and at every change, for at most `seconds`, over watches and connections that end meanwhile.
+
+        ClusterError where it is deleted, where it may not be watched, and where nothing answers at the end.
+        """
+        deadline = time.monotonic() + seconds
+        known: Object | None = job
+        while True:
+            broken: ClusterError | None = None
+            try:
+                # A watch says nothing of what happened between the one before and itself.
+                known = known or self._again(job)
+                yield known
+                yield from self._changes(known, deadline)
+            except ClusterError as error:
+                if error.status not in _PASSING:
+                    raise
+                broken = error
+            known, left = None, deadline - time.monotonic()
+            if left > 0:
+                time.sleep(min(left, WATCH_AGAIN_S))
+            elif broken is not None:
+                raise broken
+            else:
+                return
+
+    def _again(self, job: Object) -> Object:
+        """The same job as it is now."""
+        try:
+            now = self.job(job["metadata"]["name"])
+        except ClusterError as error:
+            raise _deleted(job) if error.status == 404 else error from None
+        if now["metadata"]["uid"] != job["metadata"]["uid"]:
+            raise _deleted(job)
+        return now
+
+    def _changes(self, job: Object, deadline: float) -> Iterator[Object]:
+        """The job at every change since its version, until one watch ends."""
+        seconds = math.ceil(min(WATCH_S, deadline - time.monotonic()))
+        if seconds <= 0:
+            return
         query = {
             "fieldSelector": f"metadata.name={job['metadata']['name']}",
             "resourceVersion": job["metadata"]["resourceVersion"],
+            # They keep a connection alive on which nothing else happens.
+            "allowWatchBookmarks": "true",
             "timeoutSeconds": str(seconds),
             "watch": "1",
         }
         path = f"{_JOBS}/namespaces/{quote(self.namespace)}/streamjobs"
-        for line in self._lines(self._request("GET", path, query, timeout=(TIMEOUT_S, seconds + TIMEOUT_S))):
-            event = json.loads(line)
+        for line in self._lines(self._request("GET", path, query, timeout=(TIMEOUT_S, seconds + WATCH_LATE_S))):
+            event = _object(line)
             if event["type"] == "DELETED":
-                return
+                raise _deleted(job)
             if event["type"] == "ERROR":
-                raise ClusterError(f"the watch ended: {event['object'].get('message')}")
-            yield event["object"]
+                raise ClusterError(f"the watch ended: {event['object'].get('message')}", event["object"].get("code"))
+            if event["type"] != "BOOKMARK":
+                yield event["object"]
 
     def logs(self, pod: str, *, follow: bool, previous: bool, tail: int | None, since_s: int | None) -> Iterator[str]:
         """Lines of the engine's log."""
@@ -126,7 +177,7 @@ class Cluster:
         headers: Mapping[str, str] | None = None,
     ) -> Object:
         response = self._request(method, path, query or {}, body, headers, timeout=TIMEOUT_S)
-        return dict(json.loads(response.data))
+        return _object(_body(response))
 
     def _request(
         self,
@@ -165,8 +216,8 @@ class Cluster:
                     yield line.decode(errors="replace")
                 if len(rest) > MAX_WATCH_LINE_BYTES:
                     raise ClusterError("the API server sent a line that does not end")
-        except urllib3.exceptions.HTTPError as error:
-            raise ClusterError(f"the connection to the API server broke: {error}") from None
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise _broken(error) from None
         if rest:
             yield rest.decode(errors="replace")
 
@@ -177,8 +228,33 @@ def _namespace_of_context(kubeconfig: str | None, context: str | None) -> str:
     return str((named[0].get("context") or {}).get("namespace") or "default") if named else "default"
 
 
+def _body(response: urllib3.BaseHTTPResponse) -> bytes:
+    """The whole body, which is read only now."""
+    try:
+        return response.data
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise _broken(error) from None
+
+
+def _object(text: str | bytes) -> Object:
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError):
+        raise ClusterError("the API server's answer is no JSON, or ends in the middle; try again") from None
+
+
+def _broken(error: Exception) -> ClusterError:
+    return ClusterError(f"the connection to the API server broke: {error}; try again")
+
+
+def _deleted(job: Object) -> ClusterError:
+    name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
+    said = f"streamjob/{name} was deleted meanwhile: there is nothing left to wait for"
+    return ClusterError(f"{said} (kubectl streamjob status -n {namespace} shows what is there)", 404)
+
+
 def _refused(response: urllib3.BaseHTTPResponse) -> ClusterError:
-    text = response.data.decode(errors="replace")
+    text = _body(response).decode(errors="replace")
     try:
         said = str(json.loads(text)["message"])
     except (ValueError, KeyError, TypeError):

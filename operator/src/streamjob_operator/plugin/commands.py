@@ -166,7 +166,7 @@ def _finish(
 ) -> int:
     """Waits, where it is asked for, until `done` says so of the job; prints what came of it.
 
-    `failed` says why what is done has come to nothing.
+    `failed` says why what is done has come to nothing. A job that is deleted meanwhile ends the wait: ClusterError.
     """
     last, reached = job, False
     if arguments.wait:
