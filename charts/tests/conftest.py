@@ -23,9 +23,15 @@ def render(helm: str) -> Render:
     """Renders the chart: values as `a.b=c`, and `values` as a mapping; gives the objects."""
 
     def rendered(
-        *settings: str, values: dict[str, Any] | None = None, version: str = KUBE_VERSIONS[-1], chart: Path = CHART
+        *settings: str,
+        values: dict[str, Any] | None = None,
+        version: str = KUBE_VERSIONS[-1],
+        chart: Path = CHART,
+        namespace: str = "ops",
+        release: str = "sj",
     ) -> Objects:
-        command = [helm, "template", "sj", str(chart), "--namespace", "ops", "--kube-version", version, "-f", "-"]
+        command = [helm, "template", release, str(chart), "--namespace", namespace, "-f", "-"]
+        command += ["--kube-version", version]
         for setting in settings:
             command += ["--set", setting]
         # JSON, which is YAML of every version.

@@ -32,6 +32,9 @@ EVERYTHING = {
     "podAnnotations": {"x": "y"},
     "serviceAccount": {"annotations": {"x": "y"}},
 }
+HELM_WAITS_S = 300
+"""For a hook, if it is told nothing else."""
+CRDS_GO = {"crds": {"keep": False}}
 CERT_MANAGER = {"webhook": {"certificates": {"mode": "certManager"}}}
 NOTHING = {
     "crds": {"install": False},
@@ -46,6 +49,7 @@ CASES: dict[str, dict[str, Any]] = {
     "defaults": {},
     "everything": EVERYTHING,
     "cert-manager": CERT_MANAGER,
+    "CRDs go": CRDS_GO,
     "nothing": NOTHING,
 }
 
@@ -97,6 +101,35 @@ def test_it_renders(render: Render, case: str, version: str) -> None:
 def test_helm_lint_has_no_complaint(helm: str) -> None:
     done = subprocess.run([helm, "lint", "--strict", str(CHART)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("namespace", ["2024", "1e3", "true", "null"])
+def test_namespaces_may_look_like_numbers_and_truth_values(render: Render, namespace: str) -> None:
+    watching = {"watchNamespaces": [namespace], "metrics": EVERYTHING["metrics"], **CRDS_GO}
+    for values in (watching, CERT_MANAGER):
+        objects = render(values=values, namespace=namespace)
+        assert {one["metadata"]["namespace"] for one in objects if "namespace" in one["metadata"]} == {namespace}
+        subjects = [one for found in objects for one in found.get("subjects", ())]
+        assert {one["namespace"] for one in subjects} == {namespace}
+        pods = [
+            the(objects, "Deployment")["spec"]["template"]["spec"],
+            *(one["spec"] for one in of_kind(objects, "Pod")),
+        ]
+        given = [one for pod in pods for one in pod["containers"][0].get("env", ()) if "value" in one]
+        assert all(isinstance(one["value"], str) for one in given)
+        found = {one["name"]: one["value"] for one in given}
+        assert {found[name] for name in ("STREAMJOB_OPERATOR_LEASE_NAMESPACE", "LEASE_NAMESPACE", "JOBS")} == {
+            namespace
+        }
+        called = the(objects, "ValidatingWebhookConfiguration")["webhooks"][0]["clientConfig"]["service"]
+        assert called["namespace"] == namespace
+
+
+def test_a_release_may_look_like_a_number(render: Render) -> None:
+    objects = render(values={"fullnameOverride": "op", "nameOverride": "7"}, release="2024")
+    labels = the(objects, "Deployment")["spec"]["selector"]["matchLabels"]
+    assert labels == {"app.kubernetes.io/name": "7", "app.kubernetes.io/instance": "2024"}
+    assert all(isinstance(text, str) for one in objects for text in (one["metadata"].get("labels") or {}).values())
 
 
 def test_an_old_cluster_is_refused(render: Render) -> None:
@@ -175,9 +208,37 @@ def test_crds_are_those_of_the_repository_and_upgraded_with_the_chart(render: Re
 
 
 def test_crds_go_with_the_release_only_where_asked(render: Render) -> None:
-    crd = the(render("crds.keep=false"), "CustomResourceDefinition")
+    crd = the(render(values=CRDS_GO), "CustomResourceDefinition")
     assert "helm.sh/resource-policy" not in (crd["metadata"].get("annotations") or {})
     assert not of_kind(render("crds.install=false"), "CustomResourceDefinition")
+
+
+def test_jobs_are_deleted_before_a_release_that_takes_the_crd_along(render: Render) -> None:
+    """Helm deletes the operator before it, and nobody else lets the jobs go."""
+
+    def hooks(objects: Objects) -> Objects:
+        return [
+            one for one in objects if (one["metadata"].get("annotations") or {}).get("helm.sh/hook") == "pre-delete"
+        ]
+
+    assert not hooks(render())
+    assert not hooks(render("crds.keep=false", "crds.install=false"))
+    found = hooks(render(values=CRDS_GO))
+    weights = {one["kind"]: int(one["metadata"]["annotations"]["helm.sh/hook-weight"]) for one in found}
+    assert sorted(weights, key=weights.__getitem__)[2:] == ["ClusterRoleBinding", "Pod"]
+    assert set(weights) == {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Pod"}
+    for one in found:
+        policies = one["metadata"]["annotations"]["helm.sh/hook-delete-policy"].split(",")
+        assert policies == ["before-hook-creation", "hook-succeeded"], "one that failed stays for its log"
+    jobs = {"apiGroups": ["streamjob.dev"], "resources": ["streamjobs"], "verbs": ["list", "delete"]}
+    assert the(found, "ClusterRole")["rules"] == [jobs]
+    account = {"kind": "ServiceAccount", "name": the(found, "ServiceAccount")["metadata"]["name"], "namespace": "ops"}
+    assert the(found, "ClusterRoleBinding")["subjects"] == [account]
+    pod = the(found, "Pod")["spec"]
+    assert pod["serviceAccountName"] == account["name"]
+    source: dict[str, Any] = {"__name__": "delete_jobs"}
+    exec(pod["containers"][0]["command"][-1], source)
+    assert source["GONE_WITHIN_S"] < pod["activeDeadlineSeconds"] < HELM_WAITS_S
 
 
 # ------------------------------------------------------------------------------------------------------------- rights
@@ -198,7 +259,7 @@ def test_a_list_of_namespaces_ends_the_rights_there(render: Render) -> None:
     assert sorted(role["metadata"]["namespace"] for role in jobs) == ["lab", "shop"]
     cluster = rules_of(objects, "ClusterRole")
     own = "validatingwebhookconfigurations"
-    assert resources(cluster) == {"storageclasses", "runtimeclasses", own}
+    assert resources(cluster) == {"storageclasses", "runtimeclasses", own, "streamjobs"}
     assert all(rule.get("resourceNames") for rule in cluster if own in rule["resources"])
     everywhere = resources(rules_of(without_hooks(render()), "ClusterRole"))
     assert resources(jobs[0]["rules"]) | resources(cluster) == everywhere
@@ -206,6 +267,23 @@ def test_a_list_of_namespaces_ends_the_rights_there(render: Render) -> None:
     assert environment["STREAMJOB_OPERATOR_NAMESPACES"] == "shop,lab,shop"
     selector = the(objects, "ValidatingWebhookConfiguration")["webhooks"][0]["namespaceSelector"]
     assert selector["matchExpressions"][0]["values"] == ["shop", "lab"]
+
+
+def test_a_job_can_be_let_go_where_the_roles_of_its_namespace_are_gone(render: Render) -> None:
+    """The deletion of a namespace takes them first. What is needed then is no right on jobs elsewhere."""
+    objects = render(values={"watchNamespaces": ["shop", "lab", "shop"]})
+    rights = [rule["verbs"] for rule in rules_of(objects, "ClusterRole") if "streamjobs" in rule["resources"]]
+    assert rights == [["patch"]]
+    policies = {one["metadata"]["name"]: one["spec"] for one in of_kind(objects, "ValidatingAdmissionPolicy")}
+    name = "ops-sj-streamjob-operator-jobs"
+    (condition,) = policies[name]["matchConditions"]
+    account = f"system:serviceaccount:ops:{pod_of(objects)['serviceAccountName']}"
+    assert condition["expression"] == f'request.userInfo.username == "{account}"'
+    (validation,) = policies[name]["validations"]
+    assert validation["expression"] == 'request.namespace in ["shop","lab"]'
+    bound = {one["spec"]["policyName"]: one["spec"] for one in of_kind(objects, "ValidatingAdmissionPolicyBinding")}
+    assert bound[name]["validationActions"] == ["Deny"]
+    assert name not in {one["metadata"]["name"] for one in of_kind(render(), "ValidatingAdmissionPolicy")}
 
 
 def test_the_operator_cannot_give_itself_more(render: Render) -> None:
@@ -310,6 +388,14 @@ def test_images(render: Render) -> None:
     }
 
 
+def test_a_replica_that_waits_for_the_api_server_is_not_killed_for_it(render: Render) -> None:
+    """It answers probes only once it has found StreamJobs there."""
+    container = pod_of(render())["containers"][0]
+    startup = container["startupProbe"]
+    assert startup["httpGet"] == container["livenessProbe"]["httpGet"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] == 300
+
+
 def test_what_is_asked_of_the_scheduler_reaches_the_pods(render: Render) -> None:
     pod = pod_of(render(values=EVERYTHING))
     for name in ("nodeSelector", "tolerations", "affinity", "priorityClassName", "imagePullSecrets"):
@@ -397,7 +483,24 @@ def test_the_service_monitor_finds_the_metrics(render: Render) -> None:
     assert len(matching) == 1
 
 
-# -------------------------------------------------------------------------------------------------------- notes, tests
+# ---------------------------------------------------------------------------------------------- documents, notes, tests
+
+INSTALL = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+
+
+def test_the_document_names_what_an_uninstallation_leaves(render: Render) -> None:
+    """What the operator and cert-manager make is none of helm's."""
+    named = env_of(render(release="streamjob"))
+    lease, secret = (named[f"STREAMJOB_OPERATOR_{one}"] for one in ("LEASE_NAME", "WEBHOOK_SECRET"))
+    assert f"kubectl delete -n streamjob lease/{lease} secret/{secret}" in INSTALL
+    certificates = of_kind(render(values=CERT_MANAGER, release="streamjob"), "Certificate")
+    assert not {one["spec"]["secretName"] for one in certificates if one["spec"]["secretName"] not in INSTALL}
+
+
+def test_the_document_upgrades_with_defaults_of_the_new_chart() -> None:
+    upgrades = re.findall(r"^\$ helm upgrade (?!--install).*", INSTALL, re.MULTILINE)
+    assert upgrades
+    assert all("--reset-then-reuse-values" in command for command in upgrades)
 
 
 def test_the_test_job_is_valid() -> None:
@@ -435,6 +538,8 @@ def test_the_test_pod_may_do_what_it_does_and_leaves_no_rights(render: Render) -
         ([], "all namespaces"),
         (["watchNamespaces={shop,lab}"], "shop, lab"),
         (["crds.keep=false"], "WARNING"),
+        (["crds.keep=false"], "first deletes every StreamJob of the cluster"),
+        ([], "pip install dist/sdk/*.whl dist/operator/*.whl"),
         (["webhook.enabled=false"], "no webhook"),
         (["rbac.create=false"], "rbac.yaml"),
     ],

@@ -19,7 +19,7 @@ from chart_files import CHART, ROOT, program
 sys.path.insert(0, str(ROOT / "operator" / "harness"))
 from kubeharness.process import operator, until
 from kubeharness.rights import OF_EVERY_ACCOUNT, OF_THE_CLUSTER, VERBS, WITH_JOBS, Rights, ordered
-from kubeharness.server import Server, missing, running
+from kubeharness.server import Server, kubeconfig, missing, running
 
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/streamjobs.streamjob.dev"
 WEBHOOK = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/ops-sj-streamjob-operator"
@@ -27,6 +27,10 @@ ACCOUNT = "system:serviceaccount:ops:sj-streamjob-operator"
 
 WATCHED = "watchNamespaces={shop}"
 ALLOWED, ALLOWED_ANYWHERE = WITH_JOBS, OF_THE_CLUSTER | OF_EVERY_ACCOUNT
+WITH_A_LIST: Rights = {("streamjob.dev", "streamjobs"): "patch"}
+"""In all namespaces where only some are listed; a policy refuses it in the others."""
+JOBS = "/apis/streamjob.dev/v1alpha1/namespaces/{}/streamjobs"
+MERGE = "application/merge-patch+json"
 
 
 class Helm:
@@ -69,12 +73,34 @@ def helm(server: Server) -> Iterator[Helm]:
     helm("uninstall", chart=None)
 
 
+def a_job() -> dict[str, Any]:
+    """The suspended job of the chart's own test."""
+    check: dict[str, Any] = {}
+    exec((CHART / "files" / "tests" / "check.py").read_text(encoding="utf-8"), check)
+    return dict(check["JOB"])
+
+
+def token_of(server: Server, account: str) -> str:
+    """A token of a service account of the release."""
+    status, answer = server.call("POST", f"/api/v1/namespaces/ops/serviceaccounts/{account}/token", {"spec": {}})
+    assert status == 201, answer
+    return str(answer["status"]["token"])
+
+
+def take_roles_away(server: Server) -> None:
+    """Deletes the operator's role in shop and its binding, as the deletion of the namespace does."""
+    for plural in ("rolebindings", "roles"):
+        place = f"/apis/rbac.authorization.k8s.io/v1/namespaces/shop/{plural}/sj-streamjob-operator-jobs"
+        assert server.call("DELETE", place)[0] == 200
+    until("no rights", lambda: not may(server, "shop", "streamjob.dev", "streamjobs", "list"))
+
+
 def apply(server: Server, manifest: dict[str, Any]) -> None:
-    """Server-side-applies an object of a namespace."""
+    """Server-side-applies an object."""
     metadata = manifest["metadata"]
     root = f"/apis/{manifest['apiVersion']}" if "/" in manifest["apiVersion"] else "/api/v1"
-    plural = f"{manifest['kind'].lower()}s"
-    place = f"{root}/namespaces/{metadata['namespace']}/{plural}/{metadata['name']}?fieldManager=test"
+    root += f"/namespaces/{metadata['namespace']}" if "namespace" in metadata else ""
+    place = f"{root}/{manifest['kind'].lower()}s/{metadata['name']}?fieldManager=test"
     status, answer = server.call("PATCH", place, manifest, "application/apply-patch+yaml")
     assert status in (200, 201), answer
 
@@ -124,9 +150,82 @@ def test_the_operator_may_do_what_it_does_and_no_more(server: Server, helm: Helm
 def test_a_list_of_namespaces_ends_them_there(server: Server, helm: Helm) -> None:
     helm("upgrade", "--set", WATCHED)
     assert rights(server, "shop") == ordered(ALLOWED | ALLOWED_ANYWHERE)
-    assert rights(server, "lab") == ordered(ALLOWED_ANYWHERE)
+    assert rights(server, "lab") == ordered(WITH_A_LIST | ALLOWED_ANYWHERE)
     own = {("coordination.k8s.io", "leases"): "create", ("", "secrets"): "create"}
-    assert rights(server, "ops") == ordered(own | ALLOWED_ANYWHERE)
+    assert rights(server, "ops") == ordered(own | WITH_A_LIST | ALLOWED_ANYWHERE)
+
+
+def test_the_operator_of_a_list_changes_no_jobs_elsewhere(
+    server: Server, helm: Helm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helm("upgrade", "--set", WATCHED)
+    places = {namespace: f"{JOBS.format(namespace)}/helm-test" for namespace in ("shop", "lab")}
+    for namespace in places:
+        assert server.call("POST", JOBS.format(namespace), a_job())[0] == 201
+    take_roles_away(server)
+    token = token_of(server, "sj-streamjob-operator")
+    with monkeypatch.context() as patched:
+        patched.setattr("kubeharness.server.TOKEN", token)
+        change = {"metadata": {"finalizers": []}}
+        until("the policy", lambda: server.call("PATCH", places["lab"], change, MERGE)[0] == 422)
+        assert "watchNamespaces" in server.call("PATCH", places["lab"], change, MERGE)[1]["message"]
+        assert server.call("PATCH", places["shop"], change, MERGE)[0] == 200
+    for place in places.values():
+        assert server.call("DELETE", place)[0] == 200
+
+
+def test_a_job_goes_where_the_roles_of_its_namespace_have_gone_before(
+    server: Server, helm: Helm, tmp_path: Path
+) -> None:
+    """As in a namespace that is deleted: roles and children of the job are gone while it waits for its finalizer."""
+    helm("upgrade", "--set", WATCHED)
+    place = f"{JOBS.format('shop')}/helm-test"
+    assert server.call("POST", JOBS.format("shop"), a_job())[0] == 201
+    lease = "sj-streamjob-operator"
+    config = str(kubeconfig(tmp_path, server.url, token_of(server, lease)))
+    with operator(server, "shop", tmp_path, kubeconfig=config, lease_namespace="ops", lease_name=lease):
+        until("its finalizer", lambda: server.call("GET", place)[1]["metadata"].get("finalizers"))
+        until("it is looked after", lambda: server.call("GET", place)[1].get("status", {}).get("phase") == "Suspended")
+        take_roles_away(server)
+        assert server.call("DELETE", place)[0] == 200
+        server.call("DELETE", "/apis/apps/v1/namespaces/shop/statefulsets/helm-test")
+        until("it is gone", lambda: server.call("GET", place)[0] == 404)
+
+
+def test_all_jobs_go_before_a_release_that_takes_the_crd_along(server: Server, helm: Helm, tmp_path: Path) -> None:
+    template = ("--show-only", "templates/delete-jobs.yaml", "--set", "crds.keep=false")
+    for one in yaml.safe_load_all(helm("template", "--kube-version", "1.34", *template)):
+        if one["kind"] != "Pod":
+            apply(server, one)
+    names: dict[str, Any] = {"__name__": "delete_jobs"}
+    exec((CHART / "files" / "hooks" / "delete_jobs.py").read_text(encoding="utf-8"), names)
+    trusted = str(server.folder / "certs" / "apiserver.crt")
+    api = names["Api"](server.url, token_of(server, "sj-streamjob-operator-delete-jobs"), trusted)
+    for namespace in ("shop", "lab"):
+        job = {**a_job(), "metadata": {"name": "held", "finalizers": ["streamjob.dev/cleanup"]}}
+        assert server.call("POST", JOBS.format(namespace), job)[0] == 201
+    names["GONE_WITHIN_S"] = 2
+    with pytest.raises(names["LeftError"], match="lab/held, shop/held"):
+        names["delete_all"](api)
+    names["GONE_WITHIN_S"] = 60
+    with operator(server, "shop,lab", tmp_path, lease_namespace="ops"):
+        names["delete_all"](api)
+    for namespace in ("shop", "lab"):
+        assert server.call("GET", JOBS.format(namespace))[1]["items"] == []
+
+
+def test_while_the_jobs_are_not_gone_nothing_else_is_taken_away(server: Server, helm: Helm) -> None:
+    helm("upgrade", "--set", "crds.keep=false")
+    # Without nodes the pod that deletes them never runs.
+    with pytest.raises(AssertionError, match="timed out"):
+        helm("uninstall", "--timeout", "2s", chart=None)
+    assert server.call("GET", "/api/v1/namespaces/ops/pods/sj-streamjob-operator-delete-jobs")[0] == 200
+    for left in (CRD, WEBHOOK, "/apis/apps/v1/namespaces/ops/deployments/sj-streamjob-operator"):
+        found = server.call("GET", left)[1]
+        assert "deletionTimestamp" not in found["metadata"]
+    helm("uninstall", "--no-hooks", chart=None)
+    until("the CRD is gone", lambda: server.call("GET", CRD)[0] == 404)
+    helm("install")
 
 
 def test_an_upgrade_changes_the_crd_and_leaves_the_bundle(server: Server, helm: Helm, tmp_path: Path) -> None:
@@ -161,13 +260,11 @@ def test_helm_s_test_passes_with_its_own_rights_and_says_what_is_wrong(
     ):
         if one["kind"] != "Pod":
             apply(server, one)
-    account = "/api/v1/namespaces/ops/serviceaccounts/sj-streamjob-operator-test/token"
-    status, answer = server.call("POST", account, {"spec": {}})
-    assert status == 201, answer
+    token = token_of(server, "sj-streamjob-operator-test")
     check: dict[str, Any] = {}
     exec((CHART / "files" / "tests" / "check.py").read_text(encoding="utf-8"), check)
     trusted = str(server.folder / "certs" / "apiserver.crt")
-    api = check["Api"](server.url, answer["status"]["token"], trusted)
+    api = check["Api"](server.url, token, trusted)
     lease = "sj-streamjob-operator"
     check["RENEWED_WITHIN_S"] = check["SEEN_WITHIN_S"] = 2
     with pytest.raises(check["WrongAnswerError"], match="a leader renews its Lease: not within 2 s"):

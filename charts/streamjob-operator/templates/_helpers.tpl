@@ -13,8 +13,8 @@
 {{- end }}
 
 {{- define "streamjob-operator.selector" -}}
-app.kubernetes.io/name: {{ include "streamjob-operator.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "streamjob-operator.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "streamjob-operator.labels" -}}
@@ -31,6 +31,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- else }}
 {{- default "default" .Values.serviceAccount.name }}
 {{- end }}
+{{- end }}
+
+{{- /* What the API server calls the operator. */}}
+{{- define "streamjob-operator.user" -}}
+system:serviceaccount:{{ .Release.Namespace }}:{{ include "streamjob-operator.serviceAccount" . }}
 {{- end }}
 
 {{- /* An image's reference. Call with a dict of `image` and `version`. */}}
