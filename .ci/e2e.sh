@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# e2e/ on a kind cluster of its own in the lab of ../shared/cluster, with the engine of dist/engine. Nothing of the
-# project takes part in bringing the lab up: a machine that cannot is named, and no failure. `.ci/e2e.sh --if-built` runs
-# only where the lab's programs have been compiled already, which takes half an hour. ENGINE=compile compiles the engine in
+# e2e/ on a kind cluster of its own in the lab of ../shared/cluster, with the engine of dist/engine. `.ci/e2e.sh --if-built`
+# runs only where the lab's programs have been compiled already, which takes half an hour; nothing of the project takes part
+# in bringing the lab up, so that a machine that cannot is named then, and no failure. ENGINE=compile compiles the engine in
 # its image, as whoever calls `docker build` does: another half an hour.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,12 +11,14 @@ export STREAMJOB_E2E_BUDGET_S=${STREAMJOB_E2E_BUDGET_S:-900}
 export CLUSTER=${STREAMJOB_E2E_CLUSTER:-streamjob-e2e}
 up_within=40m # the first time its programs are compiled
 up() { timeout "$up_within" "$lab/$1" "${@:2}" >>"$log" 2>&1 || { tail -20 "$log"; return 1; }; }
-cannot() { echo "e2e: NOT RUN. This machine cannot run the lab: $1"; exit 0; }
+unable=1
+cannot() { echo "e2e: NOT RUN. This machine cannot run the lab: $1"; exit "$unable"; }
 
 if [ ! -d "$lab" ]; then echo "e2e: NOT RUN. There is no ../shared/cluster here; \`make e2e\` needs kind instead"; exit 0; fi
 built() { (. "$lab/env.sh" && [ -e "$BIN/.k8s-$K8S_VERSION" ] && [ -e "$BIN/.helm-$HELM_VERSION" ] && [ -e "$BIN/.kind-$KIND_VERSION" ]); }
 if [ "${1:-}" = --if-built ]; then
     shift
+    unable=0
     built || { echo "e2e: NOT RUN. The lab's programs are not compiled here; STREAMJOB_CI_E2E=1 compiles them"; exit 0; }
 fi
 if [ "$(id -u)" != 0 ]; then cannot "it needs root"; fi

@@ -202,7 +202,13 @@ def test_the_command_asks_the_same(answered: tuple[Running, list[Row]]) -> None:
     windows = run_command(
         "query", "plain", "--window", "per_minute", "--limit", "3", "--url", running.url, "-o", "json", cwd=folder
     )
-    assert strict_json(windows.stdout)["items"] == windows_of(rows, 60, rows[-1]["at"])["plain"][:3]
+    page = strict_json(windows.stdout)
+    assert page["items"] == windows_of(rows, 60, rows[-1]["at"])["plain"][:3]
+    assert isinstance(page["next"], str)
+    all_of_it = run_command(
+        "query", "plain", "--window", "per_minute", "--limit", "1000", "--url", running.url, "-o", "json", cwd=folder
+    )
+    assert strict_json(all_of_it.stdout)["next"] is None
     unknown = run_command("query", "nobody", "--url", running.url, cwd=folder)
     assert unknown.code == 1
     assert "nobody" in unknown.stderr

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
 import httpx
@@ -34,6 +34,13 @@ class IngestResult:
     accepted: int
     rejected: int
     errors: list[Row]
+
+
+class Page(NamedTuple):
+    """Rows, and where those go on that a limit has left out; None at the end."""
+
+    rows: list[Row]
+    next: str | None
 
 
 class Client:
@@ -107,8 +114,21 @@ class Client:
 
         `window` may be left out where the job has just one; else it is a ClientError. An unknown key has none.
         """
+        return self.window_page(key, window, start=start, end=end, limit=limit).rows
+
+    def window_page(
+        self,
+        key: str,
+        window: str | None = None,
+        *,
+        start: datetime | str | None = None,
+        end: datetime | str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page:
+        """As `windows`, from `cursor` on, the `next` of the page before; with where a `limit` has left off."""
         parameters = {"window": window, "from": _time(start), "to": _time(end)}
-        return list(self._pages(f"/v1/keys/{quote(key, safe='')}/windows", parameters, limit))
+        return self._rows(f"/v1/keys/{quote(key, safe='')}/windows", parameters, limit, cursor)
 
     def latest(self, window: str | None = None, *, limit: int | None = None) -> list[Row]:
         """All rows of the newest window that has closed, one for each key that was in it; at most `limit`.
@@ -116,21 +136,20 @@ class Client:
         `window` may be left out where the job has just one; else it is a ClientError. A key without events in that
         time has no row, whatever it had before.
         """
-        return list(self._pages("/v1/windows/latest", {"window": window}, limit))
+        return self._rows("/v1/windows/latest", {"window": window}, limit, None).rows
 
-    def _pages(self, path: str, parameters: dict[str, Any], limit: int | None) -> Iterator[Row]:
-        left, cursor = limit, None
-        while left is None or left > 0:
-            size = _PAGE if left is None else min(left, _PAGE)
+    def _rows(self, path: str, parameters: dict[str, Any], limit: int | None, cursor: str | None) -> Page:
+        rows: list[Row] = []
+        while limit is None or len(rows) < limit:
+            size = _PAGE if limit is None else min(limit - len(rows), _PAGE)
             page = self._get(path, {**parameters, "limit": size, "cursor": cursor})
             if page is None:
-                return
-            items = page["items"][:left]
-            yield from items
-            left = None if left is None else left - len(items)
+                return Page(rows, None)
+            rows += page["items"]
             cursor = page.get("next")
             if cursor is None:
-                return
+                break
+        return Page(rows, cursor)
 
     def _get(self, path: str, parameters: dict[str, Any]) -> Row | None:
         given = {name: value for name, value in parameters.items() if value is not None}

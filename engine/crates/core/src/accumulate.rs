@@ -161,15 +161,11 @@ impl Group {
         }
         if self.mask & MIN != 0 {
             let word = &mut pane[usize::from(self.min_at)];
-            if count == 1 || value < T::from_bits(*word) {
-                *word = value.to_bits();
-            }
+            *word = least(count, T::from_bits(*word), value).to_bits();
         }
         if self.mask & MAX != 0 {
             let word = &mut pane[usize::from(self.max_at)];
-            if count == 1 || value > T::from_bits(*word) {
-                *word = value.to_bits();
-            }
+            *word = greatest(count, T::from_bits(*word), value).to_bits();
         }
         if self.mask & FIRST != 0 {
             let words = &mut pane[usize::from(self.first_at)..][..2];
@@ -201,6 +197,8 @@ impl Group {
         match function {
             AggregateFunction::Count => unreachable!("count has returned above"),
             AggregateFunction::Sum => typed(word(self.sum_at)),
+            // The sum has stopped at its limits: what it stands for is not known.
+            AggregateFunction::Mean if self.integer && [i64::MIN, i64::MAX].contains(&(word(self.sum_at) as i64)) => Value::Null,
             AggregateFunction::Mean if self.integer => Value::Float64(word(self.sum_at) as i64 as f64 / count as f64),
             AggregateFunction::Mean => Value::Float64(f64::from_bits(word(self.sum_at)) / count as f64),
             AggregateFunction::Variance => Value::Float64(f64::from_bits(word(self.mean_at + 1)) / count as f64),
@@ -211,6 +209,21 @@ impl Group {
             AggregateFunction::Last => typed(word(self.last_at + 1)),
         }
     }
+}
+
+/// The least of `known` and the value that makes it `count`. Of equal ones the first stays. Written as choices of values: as
+/// branches they are guessed wrong for each new extreme.
+#[inline(always)]
+fn least<T: Word>(count: u64, known: T, value: T) -> T {
+    let least = if value < known { value } else { known };
+    if count == 1 { value } else { least }
+}
+
+/// As [`least`] for the greatest.
+#[inline(always)]
+fn greatest<T: Word>(count: u64, known: T, value: T) -> T {
+    let greatest = if value > known { value } else { known };
+    if count == 1 { value } else { greatest }
 }
 
 /// One Welford step: `count` already includes `value`.
@@ -284,18 +297,20 @@ pub fn update_statistics(words: &mut [u64], value: f64) {
     words[0] = count;
     words[1] = mean.to_bits();
     words[2] = m2.to_bits();
-    if count == 1 || value < f64::from_bits(words[3]) {
-        words[3] = value.to_bits();
-    }
-    if count == 1 || value > f64::from_bits(words[4]) {
-        words[4] = value.to_bits();
-    }
+    words[3] = least(count, f64::from_bits(words[3]), value).to_bits();
+    words[4] = greatest(count, f64::from_bits(words[4]), value).to_bits();
     words[5] = value.to_bits();
 }
 
-/// Reads one statistic; NaN where the field had no value yet. The count is a float here.
+/// Reads one statistic; NaN where the field had no value yet, or where it is beyond float64. The count is a float here.
 #[inline]
 pub fn read_statistic(words: &[u64], statistic: Statistic) -> f64 {
+    let value = statistic_of(words, statistic);
+    if value.is_finite() { value } else { f64::NAN }
+}
+
+#[inline]
+fn statistic_of(words: &[u64], statistic: Statistic) -> f64 {
     let count = words[0];
     if statistic == Statistic::Count {
         return count as f64;
@@ -377,5 +392,6 @@ mod tests {
         group.add_i64(&mut pane, 1, 0);
         assert_eq!(group.result(&pane, AggregateFunction::Sum), Value::Int64(i64::MAX));
         assert_eq!(group.result(&pane, AggregateFunction::Max), Value::Int64(i64::MAX - 1));
+        assert_eq!(group.result(&pane, AggregateFunction::Mean), Value::Null, "the sum has stopped");
     }
 }

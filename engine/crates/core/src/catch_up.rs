@@ -31,6 +31,8 @@ pub trait Member {
     fn has_room(&self) -> bool;
     /// The next offset wanted of a split.
     fn position(&self, split: SplitIndex) -> u64;
+    /// The split's reader had nothing more when it was last heard.
+    fn is_idle(&self, split: SplitIndex) -> bool;
     /// The split goes on where another ends that the shard has not read to its end: it comes after that one.
     fn waits(&self, split: SplitIndex) -> bool;
     /// From now on it has left rows, so that it leaves those of splits that wait, too; or it has caught up.
@@ -115,7 +117,7 @@ impl<T: Covers + Clone> CatchUp<T> {
             }
             let Some(behind) = &mut self.shards[place] else { continue };
             behind.blocked = blocked || (behind.blocked && !shard.has_room());
-            behind.take_due(place, &*shard, &mut due);
+            behind.take_due(place, &*shard, reorder, &mut due);
             let in_step = |split: usize| shard.position(split as SplitIndex) >= reorder.next_offset(split as SplitIndex);
             if !blocked && (0..self.splits.len()).all(in_step) {
                 self.shards[place] = None;
@@ -214,14 +216,18 @@ impl<T: Covers + Clone> CatchUp<T> {
 }
 
 impl Behind {
-    /// An idle reader that has brought rows since is not idle.
-    fn take_due(&mut self, place: usize, shard: &impl Member, due: &mut Vec<Due>) {
+    /// An idle reader that has brought rows since is not idle, also where the shard has left them: they hold the watermark back
+    /// until it has read them, or they would be late for it alone.
+    fn take_due<T: Covers + Clone>(&mut self, place: usize, shard: &impl Member, reorder: &Reorder<T>, due: &mut Vec<Due>) {
         for (split, status) in self.statuses.iter_mut().enumerate() {
             let split = split as SplitIndex;
-            let position = shard.position(split);
-            let Some((at, said)) = status.take_if(|(at, _)| *at <= position) else { continue };
-            if at == position || said == SplitStatus::Finished {
-                due.push(Due { place, split, status: said });
+            let (position, next) = (shard.position(split), reorder.next_offset(split));
+            match status.take_if(|(at, _)| *at <= position) {
+                Some((at, said)) if at >= next || said == SplitStatus::Finished => due.push(Due { place, split, status: said }),
+                _ if position < next && shard.is_idle(split) && !guards::off(Guard::LeftIsActive) => {
+                    due.push(Due { place, split, status: SplitStatus::Active });
+                }
+                _ => {}
             }
         }
     }
@@ -257,6 +263,7 @@ mod tests {
     struct Stub {
         position: u64,
         outbox: u64,
+        idle: bool,
     }
 
     impl Member for Stub {
@@ -268,6 +275,9 @@ mod tests {
         }
         fn position(&self, _split: SplitIndex) -> u64 {
             self.position
+        }
+        fn is_idle(&self, _split: SplitIndex) -> bool {
+            self.idle
         }
         fn waits(&self, _split: SplitIndex) -> bool {
             false
@@ -350,7 +360,7 @@ mod tests {
     #[test]
     fn what_comes_live_follows_the_end_of_the_log() {
         let mut catch_up = CatchUp::new(1, 1);
-        let mut shards = [Stub { position: 0, outbox: 3 }];
+        let mut shards = [Stub { position: 0, outbox: 3, idle: false }];
         let reorder = Reorder::new(&[4]);
         catch_up.look(&mut shards, &reorder);
         assert_eq!((catch_up.behind(), catch_up.blocked(), catch_up.wanted(&shards, &reorder)), (1, 1, None));
@@ -376,7 +386,7 @@ mod tests {
     #[test]
     fn nothing_is_kept_while_another_shard_has_a_long_way() {
         let mut catch_up = CatchUp::new(2, 1);
-        let mut shards = [Stub { position: 8, outbox: 3 }, Stub { position: 2, outbox: 3 }];
+        let mut shards = [Stub { position: 8, outbox: 3, idle: false }, Stub { position: 2, outbox: 3, idle: false }];
         let reorder = Reorder::new(&[9]);
         catch_up.look(&mut shards, &reorder);
         shards[0].outbox = 0;
@@ -396,7 +406,7 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded() {
         let mut catch_up = CatchUp::new(1, 1);
-        let mut shards = [Stub { position: 0, outbox: 3 }];
+        let mut shards = [Stub { position: 0, outbox: 3, idle: false }];
         catch_up.look(&mut shards, &Reorder::new(&[1]));
         catch_up.at_end(0, 0);
         (0..MAX_KEPT_DELIVERIES as u64).for_each(|offset| catch_up.keep(&Piece(offset, offset + 1)));
@@ -408,7 +418,7 @@ mod tests {
     #[test]
     fn a_status_waits_for_the_shard() {
         let mut catch_up = CatchUp::<Piece>::new(1, 1);
-        let mut shards = [Stub { position: 2, outbox: 3 }];
+        let mut shards = [Stub { position: 2, outbox: 3, idle: false }];
         let reorder = Reorder::new(&[5]);
         assert!(!catch_up.defer(0, &shards[0], 0, 5, SplitStatus::Idle), "a shard in step is told at once");
         catch_up.look(&mut shards, &reorder);
@@ -420,6 +430,19 @@ mod tests {
         assert_eq!(catch_up.look(&mut shards, &reorder), []);
         shards[0].position = 5;
         assert_eq!(catch_up.look(&mut shards, &reorder), [Due { place: 0, split: 0, status: SplitStatus::Finished }]);
+    }
+
+    #[test]
+    fn a_split_whose_rows_were_left_is_not_idle() {
+        let mut catch_up = CatchUp::<Piece>::new(1, 1);
+        let mut shards = [Stub { position: 5, outbox: 3, idle: true }];
+        assert_eq!(catch_up.look(&mut shards, &Reorder::new(&[5])), [], "nothing came yet");
+        let active = Due { place: 0, split: 0, status: SplitStatus::Active };
+        assert_eq!(catch_up.look(&mut shards, &Reorder::new(&[7])), [active]);
+        shards[0].idle = false;
+        assert!(catch_up.defer(0, &shards[0], 0, 7, SplitStatus::Idle));
+        shards[0].position = 7;
+        assert_eq!(catch_up.look(&mut shards, &Reorder::new(&[9])), [], "rows have come since");
     }
 
     #[test]

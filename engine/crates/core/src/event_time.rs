@@ -2,7 +2,7 @@
 //! microseconds since 1970-01-01T00:00:00Z, negative before it.
 
 use chrono::format::{Item, Parsed, StrftimeItems};
-use chrono::{DateTime, MappedLocalTime, NaiveTime, TimeZone};
+use chrono::{DateTime, MappedLocalTime, NaiveDateTime, NaiveTime, TimeZone};
 use chrono_tz::Tz;
 
 use crate::config::{TimeFieldConfig, TimeUnit};
@@ -33,30 +33,24 @@ pub struct TimeParser {
 #[derive(Debug, Clone)]
 enum Rule {
     Number(TimeUnit),
-    Rfc3339,
+    Rfc3339 { zone: Tz },
     Strftime { format: String, items: Vec<Item<'static>>, zone: Tz },
 }
 
 impl TimeParser {
     /// Checks unit, format and time zone. `format` is `rfc3339` or a strftime format as Python's `strptime` reads it:
     /// `%f` is a fraction of up to six digits after a dot, `%z` also takes `Z`. A format without a time of day means midnight.
+    /// A text without an offset is in the time zone.
     ///
     /// # Errors
     /// A user error for an unknown zone, a format that cannot be read, or unless exactly one of unit and format is set.
     pub fn new(config: &TimeFieldConfig) -> Result<TimeParser> {
         let rule = match (config.unit, config.format.as_deref()) {
             (Some(unit), None) => Rule::Number(unit),
-            (None, Some("rfc3339")) => Rule::Rfc3339,
-            (None, Some(format)) => Rule::Strftime {
-                format: format.to_string(),
-                items: strftime_items(format)?,
-                zone: config.timezone.parse().map_err(|_| {
-                    Error::user(format!(
-                        "spec.schema.time.timezone: no such time zone (got \"{}\"; use an IANA name such as Europe/Berlin)",
-                        config.timezone
-                    ))
-                })?,
-            },
+            (None, Some("rfc3339")) => Rule::Rfc3339 { zone: zone_of(config)? },
+            (None, Some(format)) => {
+                Rule::Strftime { format: format.to_string(), items: strftime_items(format)?, zone: zone_of(config)? }
+            }
             _ => return Err(Error::user("spec.schema.time: set exactly one of unit and format")),
         };
         Ok(TimeParser { rule })
@@ -77,7 +71,7 @@ impl TimeParser {
             Rule::Number(TimeUnit::Ms) => "a number of milliseconds".to_string(),
             Rule::Number(TimeUnit::Us) => "a number of microseconds".to_string(),
             Rule::Number(TimeUnit::Ns) => "a number of nanoseconds".to_string(),
-            Rule::Rfc3339 => "an RFC 3339 time".to_string(),
+            Rule::Rfc3339 { .. } => "an RFC 3339 time".to_string(),
             Rule::Strftime { format, .. } => format!("a time as \"{format}\""),
         }
     }
@@ -89,7 +83,7 @@ impl TimeParser {
     pub fn parse_text(&self, text: &str) -> Result<i64, TimeError> {
         let parsed = match &self.rule {
             Rule::Number(_) => None,
-            Rule::Rfc3339 => parse_rfc3339(text),
+            Rule::Rfc3339 { zone } => parse_rfc3339(text).or_else(|| parse_without_offset(text, *zone)),
             Rule::Strftime { items, zone, .. } => parse_strftime(text, items, *zone),
         };
         parsed.and_then(in_range).ok_or_else(|| TimeError(format!("expected {}", self.expected())))
@@ -240,6 +234,17 @@ fn parse_strftime(text: &str, items: &[Item<'static>], zone: Tz) -> Option<i64> 
         }
         Err(_) => return None,
     };
+    in_zone(local, zone)
+}
+
+/// What RFC 3339 asks for but for the offset, as Python's `datetime.isoformat` writes a time without a zone.
+fn parse_without_offset(text: &str, zone: Tz) -> Option<i64> {
+    let local_us = parse_rfc3339(&format!("{text}Z"))?;
+    in_zone(DateTime::from_timestamp_micros(local_us)?.naive_utc(), zone)
+}
+
+/// The moment of a local time; the earlier of two, none where clocks skipped it.
+fn in_zone(local: NaiveDateTime, zone: Tz) -> Option<i64> {
     if zone == Tz::UTC {
         return Some(local.and_utc().timestamp_micros());
     }
@@ -247,6 +252,15 @@ fn parse_strftime(text: &str, items: &[Item<'static>], zone: Tz) -> Option<i64> 
         MappedLocalTime::Single(time) | MappedLocalTime::Ambiguous(time, _) => Some(time.timestamp_micros()),
         MappedLocalTime::None => None,
     }
+}
+
+fn zone_of(config: &TimeFieldConfig) -> Result<Tz> {
+    config.timezone.parse().map_err(|_| {
+        Error::user(format!(
+            "spec.schema.time.timezone: no such time zone (got \"{}\"; use an IANA name such as Europe/Berlin)",
+            config.timezone
+        ))
+    })
 }
 
 /// Appends `micros` as RFC 3339 in UTC: `2013-12-02T21:15:00Z`, with up to six fractional digits where there are any.
@@ -364,6 +378,18 @@ mod tests {
         assert_eq!(strftime("%Y-%m-%d %H:%M", "UTC", "2013-12-02 21:15").unwrap(), "2013-12-02T21:15:00Z");
         assert_eq!(strftime("%Y-%m-%d %H:%M:%S", "UTC", "2013-12-02 21:15:00 "), None);
         assert_eq!(strftime("%Y-%m-%d", "UTC", "2013-02-30"), None);
+    }
+
+    #[test]
+    fn a_text_without_an_offset_is_in_the_time_zone() {
+        let read = |zone, text| strftime("rfc3339", zone, text);
+        assert_eq!(read("UTC", "2024-07-01T12:00:00.5").unwrap(), "2024-07-01T12:00:00.5Z");
+        assert_eq!(read("Europe/Berlin", "2024-07-01T12:00:00").unwrap(), "2024-07-01T10:00:00Z");
+        assert_eq!(read("Europe/Berlin", "2024-07-01T12:00:00Z").unwrap(), "2024-07-01T12:00:00Z");
+        assert_eq!(read("Europe/Berlin", "2024-07-01T12:00:00+05:00").unwrap(), "2024-07-01T07:00:00Z");
+        for wrong in ["2021-03-28T02:30:00", "2024-07-01", "2024-07-01T12:00:00+", "2024-7-1T12:00:00", "2024-07-01T12:00:00z "] {
+            assert_eq!(read("Europe/Berlin", wrong), None, "{wrong}");
+        }
     }
 
     #[test]

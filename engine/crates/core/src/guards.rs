@@ -57,10 +57,12 @@ pub enum Guard {
     CloseCold = 25,
     /// I8: batches that a sink with transactions has already are not sent again.
     TakeKnown = 26,
+    /// I9: a split of which a shard has left rows holds back its watermark.
+    LeftIsActive = 27,
 }
 
 impl Guard {
-    pub const ALL: [Guard; 26] = [
+    pub const ALL: [Guard; 27] = [
         Guard::Atomic,
         Guard::Gap,
         Guard::Duplicate,
@@ -87,6 +89,7 @@ impl Guard {
         Guard::ReadAgain,
         Guard::CloseCold,
         Guard::TakeKnown,
+        Guard::LeftIsActive,
     ];
 }
 

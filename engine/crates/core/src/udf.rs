@@ -27,9 +27,6 @@ impl UdfHost for NoUdfs {
     }
 }
 
-/// Calls that a search for failing rows makes at most; rows that are not cleared by then count as failed.
-pub const MAX_BISECTION_CALLS: usize = 4096;
-
 /// A function's outputs over a batch, without the rows that it failed on.
 #[derive(Debug)]
 pub struct UdfResult {
@@ -40,7 +37,7 @@ pub struct UdfResult {
 }
 
 /// Calls a function; where it fails, halves the batch until the failing rows stand alone. All other rows get their
-/// results, whatever the rows beside them do.
+/// results, whatever the rows beside them do. For `n` rows it is called less than `2n` times.
 pub fn call_bisecting(
     host: &mut dyn UdfHost,
     udf: usize,
@@ -50,17 +47,15 @@ pub fn call_bisecting(
 ) -> Result<UdfResult> {
     let mut pieces: Vec<Vec<ArrayRef>> = Vec::new();
     let mut failed = Vec::new();
-    let mut calls = 0usize;
     let mut todo = vec![(0usize, rows)];
     while let Some((from, len)) = todo.pop() {
         if len == 0 {
             continue;
         }
         let slice: Vec<ArrayRef> = inputs.iter().map(|input| input.slice(from, len)).collect();
-        calls += 1;
         match host.call(udf, &slice, len) {
             Ok(outputs) => pieces.push(checked(outputs, kinds, len)?),
-            Err(_) if len > 1 && calls < MAX_BISECTION_CALLS => {
+            Err(_) if len > 1 => {
                 let half = len / 2;
                 todo.push((from + half, len - half));
                 todo.push((from, half));
@@ -156,6 +151,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn many_poisoned_rows_take_none_of_their_neighbours() {
+        let rows = 8192;
+        let value = |row: usize| if row.is_multiple_of(10) { -1.0 } else { row as f64 };
+        let input: ArrayRef = Arc::new(Float64Array::from_iter_values((0..rows).map(value)));
+        let mut host = Doubling { calls: 0 };
+        let result = call_bisecting(&mut host, 0, &[input], rows, &[DataType::Float64]).expect("a host that keeps to its types");
+        assert!(result.failed.iter().map(|(row, _)| *row).eq((0..rows).step_by(10)));
+        assert!(host.calls < 2 * rows, "{} calls", host.calls);
     }
 
     #[test]

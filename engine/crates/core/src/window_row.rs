@@ -45,6 +45,16 @@ impl RowFrame {
         end.extend_from_slice(b"/0\"}");
     }
 
+    /// The frame with these texts, as [`RowFrame::texts`] gave them.
+    pub fn of_texts([bounds, id, end]: [&[u8]; 3]) -> RowFrame {
+        RowFrame { of: None, bounds: bounds.to_vec(), id: id.to_vec(), end: end.to_vec() }
+    }
+
+    /// What rows share: with it a row can be put together where the window's definition is not at hand.
+    pub fn texts(&self) -> [&[u8]; 3] {
+        [&self.bounds, &self.id, &self.end]
+    }
+
     /// Bytes of a row with an (escaped) key and members of these lengths.
     pub fn row_bytes(&self, key: usize, members: usize) -> usize {
         OPEN.len() + 2 * key + self.bounds.len() + members + self.id.len() + self.end.len()

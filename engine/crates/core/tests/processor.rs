@@ -324,6 +324,23 @@ fn a_shard_that_is_full_of_uncommitted_keys_asks_for_a_commit() {
     assert_eq!(harness.hot_keys(), 16);
 }
 
+/// Batches that bring more new keys than one eviction looks at leave no more behind than the bound says.
+#[test]
+fn large_batches_of_new_keys_do_not_pile_up() {
+    const KEYS: usize = 60_000;
+    let most = 256;
+    let mut harness = Harness::with_limits(job(), Limits { min_hot_keys: most, ..Limits::default() });
+    let mut decoder = Decoder::new(&harness.plan.config.schema, SHARDS, 1_000_000).expect("a decodable schema");
+    for round in 0..5 {
+        let row = |key| format!("{{\"device_id\":\"{round}-{key}\",\"timestamp\":5,\"temperature\":2}}\n");
+        let lines: String = (0..KEYS).map(row).collect();
+        harness.deliver((round * KEYS) as u64, decoder.decode_ndjson(lines.as_bytes(), 0, Positions::Ordinal));
+        harness.commit();
+        let batch = 2 * KEYS / usize::from(SHARDS);
+        assert!(harness.hot_keys() <= 2 * most + batch, "{} keys in round {round}", harness.hot_keys());
+    }
+}
+
 #[test]
 fn a_gap_is_refused_with_the_position_wanted() {
     let mut harness = Harness::new();
@@ -455,6 +472,30 @@ fn what_a_split_was_at_the_last_commit_says_nothing_about_the_next_start() {
             assert_eq!(shard.watermark_us(), 47, "what was committed stays");
         }
     }
+}
+
+/// What a sink owes that leaves the job stays, and is told.
+#[test]
+fn what_a_sink_owes_that_left_the_job_is_known() {
+    let webhook = serde_json::json!({
+        "url": "http://127.0.0.1:1", "headers": {}, "bearer_token": null, "max_batch_rows": 10, "timeout_us": 1,
+        "backoff_initial_us": 1, "backoff_max_us": 1,
+    });
+    let mut with_webhook = job();
+    with_webhook.sinks[0].file = None;
+    with_webhook.sinks[0].http = Some(serde_json::from_value(webhook).expect("a webhook"));
+    let mut harness = Harness::with(with_webhook);
+    let batch = rows_at(&harness, 50);
+    harness.deliver(0, batch);
+    harness.end();
+    let unsent = |harness: &Harness| -> Vec<(String, u64)> {
+        harness.processor.shards().iter().flat_map(|shard| shard.unsent().iter().cloned()).collect()
+    };
+    harness.crash();
+    assert_eq!(unsent(&harness), [], "the sink is there");
+    harness.plan = Plan::compile(job()).expect("the job compiles");
+    harness.crash();
+    assert_eq!(unsent(&harness), [("out".to_owned(), 1)]);
 }
 
 #[test]

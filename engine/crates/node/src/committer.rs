@@ -1,4 +1,5 @@
-//! The thread that writes commits, apart from the workers. In which order is for [`streamjob_core::commit`] to say.
+//! The threads that write commits, apart from the workers. In which order is for [`streamjob_core::commit`] to say. A shard
+//! has one commit under way, so that two of its own never meet.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,6 +23,9 @@ const ROOM_LOOK: Duration = Duration::from_millis(250);
 /// What a stream was given is looked for this often.
 const STREAM_LOOK: Duration = Duration::from_micros(500);
 
+/// One thread writes what one worker changes; more only wait for the same disk.
+const MAX_COMMITTERS: usize = 2;
+
 /// At the end of the process a stream that takes nothing is waited for so long.
 const STREAM_LIMIT: Duration = Duration::from_secs(2);
 
@@ -36,6 +40,11 @@ pub struct Commit {
 /// A queue that holds every commit that may be under way, so that a worker never waits to put one in.
 pub fn channel(workers: usize) -> (Sender<Commit>, Receiver<Commit>) {
     bounded(workers * MAX_COMMITS_IN_FLIGHT)
+}
+
+/// How many threads commit for so many workers.
+pub fn threads(workers: usize) -> usize {
+    workers.min(MAX_COMMITTERS)
 }
 
 /// Writes commits until all senders are gone. The first failure ends the process.

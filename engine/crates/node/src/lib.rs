@@ -35,6 +35,7 @@ pub mod telemetry;
 mod together;
 mod topics;
 mod try_connections;
+mod window_pages;
 mod worker;
 
 pub use options::{NoUdfFactory, OnProgress, OnReady, Options, StopHandle, Totals, UdfFactory};

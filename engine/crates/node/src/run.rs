@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use streamjob_core::catch_up::takes_rows;
 use streamjob_core::config::SourceConfig;
 use streamjob_core::outbox::MAX_OUTBOX_BYTES;
 use streamjob_core::plan::{Limits, Plan};
@@ -158,7 +159,7 @@ async fn run_once(
         let sequencer = running.sequencer.clone().filter(|_| running.shared.plan.config.has_http_source());
         let ingest = sequencer.map(|sequencer| Arc::new(Ingest::new(running.shared.clone(), sequencer, formats)));
         let token = options.control_token.clone().map(|token| ControlToken::new(token, options.control_token_file.clone()));
-        let router = crate::rest::router(Rest { shared: running.shared.clone() }, token);
+        let router = crate::rest::router(Rest::new(running.shared.clone()), token);
         let clients = server::Clients {
             shutdown: tasks.listener.clone(),
             hangup: tasks.hangup.clone(),
@@ -350,12 +351,19 @@ impl Watch {
         let Some(sequencer) = &running.sequencer else { return };
         let end_offset = sequencer.end_offset();
         let timeout = Duration::from_micros(self.shared.plan.config.time.idle_timeout_us.max(0) as u64);
-        if end_offset != self.idle.end_offset {
+        // Whoever has rows and is told to come again later is not idle.
+        if end_offset != self.idle.end_offset || (self.refuses_rows() && !self.idle.announced) {
             self.idle = Idle { end_offset, since: Instant::now(), announced: false };
         } else if !self.idle.announced && self.idle.since.elapsed() >= timeout && self.ending == Ending::No {
             self.idle.announced = true;
             self.announce(sequencer.split(), end_offset, SplitStatus::Idle);
         }
+    }
+
+    /// Whether rows that are pushed are refused for now, whatever they are.
+    fn refuses_rows(&self) -> bool {
+        let shards = usize::from(self.shared.plan.config.shards);
+        !self.shared.is_open() || self.shared.is_disk_full() || !takes_rows(self.shared.behind(), shards)
     }
 
     fn announce(&self, split: SplitIndex, at: u64, status: SplitStatus) {

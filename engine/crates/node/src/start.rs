@@ -3,6 +3,7 @@
 mod running;
 mod topics;
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -78,6 +79,8 @@ struct Report {
     batches: Vec<(usize, u16, u64)>,
     ledger: Ledger,
     committed: Vec<(u16, std::collections::HashMap<String, u64>)>,
+    /// What sinks that have left the job owe: name, rows.
+    unsent: Vec<(String, u64)>,
 }
 
 /// What a worker needs once all have reported.
@@ -112,7 +115,7 @@ pub struct Running {
     workers: Vec<JoinHandle<()>>,
     /// Threads that bring rows: of files in event time, of journals, of topics.
     feeders: Vec<JoinHandle<()>>,
-    committer: JoinHandle<()>,
+    committers: Vec<JoinHandle<()>>,
     /// With a push source: who writes the journal, and who syncs it where that is another.
     journal: Vec<JoinHandle<()>>,
 }
@@ -226,6 +229,7 @@ impl Opened {
         let reports = workers.spawn(receivers, &commits, udfs)?;
         drop(commits);
         let starts = take_reports(&shared, &reports)?;
+        warn_unsent(&reports);
         for SourceFile { split, rows, .. } in &files {
             rows.file.check_resume(rows.file.id(), starts[usize::from(*split)])?;
         }
@@ -246,10 +250,11 @@ impl Opened {
         };
         let origins = Arc::new(Origins::find(&logs, sequencer.as_ref(), &files, &sources));
         let (feeds, paced) = open_feeds(&shared, files, &starts);
-        let committer = {
-            let (owned, sequencer) = (shared.clone(), sequencer.clone());
-            spawn(&shared, "committer", move || committer::run(&owned, sequencer.as_deref(), &commit_receiver))?
-        };
+        let mut committers = Vec::new();
+        for _ in 0..committer::threads(workers.handles.len()) {
+            let (owned, sequencer, commits) = (shared.clone(), sequencer.clone(), commit_receiver.clone());
+            committers.push(spawn(&shared, "committer", move || committer::run(&owned, sequencer.as_deref(), &commits))?);
+        }
         let journal = spawn_journal(&shared, sequencer.as_ref())?;
         for (_, go) in &workers.handles {
             let (outputs, feeds) = (outputs.clone(), feeds.clone());
@@ -280,9 +285,24 @@ impl Opened {
             topics: sources,
             workers: workers.take(),
             feeders,
-            committer,
+            committers,
             journal,
         })
+    }
+}
+
+/// Says what a sink that has left the job owes: nobody else will (I6).
+fn warn_unsent(reports: &[Report]) {
+    let mut unsent: BTreeMap<&str, u64> = BTreeMap::new();
+    for (sink, rows) in reports.iter().flat_map(|report| &report.unsent) {
+        *unsent.entry(sink).or_default() += rows;
+    }
+    for (sink, rows) in unsent {
+        tracing::warn!(
+            sink,
+            rows,
+            "rows wait in the state for a sink that the job does not have any more; a sink of this name and kind sends them"
+        );
     }
 }
 
@@ -435,6 +455,7 @@ fn open_shards(shared: &Arc<Shared>, worker: usize, udfs: &dyn UdfFactory) -> Re
         batches: shards.iter().flat_map(|shard| shard.next_batches().map(|(sink, number)| (sink, shard.id, number))).collect(),
         ledger,
         committed: shards.iter().map(|shard| (shard.id, shard.positions())).collect(),
+        unsent: shards.iter().flat_map(|shard| shard.unsent().iter().cloned()).collect(),
     };
     // Last: functions may still be on their way.
     let processor = Processor::new(shared.plan.clone(), shared.splits.clone(), shards, udfs.host(worker)?);

@@ -191,7 +191,8 @@ impl Worker {
                 self.process()?;
             }
         }
-        if !self.is_halted() {
+        // A shard that holds too many keys has changes, so that its commit comes and makes room.
+        if !self.is_halted() && !self.processor.is_overfull() {
             worked |= self.catch_up()?;
         }
         while let Some((split, status)) = self.reorder.take_status() {
@@ -330,12 +331,18 @@ impl Worker {
             return Ok(());
         }
         self.commits_looked_at = Some(Instant::now());
-        // Near the end nothing waits for its turn, but closing windows do not commit after every slice either.
-        if self.phase == Phase::Ending || ((self.end_of_time || self.phase == Phase::Stopping) && !self.has_rows()) {
+        // Near the end nothing waits for its turn, but closing windows do not commit after every slice either: a shard whose own
+        // are all closed does.
+        let is_drained = (self.end_of_time || self.phase == Phase::Stopping) && !self.has_unprocessed();
+        if self.phase == Phase::Ending || (is_drained && !self.processor.has_closable()) {
             self.scheduler.rush();
         }
+        let wish = |shard: &Shard| {
+            let wish = ShardWish::from(shard);
+            ShardWish { early: wish.early || (is_drained && !shard.has_closable()), ..wish }
+        };
         let now_us = self.shared.uptime_us() as i64;
-        while let Some(shard) = self.scheduler.next(now_us, self.processor.shards().iter().map(ShardWish::from)) {
+        while let Some(shard) = self.scheduler.next(now_us, self.processor.shards().iter().map(wish)) {
             if !self.start_commit(shard)? {
                 break;
             }
@@ -362,11 +369,12 @@ impl Worker {
 
     /// Whether rows or windows wait to be processed, here or in the logs that shards have left them in.
     fn has_rows(&self) -> bool {
-        !self.receiver.is_empty()
-            || !self.reorder.is_empty()
-            || !self.ready.is_empty()
-            || self.catch_up.behind() > 0
-            || self.processor.has_closable()
+        self.has_unprocessed() || self.processor.has_closable()
+    }
+
+    /// Whether rows wait.
+    fn has_unprocessed(&self) -> bool {
+        !self.receiver.is_empty() || !self.reorder.is_empty() || !self.ready.is_empty() || self.catch_up.behind() > 0
     }
 
     /// Whether nothing is left for a commit, and none is under way.

@@ -7,7 +7,7 @@ use streamjob_core::decode::Positions;
 use streamjob_core::idempotency::answer_of;
 use streamjob_core::outbox::Outbox;
 use streamjob_core::processor::Delivery;
-use streamjob_core::progress::SplitIndex;
+use streamjob_core::progress::{SplitIndex, SplitProgress, SplitStatus};
 use streamjob_core::route::select_for;
 use streamjob_core::shard::Shard;
 
@@ -28,8 +28,9 @@ pub struct FullShard {
 }
 
 impl World {
-    /// Sees who leaves rows from now on, and who has caught up.
-    pub fn look_at_shards(&mut self, worker: usize) {
+    /// Sees who leaves rows from now on, and who has caught up. A split of which a shard has left rows holds back its watermark
+    /// (I9): otherwise they were late for this shard alone.
+    pub fn look_at_shards(&mut self, worker: usize) -> Done {
         let Worker { processor, reorder, catch_up, .. } = &mut self.node().workers[worker];
         let before = catch_up.blocked();
         let due = catch_up.look(processor.shards_mut(), reorder);
@@ -38,6 +39,16 @@ impl World {
             self.note(|| format!("worker {worker} has {blocked} full shards and {behind} behind"));
         }
         due.into_iter().for_each(|due| self.tell(worker, due));
+        let Worker { processor, reorder, .. } = &self.node().workers[worker];
+        for shard in processor.shards() {
+            for split in 0..shard.splits() as SplitIndex {
+                let SplitProgress { position, status, .. } = *shard.progress(split);
+                if status == SplitStatus::Idle && position < reorder.next_offset(split) {
+                    return violation(format!("I9: split {split} is idle for shard {}, which has left rows of it", shard.id));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn outbox_bytes(&self, shard: &Shard) -> usize {

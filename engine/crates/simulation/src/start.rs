@@ -34,6 +34,8 @@ const FINGERPRINT: u64 = 7;
 const SOURCE: &str = "in";
 /// The file is always the first split.
 const FILE: SplitIndex = 0;
+/// A start is interrupted by a crash once in so many of its steps.
+const STEPS_A_CRASH: u64 = 150;
 
 impl World {
     pub fn start(&mut self) -> Done {
@@ -62,6 +64,7 @@ impl World {
         let generation = self.generation;
         self.note(|| format!("start {generation} with {} older journals", logs.len()));
         self.open_shards()?;
+        self.maybe_crash(STEPS_A_CRASH)?;
         self.restore_requests()?;
         self.begin_events();
         Ok(())
@@ -197,15 +200,20 @@ impl World {
 
     /// Output is brought to what was committed, and what sinks have not confirmed is sent again (I8).
     fn open_shards(&mut self) -> Done {
+        let node = self.node.as_ref().expect("it was just made");
+        let shards = node.workers.iter().flat_map(|worker| worker.processor.shards());
+        let open: Vec<(u16, Vec<(usize, u64)>)> = shards.map(|shard| (shard.id, shard.open_segments().collect())).collect();
+        for (shard, segments) in open {
+            let splits = self.node().splits.clone();
+            self.truth.logs[usize::from(shard)].steps.push(Step::Open(splits));
+            for (sink, number) in segments {
+                self.segments.recover(sink, shard, number).map_err(broken("I8"))?;
+                self.maybe_crash(STEPS_A_CRASH)?;
+            }
+        }
         let node = self.node.as_mut().expect("it was just made");
         let mut resent = 0;
         for worker in &mut node.workers {
-            for shard in worker.processor.shards() {
-                self.truth.logs[usize::from(shard.id)].steps.push(Step::Open(node.splits.clone()));
-                for (sink, number) in shard.open_segments() {
-                    self.segments.recover(sink, shard.id, number).map_err(broken("I8"))?;
-                }
-            }
             let mut port = crate::node::Port { segments: &mut self.segments, lanes: &mut node.lanes, begun: &mut node.begun };
             worker.processor.resend(&mut port).map_err(|error| Stop::Violation(format!("I8: {error}")))?;
             resent = node.lanes.values().map(|lane| lane.waiting.len() as u64).sum();

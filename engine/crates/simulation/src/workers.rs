@@ -80,7 +80,7 @@ impl World {
     /// One turn of a worker's loop.
     pub fn work(&mut self, worker: usize) -> Done {
         self.unpark(worker);
-        self.look_at_shards(worker);
+        self.look_at_shards(worker)?;
         let full = self.full_shards(worker);
         let took = self.node().takes_rows() && self.process(worker)?;
         self.check_progress(worker, took)?;

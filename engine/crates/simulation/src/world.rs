@@ -324,6 +324,10 @@ impl World {
             done => return done,
         };
         self.note(|| format!("crash at the start: {reason}"));
+        if self.node.is_some() {
+            self.crash(&reason);
+            return Ok(());
+        }
         self.disk_fault = false;
         self.storage.crash();
         self.after(100 * MS, Event::Start);

@@ -61,6 +61,7 @@ guards! {
     i6_held_deliveries_are_bounded: HeldBound,
     i9_full_shards_leave_their_rows: Leave,
     i9_what_was_left_is_read_again: ReadAgain,
+    i9_what_was_left_holds_the_watermark: LeftIsActive,
     i8_at_least_once_keys_are_of_one_run: KeyOfRun,
     i10_torn_records_are_absent: WholeRecord,
     i8_exactly_once_batches_wait_for_their_commit: SendAfterCommit,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -13,7 +14,9 @@ EXIT_WITHIN_S = 5.0
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
-    """Runs `main` and exits with the code that it gives: 0 for Ctrl-C, 1 where the reader of our output has gone."""
+    """Runs `main` and exits with the code that it gives: 0 for Ctrl-C and SIGTERM, 1 where the reader of our output has
+    gone. What `main` starts may take over the signals for its time."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = main()
         sys.stdout.flush()
@@ -27,6 +30,10 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     leaving.daemon = True
     leaving.start()
     sys.exit(code)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _leave(code: int) -> None:

@@ -20,16 +20,21 @@ def query(arguments: argparse.Namespace) -> int:
             if stats is None:
                 print(f'streamjob query: the job has seen no key "{arguments.key}"', file=sys.stderr)
                 return 1
-            rows = client.windows(arguments.key, arguments.window, limit=arguments.limit) if arguments.window else None
+            page = (
+                client.window_page(arguments.key, arguments.window, limit=arguments.limit) if arguments.window else None
+            )
     except ClientError as error:
         print(f"streamjob query: {error}", file=sys.stderr)
         return 1
     if arguments.output == "json":
-        print(json.dumps(stats if rows is None else {"items": rows, "next": None}, ensure_ascii=False, indent=2))
-    elif rows is None:
+        answer = stats if page is None else {"items": page.rows, "next": page.next}
+        print(json.dumps(answer, ensure_ascii=False, indent=2))
+    elif page is None:
         _show_stats(stats)
     else:
-        _show_rows(rows)
+        _show_rows(page.rows)
+        if page.next is not None:
+            print("there are more: --limit N shows as many", file=sys.stderr)
     return 0
 
 

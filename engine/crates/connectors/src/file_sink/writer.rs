@@ -14,7 +14,7 @@ use crate::os::{explain, explain_sync};
 pub const BUFFER_BYTES: usize = 128 << 10;
 
 /// Bytes after which a writer asks the kernel to begin writing to the disk, so that the fsync at the commit finds little to do.
-pub const WRITEBACK_BYTES: u64 = 4 << 20;
+pub const WRITEBACK_BYTES: u64 = 1 << 20;
 
 /// Streams rows into a segment's temporary file. Dropping it leaves the file to the next recovery.
 #[derive(Debug)]

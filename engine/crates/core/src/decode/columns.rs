@@ -8,8 +8,8 @@ use arrow_buffer::{BooleanBuffer, BooleanBufferBuilder, NullBuffer, OffsetBuffer
 use crate::batch::{Keys, Reject, RowBatch, hash_key};
 use crate::config::FieldType;
 
-use super::BodyError;
 use super::layout::{KeyRule, Layout};
+use super::{BodyError, MAX_BODY_VALUES};
 
 /// Buffers with more unused room than one part in this many are shrunk: queues are bounded in bytes held.
 const MAX_UNUSED_PART: usize = 4;
@@ -17,7 +17,7 @@ const MAX_UNUSED_PART: usize = 4;
 const MAX_UNUSED_VALUES: usize = 16;
 
 /// Rows of a body that may be rejected, however short it is.
-pub const MIN_MAX_REJECTS: usize = 1 << 10;
+pub const MIN_MAX_REJECTS: usize = 1 << 12;
 /// One more row may be rejected for each so many bytes of a body.
 pub const BYTES_PER_REJECT: usize = 32;
 
@@ -165,6 +165,8 @@ pub(super) struct Rows {
     rejects: Vec<Reject>,
     /// More rejects than this are not taken; see [`max_rejects`].
     max_rejects: usize,
+    /// More rows than this are not taken.
+    max_rows: usize,
     /// Committed rows. Longer columns belong to the row that is being read.
     rows: usize,
 }
@@ -183,7 +185,7 @@ pub(super) fn too_many_rejects(max: usize, first: &Reject, position: usize) -> B
          {}: {field}{}",
         first.row, first.reason
     );
-    BodyError { reason, position, too_many_rejects: true }
+    BodyError { reason, position, too_many: true }
 }
 
 /// How many rows and bytes of text to make room for; learnt from the batch before.
@@ -206,13 +208,32 @@ impl Rows {
             offsets: explicit_offsets.then(|| Vec::with_capacity(rows)),
             rejects: Vec::new(),
             max_rejects: usize::MAX,
+            max_rows: usize::MAX,
             rows: 0,
         }
     }
 
-    /// Bounds the rejected rows of a body of so many bytes.
-    pub fn bound_rejects(&mut self, body_bytes: usize) {
+    /// Bounds what is kept of a body of so many bytes.
+    pub fn bound(&mut self, body_bytes: usize, layout: &Layout) {
         self.max_rejects = max_rejects(body_bytes);
+        self.max_rows = MAX_BODY_VALUES / layout.slots();
+    }
+
+    /// Refuses a body whose rows have more values than are kept: where most fields are missing they take far more memory than
+    /// the body. `position` is where it was read to.
+    #[inline(always)]
+    pub fn check_values(&self, position: usize) -> Result<(), BodyError> {
+        if self.rows > self.max_rows { Err(self.too_many_values(position)) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn too_many_values(&self, position: usize) -> BodyError {
+        let reason = format!(
+            "more than {} rows of {} fields each, which take more memory than one body may; send them in parts",
+            self.max_rows,
+            self.columns.len() + 1
+        );
+        BodyError { reason, position, too_many: true }
     }
 
     /// Whether more rows are rejected than the bound allows. To be asked behind each: one row more may be noted, not many.

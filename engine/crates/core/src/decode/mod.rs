@@ -73,14 +73,14 @@ pub struct BodyError {
     pub reason: String,
     /// Where in the body.
     pub position: usize,
-    /// It can be read, and more of its rows are wrong than are kept.
-    pub too_many_rejects: bool,
+    /// It can be read, and has more than is kept of one body: wrong rows, or values.
+    pub too_many: bool,
 }
 
 impl BodyError {
     /// Why nothing of the body counts; `unreadable` says it where the body can't be read.
     pub fn explain(self, unreadable: impl FnOnce(&BodyError) -> String) -> String {
-        match self.too_many_rejects {
+        match self.too_many {
             true => self.reason,
             false => unreadable(&self),
         }
@@ -142,13 +142,13 @@ impl Decoder {
     /// As [`Decoder::decode_ndjson`] with [`Positions::Ordinal`], for bodies from anywhere.
     ///
     /// # Errors
-    /// [`BodyError`] if too many of its rows are wrong: see [`MIN_MAX_REJECTS`].
+    /// [`BodyError`] if too many of its rows are wrong, see [`MIN_MAX_REJECTS`], or it has more than [`MAX_BODY_VALUES`].
     ///
     /// # Panics
     /// If the body is larger than [`MAX_BODY_BYTES`].
     pub fn decode_lines(&mut self, body: &[u8], now_us: i64) -> Result<RowBatch, BodyError> {
         let mut rows = self.begin(body, Breaks::EndRow, false);
-        rows.bound_rejects(body.len());
+        rows.bound(body.len(), &self.layout);
         self.read_lines(&mut rows, body, now_us, Positions::Ordinal)?;
         let span = rows.seen() as u64;
         Ok(self.end(rows, body.len(), span))
@@ -168,11 +168,13 @@ impl Decoder {
             match self.fast.read_object(&context, rows, body, at).and_then(|end| end_of_line(body, end)) {
                 Some(end) => {
                     rows.commit(context.layout, offset);
+                    rows.check_values(at)?;
                     at = end;
                 }
                 None => {
                     let end = memchr::memchr(b'\n', &body[at..]).map_or(body.len(), |length| at + length);
                     read_generally(&context, rows, offset, &body[at..end]);
+                    rows.check_values(at)?;
                     rows.check_rejects(at)?;
                     at = (end + 1).min(body.len());
                 }
@@ -186,13 +188,14 @@ impl Decoder {
     /// that is no valid row becomes a reject.
     ///
     /// # Errors
-    /// [`BodyError`] if the body as a whole is something else, or too many of its rows are wrong.
+    /// [`BodyError`] if the body as a whole is something else, too many of its rows are wrong, or it has more than
+    /// [`MAX_BODY_VALUES`].
     ///
     /// # Panics
     /// If the body is larger than [`MAX_BODY_BYTES`].
     pub fn decode_json(&mut self, body: &[u8], now_us: i64) -> Result<RowBatch, BodyError> {
         let mut rows = self.begin(body, Breaks::Whitespace, false);
-        rows.bound_rejects(body.len());
+        rows.bound(body.len(), &self.layout);
         let start = text::skip_whitespace(body, 0, Breaks::Whitespace);
         let end = match body.get(start) {
             None => return Err(body_error("the body is empty", start)),
@@ -236,10 +239,12 @@ impl Decoder {
         let offset = rows.seen();
         if let Some(end) = self.fast.read_object(&context, rows, body, at) {
             rows.commit(context.layout, offset);
+            rows.check_values(at)?;
             return Ok(end);
         }
         let end = end_of_value(body, at)?;
         read_generally(&context, rows, offset, &body[at..end]);
+        rows.check_values(at)?;
         rows.check_rejects(at)?;
         Ok(end)
     }
@@ -293,7 +298,7 @@ fn read_generally(context: &Context, rows: &mut Rows, offset: usize, row: &[u8])
 }
 
 fn body_error(reason: impl Into<String>, position: usize) -> BodyError {
-    BodyError { reason: reason.into(), position, too_many_rejects: false }
+    BodyError { reason: reason.into(), position, too_many: false }
 }
 
 /// The position after the JSON value at `at`, whatever it is. Does not recurse, however deep it is nested.

@@ -197,12 +197,29 @@ fn a_body_with_too_many_wrong_rows_is_refused_as_a_whole() {
         "more than {most} rows of the body are wrong, which is too many to keep each of them; nothing was taken. The first is row \
          1: expected an object, got number 7"
     );
-    assert_eq!((error.reason.clone(), error.too_many_rejects), (reason, true));
+    assert_eq!((error.reason.clone(), error.too_many), (reason, true));
     let array = format!("[{}]", many.trim_end().replace('\n', ","));
     assert_eq!(decoder().decode_json(array.as_bytes(), NOW_US).unwrap_err().reason, error.reason);
     // pieces of files are short, and nobody is there to be told
     let piece = decoder().decode_ndjson(many.as_bytes(), NOW_US, Positions::Ordinal);
     assert_eq!(piece.rejects.len(), 4 * MIN_MAX_REJECTS);
+}
+
+/// Rows of few bytes take the room of all fields that they do not have.
+#[test]
+fn a_body_with_too_many_values_is_refused_as_a_whole() {
+    let fields: Vec<_> = (0..4_000).map(|number| serde_json::json!({"name": format!("f{number}"), "type": "bool"})).collect();
+    let key = [serde_json::json!({"name": "k", "type": "string"})];
+    let schema = serde_json::json!({
+        "key": {"field": "k"}, "time": {"field": "t", "unit": "us", "format": null, "timezone": "UTC"},
+        "fields": key.iter().chain(&fields).collect::<Vec<_>>(),
+    });
+    let schema = serde_json::from_value(schema).unwrap();
+    let most = MAX_BODY_VALUES / 4_002;
+    let rows = |count: usize| "{\"k\":\"a\",\"t\":1}\n".repeat(count);
+    let mut decoder = Decoder::new(&schema, 1, DAY_US).unwrap();
+    let error = decoder.decode_lines(rows(most + 1).as_bytes(), NOW_US).unwrap_err();
+    assert!(error.too_many && error.reason.starts_with("more than 16768 rows of 4002 fields each"), "{error}");
 }
 
 #[test]

@@ -19,11 +19,15 @@ use crate::guards::{self, Guard};
 use crate::ledger::Outcome;
 use crate::plan::{Argument, EventInput, Plan};
 use crate::progress::{NO_TIME, window_start};
+use crate::table::SlotLines;
 use crate::udf::{self, call_bisecting};
 use crate::{Error, Result};
 
-/// Rows whose slots are prefetched before the first of them is touched.
+/// Rows that go through their stages together, while their slots are in the first cache.
 const GROUP_ROWS: usize = 64;
+/// A slot is asked for so many rows before it is touched, its entry of the index twice as many: long enough for the memory, and
+/// not so early that the first cache has no room left.
+const AHEAD_ROWS: usize = 32;
 
 impl Processor {
     /// Runs all stages on what was gathered, and begins anew.
@@ -83,15 +87,25 @@ impl Processor {
 
     /// Stage A: finds each row's slot and updates the key's statistics; notes them as they stood just before (I11).
     fn look_up(&mut self, plan: &Plan, columns: &[ArrayRef], readers: &[KeyReader<'_>], group: Range<usize>) -> Result<()> {
-        let Work { hash, place, outcome, slot, delivery, row, statistics, .. } = &mut self.work;
-        for at in group.clone() {
-            self.shards[usize::from(place[at])].table.prefetch_entry(hash[at]);
-        }
-        for at in group.clone() {
-            self.shards[usize::from(place[at])].table.prefetch_slot(hash[at]);
+        let Work { hash, place, outcome, slot, delivery, row, statistics, time_us, .. } = &mut self.work;
+        let (rows, lines) = (hash.len(), touched_lines(plan, time_us[group.start]));
+        if group.start == 0 {
+            for at in 0..rows.min(2 * AHEAD_ROWS) {
+                self.shards[usize::from(place[at])].table.prefetch_entry(hash[at]);
+            }
+            for at in 0..rows.min(AHEAD_ROWS) {
+                self.shards[usize::from(place[at])].table.prefetch_slot(hash[at], lines);
+            }
         }
         let numeric: Vec<Numbers<'_>> = plan.numeric.iter().map(|column| Numbers::new(&columns[*column])).collect();
         for at in group {
+            let (soon, later) = (at + AHEAD_ROWS, at + 2 * AHEAD_ROWS);
+            if later < rows {
+                self.shards[usize::from(place[later])].table.prefetch_entry(hash[later]);
+            }
+            if soon < rows {
+                self.shards[usize::from(place[soon])].table.prefetch_slot(hash[soon], lines);
+            }
             if outcome[at] == Outcome::Filtered {
                 statistics.iter_mut().for_each(|values| values.push(f64::NAN));
                 continue;
@@ -179,6 +193,13 @@ impl Processor {
             }
         }
     }
+}
+
+/// Which lines of their slots rows of about this time touch. Those of others come when they are wanted.
+fn touched_lines(plan: &Plan, time_us: i64) -> SlotLines {
+    plan.windows.iter().fold(SlotLines::head(plan.base_words()), |lines, window| {
+        lines.and_state(window.pane_of(window_start(time_us, window.size_us)), 1 + window.pane_words)
+    })
 }
 
 fn groups(rows: usize) -> impl Iterator<Item = Range<usize>> {

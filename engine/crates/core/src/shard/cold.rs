@@ -14,8 +14,10 @@ use crate::guards::{self, Guard};
 use crate::table::Slot;
 use crate::{Error, Result};
 
-/// Slots that one call of [`Shard::evict`] looks at.
+/// Slots that one call of [`Shard::evict`] looks at, and two more for each key that came into memory since the last one: so it
+/// keeps pace with any batch, also where it meets the newest keys first, which have to stay.
 const MAX_EVICTION_LOOKS: usize = 4096;
+const EVICTION_LOOKS_PER_KEY: usize = 2;
 /// Beyond its share of `state.memory` a shard holds so many keys more, as a part of it, while they wait for a commit. Then it
 /// asks for one, and closes no window whose keys would have to come back.
 const ROOM_PART: usize = 4;
@@ -37,7 +39,7 @@ impl Shard {
     /// Drops keys that no commit has to write until the shard is within its share of `state.memory`. Looks at a bounded number
     /// of slots a call, and at each slot once a commit.
     pub fn evict(&mut self) {
-        let mut looks = MAX_EVICTION_LOOKS;
+        let mut looks = MAX_EVICTION_LOOKS + EVICTION_LOOKS_PER_KEY * std::mem::take(&mut self.keys_brought_in);
         while self.held_keys() > self.max_hot_keys && looks > 0 && self.evict_looks > 0 {
             looks -= 1;
             self.evict_looks -= 1;
@@ -115,6 +117,7 @@ impl Shard {
         let (found, looks) = self.find_cold(window, start_us, budget, room)?;
         for (hash, key, value) in found {
             let slot = self.table.insert(hash, &key);
+            self.keys_brought_in += 1;
             self.read_slot(slot, &value)?;
             self.close_slot(window, start_us, slot, close);
         }

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 
 /// Version of a slot's record.
 const SLOT_FORMAT: u8 = 1;
-/// Expired request ids that one commit deletes at most; the rest waits for the next.
+/// Expired request ids that one commit deletes at most, or twice those that it adds: the rest waits for the next.
 const MAX_EXPIRED_REQUESTS: usize = 1024;
 /// Slots are asked for so many before they are copied.
 const PREFETCH_SLOTS: usize = 8;
@@ -268,10 +268,11 @@ impl Frozen {
     /// Deletes what is older than `before_us`. An id that was used again since has a younger record, which stays.
     fn expire_requests(&self, store: &dyn ShardStore, before_us: i64, writes: &mut WriteSet) -> Result<()> {
         let mut expired = Vec::new();
+        let most = MAX_EXPIRED_REQUESTS.max(2 * self.requests.len());
         let to = keys::request_age_key(before_us, "");
         store.scan(&keys::request_age_key(i64::MIN, ""), &to, &mut |key, _| {
             expired.push(key.to_vec());
-            expired.len() < MAX_EXPIRED_REQUESTS
+            expired.len() < most
         })?;
         for age_key in expired {
             let Some((received_us, id)) = keys::parse_request_age_key(&age_key) else { continue };

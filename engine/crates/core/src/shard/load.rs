@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{SHARD_FORMAT, Shard, ShardMeta, SinkState, freeze, keys, windows};
+use super::{OLDEST_SHARD_FORMAT, SHARD_FORMAT, Shard, ShardMeta, SinkState, freeze, keys, windows};
 use crate::outbox::Batch;
 use crate::plan::SinkMode;
 use crate::progress::{SplitProgress, SplitStatus};
@@ -26,6 +26,12 @@ impl Shard {
         })
     }
 
+    /// Rows that were committed for sinks that the job does not have any more, or not as ones of messages: name, rows. They stay in
+    /// the store, as their positions have moved on, until a sink of that name sends them.
+    pub fn unsent(&self) -> &[(String, u64)] {
+        &self.unsent
+    }
+
     pub(super) fn load(&mut self) -> Result<()> {
         let Some(bytes) = self.store.get(keys::META)? else { return Ok(()) };
         let meta: ShardMeta = serde_json::from_slice(&bytes)
@@ -37,7 +43,7 @@ impl Shard {
     }
 
     fn check(&self, meta: &ShardMeta) -> Result<()> {
-        if meta.format != SHARD_FORMAT {
+        if !(OLDEST_SHARD_FORMAT..=SHARD_FORMAT).contains(&meta.format) {
             return Err(Error::user(format!(
                 "shard {}: its state has format {}, this engine reads {SHARD_FORMAT}; run the engine version that wrote it, or start \
                  with another --state-dir",
@@ -113,11 +119,22 @@ impl Shard {
         for ((id, _), batch) in batches {
             let sink = self.plan.sinks.iter().position(|sink| freeze::sink_id(&sink.name) == id);
             // Batches of a sink that left the job stay in the store: it may come back.
-            if let Some(SinkState::Messages(outbox)) = sink.map(|sink| &mut self.sinks[sink]) {
-                outbox.restore(batch);
+            match sink.map(|sink| &mut self.sinks[sink]) {
+                Some(SinkState::Messages(outbox)) => outbox.restore(batch),
+                _ => self.note_unsent(id, batch.rows),
             }
         }
         Ok(())
+    }
+
+    fn note_unsent(&mut self, id: u32, rows: u32) {
+        let gone = self.foreign_numbers.iter().map(|(name, _)| name);
+        let known = self.plan.sinks.iter().map(|sink| &sink.name).chain(gone);
+        let name = known.into_iter().find(|name| freeze::sink_id(name) == id).map_or("of an unknown name", String::as_str);
+        match self.unsent.iter_mut().find(|(of, _)| of == name) {
+            Some((_, unsent)) => *unsent += u64::from(rows),
+            None => self.unsent.push((name.to_owned(), u64::from(rows))),
+        }
     }
 
     /// Reads keys until memory is full. The others come when they are wanted.

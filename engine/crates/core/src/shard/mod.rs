@@ -16,6 +16,7 @@ mod load;
 mod windows;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -60,7 +61,9 @@ pub struct ShardMeta {
 }
 
 /// Format of [`ShardMeta`] and of the records beside it.
-pub const SHARD_FORMAT: u32 = 2;
+pub const SHARD_FORMAT: u32 = 3;
+/// The oldest that is read as well: its chunks of closed rows are others.
+pub const OLDEST_SHARD_FORMAT: u32 = 2;
 
 /// A split as the process knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +107,8 @@ pub struct Shard {
     foreign_splits: Vec<(String, SplitProgress)>,
     /// The next numbers of sinks that have left the job: one that comes back must use none twice.
     foreign_numbers: Vec<(String, u64)>,
+    /// What sinks that have left the job owe: name, rows.
+    unsent: Vec<(String, u64)>,
     /// By split: the one that goes on where it ends.
     next_of_source: Vec<Option<usize>>,
     watermark_us: i64,
@@ -127,6 +132,8 @@ pub struct Shard {
     evict_hand: Slot,
     /// Slots that were not looked at since the last commit.
     evict_looks: usize,
+    /// Keys that came into memory since the last eviction.
+    keys_brought_in: usize,
     /// Its share of `state.memory`, in keys.
     max_hot_keys: usize,
 }
@@ -162,6 +169,7 @@ impl Shard {
             next_of_source: vec![None; splits.len()],
             foreign_splits: Vec::new(),
             foreign_numbers: Vec::new(),
+            unsent: Vec::new(),
             watermark_us: NO_TIME,
             max_event_time_us: NO_TIME,
             sinks,
@@ -176,9 +184,12 @@ impl Shard {
             behind: false,
             evict_hand: 0,
             evict_looks: 0,
+            keys_brought_in: 0,
             max_hot_keys,
         };
         shard.load()?;
+        // All that was read is in the store.
+        shard.evict_looks = shard.table.slot_end() as usize;
         shard.chain(splits);
         Ok(shard)
     }
@@ -213,6 +224,11 @@ impl Shard {
 
     pub fn max_event_time_us(&self) -> i64 {
         self.max_event_time_us
+    }
+
+    /// Splits that the process reads.
+    pub fn splits(&self) -> usize {
+        self.splits.len()
     }
 
     pub fn progress(&self, split: SplitIndex) -> &SplitProgress {
@@ -320,6 +336,7 @@ impl Shard {
         let cold = self.keys > self.table.len() as u64;
         let stored = if cold { self.store.get(&keys::key_record(hash, key))? } else { None };
         let slot = self.table.insert(hash, key);
+        self.keys_brought_in += 1;
         match stored {
             Some(value) => self.read_slot(slot, &value)?,
             None => self.keys += 1,
@@ -430,10 +447,17 @@ impl Shard {
         self.history.bytes() > self.plan.limits.pending_history_bytes || self.waits_for_room()
     }
 
-    /// Visits closed rows of a window that are not in the store yet, of one key's hash or of all: start, row as JSON.
-    pub fn visit_pending_history(&self, window: usize, hash: Option<u64>, visit: &mut dyn FnMut(i64, &[u8])) {
+    /// Visits closed rows of a window that are not in the store yet and start within `starts` (microseconds), of one key's hash or
+    /// of all: start, row as JSON.
+    pub fn visit_pending_history(
+        &self,
+        window: usize,
+        hash: Option<u64>,
+        starts: &Range<i64>,
+        visit: &mut dyn FnMut(i64, &[u8]),
+    ) {
         for rows in self.frozen_history.iter().map(|rows| &**rows).chain([&self.history]) {
-            rows.visit((window as u16, &self.plan.windows[window]), hash, visit);
+            rows.visit((window as u16, &self.plan.windows[window]), hash, starts, visit);
         }
     }
 
@@ -473,6 +497,10 @@ impl Member for Shard {
 
     fn position(&self, split: SplitIndex) -> u64 {
         self.progress(split).position
+    }
+
+    fn is_idle(&self, split: SplitIndex) -> bool {
+        self.progress(split).status == SplitStatus::Idle
     }
 
     fn waits(&self, split: SplitIndex) -> bool {

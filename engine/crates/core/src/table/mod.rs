@@ -9,9 +9,9 @@
 //!  epochs: when each slot changed last, beside them: 4 bytes a key, which stay in the cache
 //! ```
 //!
-//! With many keys the time goes into cache misses: callers prefetch the index entry, then the slot, for a group of rows
-//! before they touch the first (the scheme is that of Chen et al., "Improving hash join performance through prefetching",
-//! TODS 32, 2007).
+//! With many keys the time goes into cache misses: callers prefetch the index entry, then the slot, some rows before they touch
+//! it, while they work on others (the scheme is the software-pipelined one of Chen et al., "Improving hash join performance
+//! through prefetching", TODS 32, 2007).
 
 mod pages;
 
@@ -31,6 +31,31 @@ const TAG_MASK: u64 = 0xffff_ffff_0000_0000;
 
 /// Number of a slot within its table.
 pub type Slot = u32;
+
+/// Words of a cache line.
+const LINE_WORDS: usize = 8;
+
+/// Which cache lines of a slot a row will touch, of its first 64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotLines(u64);
+
+impl SlotLines {
+    /// The lines of the header and of the first `state_words` words of the state.
+    pub fn head(state_words: usize) -> SlotLines {
+        SlotLines(0).and_words(0, HEADER_WORDS + state_words)
+    }
+
+    /// With those of `words` words of the state from word `at` on.
+    #[must_use]
+    pub fn and_state(self, at: usize, words: usize) -> SlotLines {
+        self.and_words(HEADER_WORDS + at, words)
+    }
+
+    fn and_words(self, from: usize, words: usize) -> SlotLines {
+        let lines = from / LINE_WORDS..(from + words).div_ceil(LINE_WORDS);
+        SlotLines(lines.take_while(|line| *line < 64).fold(self.0, |lines, line| lines | 1 << line))
+    }
+}
 
 /// The hot keys of one shard.
 #[derive(Debug)]
@@ -112,15 +137,23 @@ impl KeyTable {
         prefetch(&raw const self.entries[self.home(hash)]);
     }
 
-    /// Brings the slot that the hash most likely has into the cache; the entries should be there already. It goes on where another
-    /// key has the first one: with one in four entries that is so, and its slot would be no help.
+    /// Brings `lines` of the slot that the hash most likely has into the cache; the entries should be there already. It goes on
+    /// where another key has the first one: with one in four entries that is so, and its slot would be no help.
     #[inline]
-    pub fn prefetch_slot(&self, hash: u64) {
+    pub fn prefetch_slot(&self, hash: u64, lines: SlotLines) {
         let mask = self.entries.len() - 1;
         let mut at = self.home(hash);
         while self.entries[at] != 0 {
             if self.entries[at] & TAG_MASK == Self::tag(hash) {
-                return self.prefetch((self.entries[at] as u32) - 1);
+                let words = self.words((self.entries[at] as u32) - 1);
+                let mut left = lines.0;
+                while left != 0 {
+                    if let Some(word) = words.get(left.trailing_zeros() as usize * LINE_WORDS) {
+                        prefetch(word);
+                    }
+                    left &= left - 1;
+                }
+                return;
             }
             at = (at + 1) & mask;
         }
@@ -129,7 +162,7 @@ impl KeyTable {
     /// Brings a slot into the cache.
     #[inline]
     pub fn prefetch(&self, slot: Slot) {
-        for line in self.words(slot).chunks(8) {
+        for line in self.words(slot).chunks(LINE_WORDS) {
             prefetch(&raw const line[0]);
         }
     }
@@ -401,6 +434,14 @@ mod tests {
                 prop_assert_eq!(table.key(slot, &mut buffer), key.as_bytes());
             }
         }
+    }
+
+    #[test]
+    fn lines_of_a_slot_are_those_of_its_words() {
+        assert_eq!(SlotLines::head(5), SlotLines(0b1), "eight words");
+        assert_eq!(SlotLines::head(6), SlotLines(0b11));
+        assert_eq!(SlotLines::head(13).and_state(21, 8), SlotLines(0b1011), "words 24 to 31 are the fourth line");
+        assert_eq!(SlotLines::head(0).and_state(511, 9), SlotLines(0b1), "a slot may be longer than what is asked for");
     }
 
     #[test]

@@ -113,9 +113,9 @@ impl Running {
                 )));
             }
         }
-        // The committer ends with the workers, who send to it, and the journal has nothing to wait for.
+        // The committers end with the workers, who send to them, and the journal has nothing to wait for.
         let stuck = |thread| Error::outside(format!("the {thread} did not end within {END_LIMIT:?}; look at the disk"));
-        if !join_until(self.committer, deadline) {
+        if self.committers.into_iter().any(|committer| !join_until(committer, deadline)) {
             return Err(stuck("committer"));
         }
         if self.journal.into_iter().any(|journal| !join_until(journal, deadline)) {

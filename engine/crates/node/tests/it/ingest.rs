@@ -93,7 +93,7 @@ fn a_body_of_nonsense_is_refused_as_a_whole() {
     let answer = running.post("application/x-ndjson", &[], "x\n".repeat(1 << 18).as_bytes());
     let reason = answer.json()["error"].as_str().unwrap().to_owned();
     assert_eq!(answer.status, 400);
-    assert!(reason.starts_with("more than 17408 rows of the body are wrong"), "{reason}");
+    assert!(reason.starts_with("more than 20480 rows of the body are wrong"), "{reason}");
     assert_eq!(running.finish().unwrap().received, 0);
 }
 

@@ -93,6 +93,9 @@ fn the_latest_windows_of_all_keys_come_in_pages() {
         assert_eq!(keys.len(), expected, "limit {limit}");
         assert!(rows.iter().all(|row| row["window_start"] == "1970-01-01T00:16:20Z"), "{}", rows[0]);
     }
+    for wrong in ["window=none", "limit=0", "cursor=x", "from=1970-01-01T00:00:00Z", "unknown=1"] {
+        assert_eq!(running.get(&format!("/v1/windows/latest?{wrong}")).status, 400, "{wrong}");
+    }
     running.finish().unwrap();
 }
 

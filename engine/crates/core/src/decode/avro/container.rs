@@ -192,7 +192,7 @@ impl Decoder {
         let latest_us = now_us.saturating_add(self.max_ahead_us);
         let mut rows = Rows::new(&self.layout, self.shape.expect(body.len()), false);
         if damage == Damage::Refuse {
-            rows.bound_rejects(body.len());
+            rows.bound(body.len(), &self.layout);
         }
         let program = self.avro.container_program(header, &self.layout).map_err(|reason| body_error(reason, 0))?;
         let mut blocks = Blocks { program, layout: &self.layout, latest_us, rows: &mut rows, damage, skip, left: max_bytes };

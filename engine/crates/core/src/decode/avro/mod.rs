@@ -272,7 +272,7 @@ impl Decoder {
         let framing = self.avro.framing.ok_or(AvroBodyError::Undeclared)?;
         let context = self.context(now_us);
         let mut rows = Rows::new(&self.layout, self.shape.expect(body.len()), false);
-        rows.bound_rejects(body.len());
+        rows.bound(body.len(), &self.layout);
         let mut schemas = Vec::new();
         let mut at = 0;
         while at < body.len() {

@@ -75,7 +75,7 @@ fn a_body_with_too_many_wrong_rows_is_refused() {
     let most = columns::max_rejects(nulls(1).len());
     assert_eq!(decoder().decode_arrow(&nulls(most), LARGE, NOW_US).unwrap().rejects.len(), most);
     let error = decoder().decode_arrow(&nulls(100_000), LARGE, NOW_US).unwrap_err();
-    assert!(error.too_many_rejects && error.reason.ends_with("The first is row 0: k: the key is null"), "{error}");
+    assert!(error.too_many && error.reason.ends_with("The first is row 0: k: the key is null"), "{error}");
 }
 
 #[test]
