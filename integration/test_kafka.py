@@ -447,7 +447,8 @@ def test_what_a_full_sink_leaves_may_be_gone_when_it_is_read_again(
     # The source has them all: they are gone for the shard alone that waits.
     running.await_metric("events_received_total", 1 + full)
     everything = TopicPartition(topic, 0, broker.ends(topic)[0])
-    broker.admin().delete_records([everything])[everything].result(30)
+    admin = broker.admin()  # its answers come only while it lives
+    admin.delete_records([everything])[everything].result(30)
     away.resume()
     if on_data_loss == "fail":
         failed = running.await_exit()

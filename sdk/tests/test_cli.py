@@ -231,6 +231,24 @@ def test_a_thread_that_does_not_end_does_not_keep_the_process() -> None:
     assert "has not ended within 0.2 s" in done.stderr
 
 
+def test_a_command_that_is_told_to_end_ends_well() -> None:
+    """Also before the engine runs, which takes over the signals."""
+    code = (
+        "import threading\n"
+        "from streamjob.cli import console\n"
+        "def main():\n"
+        "    print('begun', flush=True)\n"
+        "    threading.Event().wait()\n"
+        "    return 3\n"
+        "console.exit_with(main)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+
+
 @pytest.mark.parametrize(("width", "height"), [(120, 50), (80, 24), (60, 20), (200, 10)])
 def test_the_view_fits_and_shows_the_newest(width: int, height: int) -> None:
     text = drawn(PROGRESS, width, height)

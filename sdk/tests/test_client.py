@@ -93,6 +93,9 @@ def test_queries_page_and_escape() -> None:
     assert seen[0] == "/v1/keys/a%2Fb%20c/windows?window=w&from=2020-01-01T00%3A00%3A00Z&limit=1000"
     assert seen[1].endswith("cursor=a")
     assert job.latest(limit=3) == [{"n": 0}, {"n": 1}, {"n": 0}]
+    page = job.window_page("a", limit=3)
+    assert (len(page.rows), page.next) == (3, "b")
+    assert job.window_page("a", limit=3, cursor="b") == ([{"n": 0}, {"n": 1}], None)
 
 
 def test_unknown_keys() -> None:
