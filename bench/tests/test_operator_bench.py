@@ -90,7 +90,7 @@ def test_processor_time_and_memory_are_told(lines: dict[str, dict]) -> None:
 def test_calls_are_those_that_a_job_takes(lines: dict[str, dict]) -> None:
     for case in ("converge", "steady", "facts", "edits", "restart"):
         line = lines[case]
-        parts = ("watch_calls", "lease_calls", "status_calls", "other_calls")
+        parts = ("watch_calls", "lease_calls", "status_calls", "discovery_calls", "other_calls")
         assert line["calls"] == sum(line["calls_by_verb"].values()) == sum(line[part] for part in parts)
     assert lines["converge"]["calls_by_verb"]["patch statefulsets"] == JOBS
     assert lines["edits"]["calls_by_verb"]["patch statefulsets"] == EDITS

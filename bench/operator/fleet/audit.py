@@ -52,7 +52,7 @@ class Calls:
     def line(self) -> dict[str, object]:
         """As members of a result."""
         counts = {"calls": self.by_verb.total(), "watch_calls": self.watches, "lease_calls": self.lease}
-        counts |= {"status_calls": self.facts, "other_calls": self.others}
+        counts |= {"status_calls": self.facts, "discovery_calls": self.discovery, "other_calls": self.others}
         return {**counts, "calls_by_verb": dict(sorted(self.by_verb.items()))}
 
 
