@@ -122,6 +122,12 @@ impl Context {
         Context { connection, ..Context::default() }
     }
 
+    /// Whether a message was not taken, for a reason of its own.
+    pub fn has_undelivered(&self) -> bool {
+        let first = self.undelivered.lock().unwrap_or_else(PoisonError::into_inner);
+        first.as_ref().is_some_and(|error| !is_purged(error))
+    }
+
     pub fn take_undelivered(&self) -> Option<KafkaError> {
         self.undelivered.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

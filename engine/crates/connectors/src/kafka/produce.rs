@@ -173,6 +173,12 @@ impl KafkaSink {
         loop {
             match producer.flush(ANSWER_LOOK) {
                 Ok(()) => break,
+                // Of a transaction that has failed the client sends no more: what waits in its queue gets no answer.
+                Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut))
+                    if self.has_transactions() && producer.context().has_undelivered() =>
+                {
+                    break;
+                }
                 Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) if !stop.is_cancelled() => {}
                 Err(error) => return Err(error),
             }
