@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -494,6 +495,20 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"streamjob_operator.controller.{name}", 0.01)
 
 
+@asynccontextmanager
+async def leading(server: Discovery) -> AsyncIterator[tuple[Controller, asyncio.Task[None]]]:
+    """A controller that knows the job and leads, until the block ends."""
+    controller = Controller(server, Settings())  # type: ignore[arg-type]
+    controller.saw_job(None, copy.deepcopy(server.job))
+    lead = asyncio.create_task(controller.lead())
+    try:
+        yield controller, lead
+    finally:
+        lead.cancel()
+        await asyncio.wait({lead})
+        await controller.close()
+
+
 @pytest.mark.parametrize("answers", [(True,), (False, True), (BUSY, AWAY, True), (False, BUSY, False, True)])
 def test_pod_monitors_come_with_their_api_and_no_answer_ends_nothing(
     answers: tuple[bool | ClusterError, ...], monkeypatch: pytest.MonkeyPatch
@@ -502,21 +517,14 @@ def test_pod_monitors_come_with_their_api_and_no_answer_ends_nothing(
     soon(monkeypatch)
 
     async def run() -> None:
-        controller = Controller(server, Settings())  # type: ignore[arg-type]
-        controller.saw_job(None, copy.deepcopy(server.job))
-        leading = asyncio.create_task(controller.lead())
-        try:
+        async with leading(server) as (controller, lead):
             async with asyncio.timeout(20):
                 while ("PodMonitor", "telemetry") not in server.things:
-                    assert not leading.done(), leading
+                    assert not lead.done(), lead
                     await asyncio.sleep(0.01)
             assert [one.name for one in controller._informers].count("podmonitors") == 1
             first = next(place for place, call in enumerate(server.calls) if call[1] == "PodMonitor")
             assert server.calls[first][0] == "list", "what is there is known before any is made"
-        finally:
-            leading.cancel()
-            await asyncio.wait({leading})
-            await controller.close()
 
     asyncio.run(run())
 
@@ -535,10 +543,7 @@ def test_pod_monitors_that_may_not_be_watched_hold_up_no_job(monkeypatch: pytest
     server = Forbidden(False, True)
 
     async def run() -> None:
-        controller = Controller(server, Settings())  # type: ignore[arg-type]
-        controller.saw_job(None, copy.deepcopy(server.job))
-        leading = asyncio.create_task(controller.lead())
-        try:
+        async with leading(server) as (controller, _):
             async with asyncio.timeout(20):
                 while ("list", "PodMonitor", "") not in server.calls:
                     await asyncio.sleep(0.01)
@@ -550,10 +555,6 @@ def test_pod_monitors_that_may_not_be_watched_hold_up_no_job(monkeypatch: pytest
                     await asyncio.sleep(0.01)
             assert controller._unwatched() == []
             assert not controller._facts.pod_monitors
-        finally:
-            leading.cancel()
-            await asyncio.wait({leading})
-            await controller.close()
 
     asyncio.run(run())
 

@@ -145,7 +145,7 @@ class Client:
             page = self._get(path, {**parameters, "limit": size, "cursor": cursor})
             if page is None:
                 return Page(rows, None)
-            rows += page["items"]
+            rows += page["items"][:size]
             cursor = page.get("next")
             if cursor is None:
                 break

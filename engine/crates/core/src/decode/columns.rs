@@ -8,8 +8,8 @@ use arrow_buffer::{BooleanBuffer, BooleanBufferBuilder, NullBuffer, OffsetBuffer
 use crate::batch::{Keys, Reject, RowBatch, hash_key};
 use crate::config::FieldType;
 
+use super::BodyError;
 use super::layout::{KeyRule, Layout};
-use super::{BodyError, MAX_BODY_VALUES};
 
 /// Buffers with more unused room than one part in this many are shrunk: queues are bounded in bytes held.
 const MAX_UNUSED_PART: usize = 4;
@@ -216,7 +216,7 @@ impl Rows {
     /// Bounds what is kept of a body of so many bytes.
     pub fn bound(&mut self, body_bytes: usize, layout: &Layout) {
         self.max_rejects = max_rejects(body_bytes);
-        self.max_rows = MAX_BODY_VALUES / layout.slots();
+        self.max_rows = layout.max_rows();
     }
 
     /// Refuses a body whose rows have more values than are kept: where most fields are missing they take far more memory than

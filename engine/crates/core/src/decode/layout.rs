@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::config::{FieldType, KeyConfig, SchemaConfig};
+use crate::decode::MAX_BODY_VALUES;
 use crate::event_time::TimeParser;
 use crate::{Error, Result};
 
@@ -114,6 +115,11 @@ impl Layout {
     #[inline]
     pub fn slots(&self) -> usize {
         self.names.len()
+    }
+
+    /// Rows of one body at most, so that it has no more than [`MAX_BODY_VALUES`].
+    pub fn max_rows(&self) -> usize {
+        MAX_BODY_VALUES / self.slots()
     }
 
     /// Slots that the rows themselves fill.

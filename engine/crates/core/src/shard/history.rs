@@ -77,8 +77,13 @@ impl HistoryRows {
         self.arena.len() + self.rows.len() * size_of::<RowRef>()
     }
 
+    /// Key and members, one behind the other.
+    fn own_parts(&self, row: &RowRef) -> &[u8] {
+        &self.arena[row.at..][..row.key_len as usize + row.members_len as usize]
+    }
+
     fn parts(&self, row: &RowRef) -> (&[u8], &[u8]) {
-        self.arena[row.at..][..row.key_len as usize + row.members_len as usize].split_at(row.key_len as usize)
+        self.own_parts(row).split_at(row.key_len as usize)
     }
 
     pub(super) fn visit(
@@ -140,7 +145,7 @@ impl HistoryRows {
             value.extend_from_slice(&row.members_len.to_le_bytes());
         }
         for row in chunk {
-            value.extend_from_slice(&self.arena[row.at..][..row.key_len as usize + row.members_len as usize]);
+            value.extend_from_slice(self.own_parts(row));
         }
     }
 }

@@ -21,7 +21,7 @@ use super::layout::Layout;
 use super::messages::{Metadata, NO_VALUE, PerMessage, as_base64, push_metadata, reject_message};
 use super::template::Context;
 use super::text::Breaks;
-use super::{BodyError, Decoder, MAX_BODY_TEXT_BYTES, MAX_BODY_VALUES, Payload, body_error};
+use super::{BodyError, Decoder, MAX_BODY_TEXT_BYTES, Payload, body_error};
 
 pub use container::{MAX_BLOCK_BYTES, MAX_BLOCK_ROWS, MAX_HEADER_BYTES};
 pub use schema::{MAX_SCHEMA_BYTES, MAX_SCHEMA_TYPES, MAX_SYMBOL_BYTES};
@@ -318,7 +318,7 @@ fn check_values(rows: &Rows, layout: &Layout) -> Result<(), String> {
     if rows.string_bytes() > MAX_BODY_TEXT_BYTES {
         return Err(format!("more than {MAX_BODY_TEXT_BYTES} bytes of text in one field; send them in parts"));
     }
-    let most = MAX_BODY_VALUES / layout.slots();
+    let most = layout.max_rows();
     if rows.seen() >= most {
         return Err(format!("more than {most} rows of {} values; send them in parts", layout.slots()));
     }
