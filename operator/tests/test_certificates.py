@@ -8,11 +8,15 @@ import itertools
 import socket
 import ssl
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -208,6 +212,28 @@ def test_another_service_gets_another_certificate() -> None:
     decision = c.decide(held, c.names_of("renamed", "ops"), NOW)
     assert decision.need is c.Need.SERVING
     assert "renamed.ops.svc" in decision.reason
+
+
+def test_a_certificate_without_any_name_is_replaced() -> None:
+    """As `openssl x509 -req` makes it by default."""
+    held = c.make(None, c.Need.AUTHORITY, NAMES, NOW)
+    authority = x509.load_pem_x509_certificate(held.authorities[0])
+    key = serialization.load_pem_private_key(held.key, None)
+    signer = serialization.load_pem_private_key(held.authority_key, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    nameless = (
+        x509.CertificateBuilder()
+        .subject_name(authority.subject)
+        .issuer_name(authority.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW)
+        .not_valid_after(NOW + c.SERVING_LIFE)
+        .sign(signer, hashes.SHA256())
+    )
+    found = replace(held, certificate=nameless.public_bytes(serialization.Encoding.PEM))
+    assert c.decide(found, NAMES, NOW).need is c.Need.SERVING
 
 
 def test_files_are_readable_by_their_owner_alone_and_old_ones_go(tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ TOKEN = "loopback-admin"
 OPERATOR = "operator"
 OPERATOR_TOKEN = "loopback-operator"
 """A user of its own for an operator whose requests are to be told from others; it has all rights, too."""
+LIMITED = "limited"
+LIMITED_TOKEN = "loopback-limited"
+"""A user that has the rights alone that a test gives it."""
 CONTROLLERS = (
     "statefulset-controller",
     "garbage-collector-controller",
@@ -133,7 +136,8 @@ def prepare(folder: Path, api_flags: Sequence[str] = (), manager_flags: Sequence
     key, tokens = folder / "sa.key", folder / "tokens.csv"
     subprocess.run([str(program("openssl")), "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
     users = ((TOKEN, "admin"), (OPERATOR_TOKEN, OPERATOR))
-    tokens.write_text("".join(f'{token},{user},{user},"system:masters"\n' for token, user in users))
+    lines = [f'{token},{user},{user},"system:masters"\n' for token, user in users]
+    tokens.write_text("".join([*lines, f"{LIMITED_TOKEN},{LIMITED},{LIMITED}\n"]))
     client, peer = f"http://127.0.0.1:{etcd_port}", f"http://127.0.0.1:{peer_port}"
     etcd = [str(program("etcd")), "--data-dir", str(folder / "etcd"), "--unsafe-no-fsync", "--log-level", "error"]
     etcd += ["--listen-client-urls", client, "--advertise-client-urls", client]

@@ -116,11 +116,18 @@ def _decide_serving(held: Held, authority: x509.Certificate, names: Sequence[str
         return Need.SERVING, "the serving certificate is of another authority"
     if serving.not_valid_after_utc - now < SERVING_RENEWED:
         return Need.SERVING, f"the serving certificate ends at {serving.not_valid_after_utc:%Y-%m-%d}"
-    covered = serving.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    missing = set(names) - set(covered.get_values_for_type(x509.DNSName))
+    missing = set(names) - _alternatives(serving)
     if missing:
         return Need.SERVING, f"the serving certificate does not cover {', '.join(sorted(missing))}"
     return Need.NOTHING, "all is valid"
+
+
+def _alternatives(certificate: x509.Certificate) -> set[str]:
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return set()
+    return set(found.get_values_for_type(x509.DNSName))
 
 
 def make(held: Held | None, need: Need, names: Sequence[str], now: datetime) -> Held:

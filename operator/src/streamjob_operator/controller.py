@@ -16,11 +16,11 @@ from streamjob_operator.index import Index, Key, version
 from streamjob_operator.informer import Echoes, Handler, Informer
 from streamjob_operator.kinds import CHILDREN, CLAIM, CONFIG_MAP, POD, POD_MONITOR, RUNTIME_CLASS, STORAGE_CLASS, Kind
 from streamjob_operator.observe import Facts
-from streamjob_operator.observed import asks
+from streamjob_operator.observed import asks, is_terminating
 from streamjob_operator.poll import Poller
 from streamjob_operator.queueing import Work
 from streamjob_operator.reconcile import Reconciler
-from streamjob_operator.settings import Settings
+from streamjob_operator.settings import Settings, every_address, in_url
 from streamjob_operator.validation import referenced_config_maps
 
 STUCK_S = 600.0
@@ -30,7 +30,10 @@ LATE_BEAT_S = 60.0
 SYNC_LIMIT_S = 60.0
 """What each watch gets for its first list, before the others go on without it."""
 UNWATCHED_RETRY_S = 30.0
-"""When a job of a namespace that is not watched yet is asked for again."""
+"""When a job of a namespace that is not watched yet is asked for again.
+
+For so long a right has to be missing before it counts as taken away: an API server that starts may refuse everything.
+"""
 DISCOVERY_S = 300.0
 """How often it is asked whether PodMonitors have come, where there are none."""
 DISCOVERY_RETRY_S = 1.0
@@ -51,10 +54,19 @@ class Controller:
         self._clock = asyncio.get_running_loop().time
         self.work = Work(self._clock)
         self._reconciler = Reconciler(
-            cluster, self._engines, self.index, self._facts, settings.engine_image, self.work.add, self._wrote
+            cluster,
+            self._engines,
+            self.index,
+            self._facts,
+            settings.engine_image,
+            self.work.add,
+            self._wrote,
+            self.work.add_in,
+            in_url(every_address()),
         )
         self._informers: list[Informer] = []
         self._echoes = Echoes()
+        self._leads = False
         self._beat_at = self._clock()
 
     # ------------------------------------------------------------------------------------------------- what is told
@@ -71,8 +83,9 @@ class Controller:
             return
         before = self.index.job(key)
         self.index.put_job(job, referenced_config_maps(job))
-        # What we have written comes back as an event: it was looked at when it was written.
-        if before is None or asks(before) != asks(job):
+        # What we have written comes back as an event: it was looked at when it was written. And where nobody works, who
+        # begins to lead looks at all: a queue would only grow until then.
+        if self._leads and (before is None or asks(before) != asks(job)):
             self.work.add(key, urgent=before is not None)
 
     def _wrote(self, key: Key, job: Object) -> None:
@@ -119,6 +132,7 @@ class Controller:
 
     async def lead(self) -> None:
         """Watches the children, then works, until it is cancelled."""
+        self._leads = True
         async with asyncio.TaskGroup() as tasks:
             served = await self._watch(tasks)
             tasks.create_task(self._find_pod_monitors(tasks, served))
@@ -207,8 +221,18 @@ class Controller:
 
     def _is_watched(self, namespace: str) -> bool:
         """Whether all of a namespace is known: a look that misses children would make them anew."""
-        needed = [one for one in self._informers if one.namespace in (None, namespace) and not one.optional]
-        return all(one.synced.is_set() and not one.refused for one in needed)
+        return all(one.synced.is_set() and not one.refused for one in self._needed(namespace))
+
+    def _needed(self, namespace: str) -> list[Informer]:
+        return [one for one in self._informers if one.namespace in (None, namespace) and not one.optional]
+
+    def _is_out_of_sight(self, key: Key) -> bool:
+        """Whether a job is on its way out where the right to see its children has been taken away."""
+        lost = [one.refused_at for one in self._needed(key[0]) if one.refused and one.refused_at is not None]
+        if not lost or self._clock() - min(lost) < UNWATCHED_RETRY_S:
+            return False
+        job = self.index.job(key)
+        return job is not None and is_terminating(job)
 
     def _unwatched(self) -> list[str]:
         """The watches of namespaces that are not watched."""
@@ -218,12 +242,13 @@ class Controller:
         while True:
             key = await self.work.take()
             failed = False
-            if not self._is_watched(key[0]):
+            unseen = not self._is_watched(key[0])
+            if unseen and not self._is_out_of_sight(key):
                 self.work.done(key, failed=False)
                 self.work.add_in(key, UNWATCHED_RETRY_S)
                 continue
             try:
-                wait = await self._reconciler.look(key)
+                wait = await self._reconciler.look(key, unseen=unseen)
                 if wait is not None:
                     self.work.add_in(key, wait)
             except ClusterError as error:

@@ -30,17 +30,24 @@ _log = structlog.get_logger("streamjob_operator.webhook")
 
 
 def register(
-    registry: kopf.OperatorRegistry, controller: Controller, loop: asyncio.AbstractEventLoop, *, webhook: bool
+    registry: kopf.OperatorRegistry,
+    controller: Controller,
+    loop: asyncio.AbstractEventLoop,
+    *,
+    watched: bool = True,
+    webhook: bool,
 ) -> None:
-    """Registers all handlers; `loop` is the controller's, kopf has another."""
+    """Registers the handlers, that of jobs where they are `watched`; `loop` is the controller's, kopf has another."""
 
     @kopf.on.login(registry=registry)
     def login(**kwargs: Any) -> Any:
         return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
-    @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
-    async def job_event(event: Any, **_: Any) -> None:
-        loop.call_soon_threadsafe(controller.saw_job, event["type"], event["object"])
+    if watched:
+
+        @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
+        async def job_event(event: Any, **_: Any) -> None:
+            loop.call_soon_threadsafe(controller.saw_job, event["type"], event["object"])
 
     @kopf.on.probe(registry=registry, id="watches")
     async def watches(**_: Any) -> str:

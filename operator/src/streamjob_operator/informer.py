@@ -63,7 +63,7 @@ class Informer:
 
     `known` gives the places (namespace, name) of all that whoever is told has of this watch: what of it a list has not
     is gone. `synced` is set when all was listed once, `answered` also when that was refused. `refused` says that the
-    right is missing now; an `optional` watch then ends, others try on.
+    right is missing now, `refused_at` since when by the loop's clock; an `optional` watch then ends, others try on.
     """
 
     cluster: Cluster
@@ -77,6 +77,7 @@ class Informer:
     synced: asyncio.Event = field(default_factory=asyncio.Event)
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     refused: bool = False
+    refused_at: float | None = None
     heard_at: float | None = None
     """The loop's clock when the API server last spoke; None before the watch has begun, which waits for others."""
     _version: str = ""
@@ -116,6 +117,8 @@ class Informer:
                     self.answered.set()
                     return
                 if error.code == 403:
+                    if not self.refused:
+                        self.refused_at = asyncio.get_running_loop().time()
                     self.refused = True
                     self.answered.set()
                 _log.warning("watch interrupted", kind=self.name, error=str(error), code=error.code, wait_s=wait)

@@ -41,8 +41,6 @@ class Election:
     _seen: tuple[str, str] | None = None
     _seen_at: float = 0.0
     _renewed_at: float = 0.0
-    _acquired: str = ""
-    _transitions: int = 0
 
     def look(self, lease: dict[str, Any] | None, now: float, wall: datetime) -> Write | None:
         """What to write, after having read the Lease (None: there is none); None to wait."""

@@ -38,6 +38,8 @@ REVISION = "controller-revision-hash"
 
 CONTAINER = "engine"
 PORT = 8080
+EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - of the pod, whose clients are outside
+"""Where an engine listens, but for clusters whose pods have IPv6 first."""
 USER = 65532
 STATE_MOUNT = "/var/lib/streamjob"
 STATE_DIR = f"{STATE_MOUNT}/state"

@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+import structlog
+
 from streamjob_operator.cluster import Cluster as Api
+from streamjob_operator.cluster import ClusterError
 from streamjob_operator.index import Index, Key, References
-from streamjob_operator.kinds import CONFIG_MAP, EVENT
-from streamjob_operator.observed import Cluster, EngineFacts, Object, Observed, Ref
+from streamjob_operator.kinds import CONFIG_MAP, EVENT, STREAM_JOB
+from streamjob_operator.observed import Cluster, EngineFacts, Object, Observed, Ref, is_terminating
 from streamjob_operator.validation import referenced_config_maps
+
+_log = structlog.get_logger("streamjob_operator.observe")
 
 CREATION_GRACE = timedelta(seconds=10)
 """What the StatefulSet's controller gets to create a pod, before it is looked for why it does not."""
@@ -45,7 +50,7 @@ class Facts:
 
 
 async def observe(api: Api, index: Index, facts: Facts, key: Key, now: datetime) -> Observed | None:
-    """Everything about a job, or None where it is gone."""
+    """Everything about a job, or None where it is gone. For one on its way out nothing is asked: it may be refused."""
     job = index.job(key)
     if job is None:
         return None
@@ -55,18 +60,38 @@ async def observe(api: Api, index: Index, facts: Facts, key: Key, now: datetime)
     rest = [thing for thing in things if thing["kind"] not in ("Pod", "PersistentVolumeClaim")]
     children = {(thing["kind"], thing["metadata"]["name"]): thing for thing in rest}
     stateful_set = children.get(("StatefulSet", key[1]))
+    leaves = is_terminating(job)
     return Observed(
         job=job,
         now=now,
         children=children,
         pods=tuple(sorted(pods, key=lambda pod: str(pod["metadata"]["name"]))),
         claims=tuple(sorted(claims, key=lambda claim: str(claim["metadata"]["name"]))),
-        config_maps=await _config_maps(api, index, key[0], referenced_config_maps(job)),
+        config_maps={} if leaves else await _config_maps(api, index, key[0], referenced_config_maps(job)),
         engine=facts.engines.get(key),
         cluster=facts.cluster(),
         tolerated=facts.tolerated.get(key, {}),
-        creation_problem=await _creation_problem(api, facts, key, stateful_set, pods, now),
+        creation_problem=None if leaves else await _creation_problem(api, facts, key, stateful_set, pods, now),
     )
+
+
+async def observe_unseen(api: Api, index: Index, key: Key, now: datetime) -> Observed | None:
+    """A job in a namespace that may not be seen any more, or None where it is gone.
+
+    The right to patch it is left, and the answer to a patch of nothing is the job as it is now.
+    """
+    known = index.job(key)
+    if known is None:
+        return None
+    try:
+        job = await api.patch(STREAM_JOB, *key, {})
+    except ClusterError as error:
+        if error.code != 404:
+            raise
+        index.remove_job(key, known["metadata"]["uid"])
+        return None
+    index.put_job(job, referenced_config_maps(job))
+    return Observed(job, now, unseen=True)
 
 
 async def _config_maps(api: Api, index: Index, namespace: str, wanted: References) -> dict[str, dict[str, str]]:
@@ -88,7 +113,7 @@ async def _config_maps(api: Api, index: Index, namespace: str, wanted: Reference
 async def _creation_problem(
     api: Api, facts: Facts, key: Key, stateful_set: Object | None, pods: tuple[Object, ...], now: datetime
 ) -> str | None:
-    """What an Event says of a pod that the StatefulSet's controller could not create."""
+    """What an Event says of a pod that the StatefulSet's controller could not create; no look fails for want of it."""
     status = (stateful_set or {}).get("status", {})
     if stateful_set is None or pods or not stateful_set["spec"].get("replicas") or not status.get("observedGeneration"):
         facts.creation.pop(key, None)
@@ -101,9 +126,13 @@ async def _creation_problem(
         return said
     fields = f"involvedObject.kind=StatefulSet,involvedObject.name={key[1]},reason=FailedCreate"
     newest: tuple[str, str | None] = ("", None)
-    async for items, _ in api.pages(EVENT, key[0], fields=fields):
-        for event in items:
-            time = str(event.get("lastTimestamp") or event.get("eventTime") or "")
-            newest = max(newest, (time, str(event.get("message", ""))), key=lambda pair: pair[0])
+    try:
+        async for items, _ in api.pages(EVENT, key[0], fields=fields):
+            for event in items:
+                time = str(event.get("lastTimestamp") or event.get("eventTime") or "")
+                newest = max(newest, (time, str(event.get("message", ""))), key=lambda pair: pair[0])
+    except ClusterError as error:
+        _log.warning("not known why the pod does not come", namespace=key[0], job=key[1], error=str(error))
+        newest = ("", said)
     facts.creation[key] = (now, newest[1])
     return newest[1]

@@ -100,7 +100,8 @@ class Observed:
 
     `children` holds what the operator made, `config_maps` the data of the user's ConfigMaps that the job refers to,
     `tolerated` the differences (by their identity) of a child that stayed when it was applied: so others have a say.
-    `creation_problem` is what the cluster said when the StatefulSet's pod could not be created.
+    `creation_problem` is what the cluster said when the StatefulSet's pod could not be created. `unseen` says that the
+    right to see the namespace is gone: all but the job is as it once was.
     """
 
     job: Object
@@ -113,6 +114,7 @@ class Observed:
     cluster: Cluster = Cluster()
     tolerated: Mapping[Ref, frozenset[str]] = field(default_factory=dict)
     creation_problem: str | None = None
+    unseen: bool = False
 
     @property
     def name(self) -> str:

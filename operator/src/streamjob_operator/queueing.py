@@ -63,6 +63,6 @@ class Work:
         self._queue.forget(key)
 
     def longest(self) -> float:
-        """Seconds of the longest look under way."""
+        """Seconds of the longest look under way; asked from another thread, while looks begin and end."""
         now = self._clock()
-        return max((now - since for since in self.started.values()), default=0.0)
+        return max((now - since for since in list(self.started.values())), default=0.0)

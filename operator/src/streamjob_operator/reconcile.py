@@ -19,7 +19,7 @@ from streamjob_operator.decide.invalid import decide_invalid
 from streamjob_operator.decide.status import FACTS_INTERVAL, blocked_status, mistaken_status
 from streamjob_operator.engine import Engines
 from streamjob_operator.index import Index, Key
-from streamjob_operator.observe import CREATION_GRACE, Facts, observe
+from streamjob_operator.observe import CREATION_GRACE, Facts, observe, observe_unseen
 from streamjob_operator.observed import Object, Observed, asks
 from streamjob_operator.traces import span
 from streamjob_operator.validation import referenced_config_maps
@@ -34,7 +34,8 @@ _log = structlog.get_logger("streamjob_operator.reconcile")
 class Reconciler:
     """Looks at jobs. Keeps nothing that the cluster has not, but when it last wrote an engine's facts.
 
-    `again` is called with a job that has to be looked at once more, `wrote` with what became of a job by a write.
+    `again` is called with a job that has to be looked at once more, `wrote` with what became of a job by a write,
+    `later` with a job and the seconds until something is due for it, whatever becomes of the look under way.
     """
 
     def __init__(
@@ -46,22 +47,28 @@ class Reconciler:
         image: str,
         again: Callable[[Key], None],
         wrote: Callable[[Key, Object], None] = lambda _key, _job: None,
+        later: Callable[[Key, float], None] = lambda _key, _seconds: None,
+        listen: str = names.EVERY_ADDRESS,
     ) -> None:
         self._cluster = cluster
         self._index = index
         self._facts = facts
-        self._image = image
+        self._image, self._listen = image, listen
         self._again = again
         self._wrote = wrote
+        self._later = later
         self._applier = Applier(cluster, engines, index, facts)
         self._written: dict[Key, datetime] = {}
         self.phases = metrics.Phases()
 
-    async def look(self, key: Key) -> float | None:
-        """One look; gives the seconds after which another is due, None for none."""
+    async def look(self, key: Key, *, unseen: bool = False) -> float | None:
+        """One look; gives the seconds after which another is due, None for none. `unseen` as in what is observed."""
         with span("reconcile", {"namespace": key[0], "job": key[1]}), metrics.reconcile_duration.time():
             now = datetime.now(UTC)
-            observed = await observe(self._cluster, self._index, self._facts, key, now)
+            if unseen:
+                observed = await observe_unseen(self._cluster, self._index, key, now)
+            else:
+                observed = await observe(self._cluster, self._index, self._facts, key, now)
             if observed is None:
                 self.forget(key)
                 return None
@@ -79,7 +86,10 @@ class Reconciler:
 
     async def _work(self, key: Key, observed: Observed) -> float | None:
         with span("decide", {}):
-            decision = decide(observed, Choices(self._image, secrets.token_urlsafe(TOKEN_BYTES)))
+            decision = decide(observed, Choices(self._image, secrets.token_urlsafe(TOKEN_BYTES), self._listen))
+        if decision.wake is not None and decision.wake > observed.now:
+            # A look that fails comes again later each time, and a deadline does not wait for it.
+            self._later(key, (decision.wake - observed.now).total_seconds())
         try:
             decision = await self._applier.carry_out(observed, decision, self.token(key))
         except ClusterError as error:

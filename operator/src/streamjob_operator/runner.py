@@ -22,7 +22,7 @@ from streamjob_operator.controller import Controller
 from streamjob_operator.kinds import STREAM_JOB
 from streamjob_operator.leader import Leader
 from streamjob_operator.rotation import place_of, rotate
-from streamjob_operator.settings import Settings
+from streamjob_operator.settings import Settings, every_address, in_url
 
 WAIT_FOR_API_S = 5.0
 CERTIFICATE_CHECK_S = 0.5
@@ -52,7 +52,8 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> int:
     stop = stop or _stop_on_signals()
     cluster = await Cluster.connect(lambda verb, kind: metrics.api_calls.labels(verb, kind).inc())
     traces.start(__version__)
-    server = start_http_server(settings.metrics_port, registry=metrics.registry) if settings.metrics_port else None
+    port, address = settings.metrics_port, every_address()
+    server = start_http_server(port, addr=address, registry=metrics.registry) if port else None
     try:
         await _until(stop, _wait_for_api(cluster))
         if stop.is_set():
@@ -158,7 +159,8 @@ async def until_granted(cluster: Cluster, refused: tuple[str, ...], check_s: flo
 async def _kopf(settings: Settings, cluster: Cluster, controller: Controller) -> None:
     """kopf, started anew with the webhook once there is a certificate for it, and with namespaces once it may see them.
 
-    It ends by an error alone; a watch that is refused is one for kopf, so it is given no such namespace.
+    It ends by an error alone. A watch that is refused is one for kopf, so it is given no such namespace, and where one
+    has become so it begins anew: what is known of the jobs there is needed to let them go.
     """
     if settings.webhook_cert_dir:
         # Most often it is there in a moment, and a pod that is ready without its webhook would be sent reviews.
@@ -169,12 +171,14 @@ async def _kopf(settings: Settings, cluster: Cluster, controller: Controller) ->
         refused = await refused_namespaces(settings, cluster)
         if refused:
             _log.error("no right to see StreamJobs: the other namespaces go on", namespaces=refused)
-        served = tuple(one for one in settings.namespaces if one not in refused) or settings.namespaces
+        served = tuple(one for one in settings.namespaces if one not in refused)
+        watched = bool(served) or not settings.namespaces
         certificate = _certificate(settings)
         stop = threading.Event()
         loop = asyncio.get_running_loop()
         given = replace(settings, namespaces=served)
-        kopf_task = asyncio.create_task(asyncio.to_thread(_kopf_thread, given, controller, certificate, loop, stop))
+        work = asyncio.to_thread(_kopf_thread, given, controller, certificate, loop, stop, watched)
+        kopf_task = asyncio.create_task(work)
         tasks: set[asyncio.Task[Any]] = {kopf_task}
         if settings.webhook_cert_dir and certificate is None:
             tasks.add(asyncio.create_task(_until_certificate(settings)))
@@ -183,8 +187,11 @@ async def _kopf(settings: Settings, cluster: Cluster, controller: Controller) ->
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if kopf_task.done():
-                kopf_task.result()
-                raise RuntimeError("kopf has ended by itself")
+                lost = set(await refused_namespaces(settings, cluster)) - set(refused)
+                error = kopf_task.exception() or RuntimeError("kopf has ended by itself")
+                if not lost:
+                    raise error
+                _log.warning("kopf begins anew: a watch was refused", namespaces=sorted(lost), error=repr(error))
         finally:
             stop.set()
             await asyncio.wait({kopf_task}, timeout=STOP_LIMIT_S)
@@ -217,25 +224,37 @@ def _kopf_thread(
     certificate: tuple[Path, Path] | None,
     loop: asyncio.AbstractEventLoop,
     stop: threading.Event,
+    watched: bool,
 ) -> None:
-    """kopf with a loop and a thread of its own: it cancels every task of its loop when it ends, and takes signals."""
+    """kopf with a loop and a thread of its own: it cancels every task of its loop when it ends, and takes signals.
+
+    Where it has no namespace to be `watched` it serves the webhook and the liveness probe alone.
+    """
     registry = kopf.OperatorRegistry()
-    handlers.register(registry, controller, loop, webhook=certificate is not None)
+    handlers.register(registry, controller, loop, watched=watched, webhook=certificate is not None)
     options = handlers.settings_of_kopf()
     if certificate is not None:
         options.admission.server = WebhookServer(
-            addr="0.0.0.0",  # noqa: S104 - the API server comes from outside of the pod
+            addr=every_address(),
             port=settings.webhook_port,
             certfile=certificate[0],
             pkeyfile=certificate[1],
         )
-    health = f"http://0.0.0.0:{settings.health_port}/healthz" if settings.health_port else None
-    kopf.run(
-        registry=registry,
-        settings=options,
-        standalone=True,
-        clusterwide=not settings.namespaces,
-        namespaces=settings.namespaces,
-        liveness_endpoint=health,
-        stop_flag=stop,
-    )
+    health = f"http://{in_url(every_address())}:{settings.health_port}/healthz" if settings.health_port else None
+
+    async def serve() -> None:
+        try:
+            await kopf.operator(
+                registry=registry,
+                settings=options,
+                standalone=True,
+                clusterwide=not settings.namespaces,
+                namespaces=settings.namespaces,
+                liveness_endpoint=health,
+                stop_flag=stop,
+            )
+        finally:
+            # kopf waits for it in a thread of the loop, which would not end after an error.
+            stop.set()
+
+    asyncio.run(serve())

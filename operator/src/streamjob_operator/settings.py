@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from streamjob_operator.names import EVERY_ADDRESS
+
 PREFIX = "STREAMJOB_OPERATOR_"
+API_HOST = "KUBERNETES_SERVICE_HOST"
+"""The variable by which each pod knows the API server's address; it is of the family that pods have first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,20 @@ class Settings:
     def holder(self) -> str:
         """The identity for the Lease."""
         return self.identity or socket.gethostname()
+
+
+def every_address(environment: Mapping[str, str] | None = None) -> str:
+    """What pods listen on: `::` where they have IPv6 first, as nobody comes by `0.0.0.0` where they have nothing else.
+
+    Not everywhere: a node may be without IPv6.
+    """
+    variables = os.environ if environment is None else environment
+    return "::" if ":" in variables.get(API_HOST, "") else EVERY_ADDRESS
+
+
+def in_url(address: str) -> str:
+    """An address as it stands before a port."""
+    return f"[{address}]" if ":" in address else address
 
 
 def _parse(value: str, default: Any) -> Any:

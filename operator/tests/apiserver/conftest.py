@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 
+from apiserver.running import Space
 from kubeharness.manifests import apply_manifests
 from kubeharness.server import Server, missing, running
 
@@ -32,3 +33,8 @@ def namespace(server: Server) -> str:
     status, answer = server.call("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
     assert status == 201, answer
     return name
+
+
+@pytest.fixture
+def space(server: Server, namespace: str) -> Space:
+    return Space(server, namespace)

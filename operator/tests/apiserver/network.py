@@ -22,10 +22,19 @@ class Line:
     """A relay on loopback. Once cut it still takes connections and lets nothing through, as a lost network does."""
 
     url: str
+    sockets: list[socket.socket] = field(default_factory=list)
     _cut: threading.Event = field(default_factory=threading.Event)
 
     def cut(self) -> None:
         self._cut.set()
+
+    def drop(self) -> None:
+        """Ends the connections that there are, as a proxy that starts anew does."""
+        while self.sockets:
+            one = self.sockets.pop()
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
 
     def relay(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -39,7 +48,6 @@ def cut_line(server: Server) -> Iterator[Line]:
     """A line to a server's port."""
     port = urlsplit(server.url).port
     assert port is not None
-    sockets: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         line = Line(f"https://127.0.0.1:{listener.getsockname()[1]}")
 
@@ -48,7 +56,7 @@ def cut_line(server: Server) -> Iterator[Line]:
                 while True:
                     near = listener.accept()[0]
                     far = socket.create_connection(("127.0.0.1", port))
-                    sockets.extend((near, far))
+                    line.sockets.extend((near, far))
                     for pair in ((near, far), (far, near)):
                         threading.Thread(target=line.relay, args=pair, daemon=True).start()
 
@@ -57,10 +65,7 @@ def cut_line(server: Server) -> Iterator[Line]:
             yield line
         finally:
             listener.shutdown(socket.SHUT_RDWR)
-            for one in sockets:
-                with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
-                one.close()
+            line.drop()
 
 
 def make_certificate(folder: Path) -> str:

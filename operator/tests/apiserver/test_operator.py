@@ -43,11 +43,6 @@ CHILDREN = {
 
 
 @pytest.fixture
-def space(server: Server, namespace: str) -> Space:
-    return Space(server, namespace)
-
-
-@pytest.fixture
 def told() -> Iterator[Engine]:
     with engine() as known:
         yield known

@@ -191,6 +191,28 @@ def test_suspend_and_resume(
     assert [request[0] for request in api.requests] == ["PATCH", "GET"]
 
 
+def test_an_invalid_job_is_suspended_once_its_pod_has_stopped(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its phase tells of the spec."""
+    condition = {"type": "Suspended", "status": "False"}
+    api.then = set_status(phase="Invalid", conditions=[condition])
+    assert main(["suspend", "telemetry", "--wait", "--timeout", "1s"]) == 3
+    api.then = set_status(phase="Invalid", conditions=[{**condition, "status": "True"}])
+    assert main(["suspend", "telemetry", "--wait", "--timeout", "20s"]) == 0
+    assert "done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["a: [b", "just text", "clusters: 1", "\x00"])
+def test_a_kubeconfig_that_is_none_is_told_in_a_sentence(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "broken"
+    path.write_text(text)
+    assert main(["status", "--kubeconfig", str(path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("kubectl streamjob: ")
+    assert "--kubeconfig" in line
+
+
 def test_a_status_of_an_older_spec_is_not_the_answer(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     """The phase was Suspended before, and the operator has not looked again."""
     api.job["status"]["phase"] = "Suspended"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,10 +20,12 @@ from streamjob_operator.index import Index
 from streamjob_operator.kinds import Kind
 from streamjob_operator.observe import Facts
 from streamjob_operator.reconcile import Reconciler
+from streamjob_operator.validation import referenced_config_maps
 from unit.jobs import job
 from unit.world import World
 
 KEY = ("shop", "telemetry")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -63,23 +65,40 @@ class Refusing:
         return [body for known, what, body in self.done if (known, what) == (verb, kind)]
 
 
-def looked(world: World, cluster: Refusing) -> None:
+def looked(
+    world: World,
+    cluster: Refusing,
+    facts: Facts | None = None,
+    *,
+    config_map: dict[str, Any] | None = None,
+    later: Callable[[float], None] = lambda _: None,
+) -> None:
     """One look by the real reconciler at a world's objects; a refusal ends it as it does in a worker."""
 
     async def course() -> None:
         index = Index()
         resource = copy.deepcopy(world.job)
         assert resource is not None
-        index.put_job(resource, {})
+        index.put_job(resource, referenced_config_maps(resource))
+        if config_map is not None:
+            index.see_config_map(config_map)
         for (kind, name), thing in world.things.items():
-            known = copy.deepcopy(thing)
-            known["kind"] = kind
-            known["metadata"].setdefault("resourceVersion", "1")
-            known["metadata"] |= {"namespace": "shop", "name": name}
-            known["metadata"].setdefault("labels", {})[names.JOB_LABEL] = "telemetry"
-            index.put(known)
-        facts = Facts(storage_classes={"fast": (True, True)})
-        reconciler = Reconciler(cluster, Engines(""), index, facts, "engine:1", lambda _: None)  # type: ignore[arg-type]
+            seen = copy.deepcopy(thing)
+            seen["kind"] = kind
+            seen["metadata"].setdefault("resourceVersion", "1")
+            seen["metadata"] |= {"namespace": "shop", "name": name}
+            seen["metadata"].setdefault("labels", {})[names.JOB_LABEL] = "telemetry"
+            index.put(seen)
+        known = facts or Facts(storage_classes={"fast": (True, True)})
+        reconciler = Reconciler(
+            cluster,  # type: ignore[arg-type]
+            Engines(""),
+            index,
+            known,
+            "engine:1",
+            lambda _: None,
+            later=lambda _key, seconds: later(seconds),
+        )
         with contextlib.suppress(ClusterError):
             await reconciler.look(KEY)
 
@@ -102,6 +121,62 @@ def test_a_deletion_that_is_overdue_ends_whatever_is_refused() -> None:
     assert event["reason"] == "DeletionForced"
     for thing in ("StatefulSet telemetry", "PersistentVolumeClaim state-telemetry-0"):
         assert f"{thing} is left: delete of" in event["message"]
+
+
+def test_a_deletion_asks_nothing_that_may_be_refused() -> None:
+    """Neither for code nor for why no pod comes: its roles may be gone, and its deadline holds all the same."""
+    world = deleted(timedelta(hours=1))
+    assert world.job is not None
+    code = {"configMap": {"name": "code", "key": "z.py"}}
+    world.job["spec"]["udfs"][0]["code"] = code
+    del world.things["Pod", "telemetry-0"]
+
+    asked: list[str] = []
+
+    class Rightless(Refusing):
+        async def get(self, kind: Kind, _namespace: str, _name: str) -> None:
+            asked.append(kind.kind)
+            self.take("get", kind.kind, None)
+
+        async def pages(self, kind: Kind, *_: Any, **__: Any) -> AsyncIterator[Any]:
+            asked.append(kind.kind)
+            self.take("list", kind.kind, None)
+            yield [], "1"
+
+    cluster = Rightless(lambda verb, _kind: 0 if verb in ("patch", "create") else 403)
+    known = {"metadata": {"name": "code", "namespace": "shop", "resourceVersion": "1"}}
+    looked(world, cluster, Facts(creation={KEY: (EPOCH, None)}), config_map=known)
+    assert asked == []
+    assert len(cluster.of("patch", "StreamJob")) == 1
+
+
+def test_a_job_is_corrected_though_nobody_says_why_its_pod_does_not_come() -> None:
+    for code in (0, 403, 500):
+        world = World()
+        world.settle()
+        assert world.job is not None
+        del world.things["Pod", "telemetry-0"]
+        world.job["spec"]["image"] = "engine:2"
+
+        class Silent(Refusing):
+            async def pages(self, kind: Kind, *_: Any, **__: Any) -> AsyncIterator[Any]:
+                if kind.kind == "Event":
+                    raise ClusterError(code, "", "no")  # noqa: B023 - used within the same round
+                yield [], "1"
+
+        cluster = Silent(lambda _verb, _kind: 0)
+        looked(world, cluster, Facts(storage_classes={"fast": (True, True)}, creation={KEY: (EPOCH, "quota")}))
+        (manifest,) = cluster.of("apply", "StatefulSet")
+        assert manifest["spec"]["template"]["spec"]["containers"][0]["image"] == "engine:2"
+
+
+def test_a_deadline_does_not_wait_for_the_next_try_of_a_look_that_failed() -> None:
+    cluster = Refusing(lambda verb, _kind: 403 if verb == "delete" else 0)
+    due: list[float] = []
+    looked(deleted(timedelta(seconds=100)), cluster, later=due.append)
+    assert [round(seconds, -1) for seconds in due] == [200]
+    looked(deleted(timedelta(hours=1)), cluster, later=due.append)
+    assert len(due) == 1, "one that has passed is not due again"
 
 
 def test_a_deletion_tells_what_is_refused_before_its_deadline() -> None:

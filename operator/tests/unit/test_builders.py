@@ -11,16 +11,19 @@ from streamjob.cli.arguments import parse_arguments
 
 from streamjob_operator import names
 from streamjob_operator.builders import Inputs, children
+from streamjob_operator.settings import API_HOST, every_address, in_url
 from streamjob_operator.validation import ValidJob, check
 from unit.jobs import CODE, job
 
 
-def build(pod_monitors: bool = False, restart: str | None = None, **spec: Any) -> dict[tuple[str, str], dict[str, Any]]:
+def build(
+    pod_monitors: bool = False, restart: str | None = None, listen: str = names.EVERY_ADDRESS, **spec: Any
+) -> dict[tuple[str, str], dict[str, Any]]:
     resource = job(**spec)
     valid = check(resource, {})
     assert isinstance(valid, ValidJob), valid
     size = int(valid.job.spec.storage.size)
-    inputs = Inputs("telemetry", "shop", "uid-1", valid, "engine:1", size, restart, pod_monitors)
+    inputs = Inputs("telemetry", "shop", "uid-1", valid, "engine:1", size, restart, pod_monitors, listen)
     return {(child["kind"], _named(child["metadata"]["name"])): child for child in children(inputs, "secret-token")}
 
 
@@ -47,6 +50,17 @@ def test_one_job_gives_all_its_children() -> None:
         ("StatefulSet", "telemetry"),
     ]
     assert ("PodMonitor", "telemetry") not in build()
+
+
+@pytest.mark.parametrize(
+    ("api", "address", "told"),
+    [("10.0.0.1", "0.0.0.0", "0.0.0.0:8080"), ("", "0.0.0.0", "0.0.0.0:8080"), ("fd00::1", "::", "[::]:8080")],
+)
+def test_the_engine_listens_where_pods_have_their_first_address(api: str, address: str, told: str) -> None:
+    assert every_address({API_HOST: api}) == address
+    container = pod(listen=in_url(address))["spec"]["containers"][0]
+    assert container["command"][container["command"].index("--listen") + 1] == told
+    parse_arguments(container["command"][1:])
 
 
 def test_children_belong_to_their_job() -> None:

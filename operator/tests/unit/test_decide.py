@@ -558,6 +558,23 @@ def test_children_that_the_garbage_collector_has_taken_the_job_off_already_are_l
     assert getattr(action, "present", None) is False
 
 
+def test_a_deletion_that_nobody_may_see_ends_at_its_deadline_and_deletes_nothing() -> None:
+    for policy in ("Retain", "Delete"):
+        world = settled(deletionPolicy=policy)
+        seen = changed(world.observe(), unseen=True)
+        assert look(changed(seen, children={}, pods=())).actions == (), "what is not seen would be made anew"
+        seen.job["metadata"]["deletionTimestamp"] = time_text(seen.now)
+        due = seen.now + timedelta(minutes=5)
+        early = look(seen)
+        assert (early.actions, early.status, early.wake) == ((), None, due)
+        late = look(changed(seen, now=due))
+        event, last = late.actions
+        assert isinstance(event, Emit)
+        assert event.reason == "DeletionForced"
+        assert last == SetFinalizer(False)
+        assert late.forced
+
+
 def test_pods_whose_stateful_set_is_gone_are_stopped_with_their_job() -> None:
     world = settled(deletionPolicy="Delete")
     assert world.job is not None

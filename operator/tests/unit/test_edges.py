@@ -26,6 +26,7 @@ from streamjob_operator.kinds import SERVICE
 from streamjob_operator.metrics import Phases, job_phase_seconds, registry
 from streamjob_operator.observed import EngineFacts, EngineStatus, EngineUdf
 from streamjob_operator.poll import is_decisive
+from streamjob_operator.queueing import Work
 from streamjob_operator.settings import Settings, load
 from unit.jobs import job
 
@@ -129,6 +130,19 @@ def test_the_liveness_probe_says_what_is_dead() -> None:
     asyncio.run(course())
 
 
+def test_the_liveness_probe_may_ask_while_looks_begin() -> None:
+    work = Work(lambda: 10.0)
+
+    class Since(float):
+        def __rsub__(self, now: float) -> float:
+            work.started[f"job-{len(work.started)}", "x"] = 9.0  # another thread's
+            return now - float(self)
+
+    work.started["shop", "a"] = Since(4)
+    work.started["shop", "b"] = Since(7)
+    assert work.longest() == 6
+
+
 def test_the_liveness_probe_fails_where_the_watch_of_the_jobs_is_dead() -> None:
     async def course() -> None:
         controller = Controller(None, Settings(dead_after_s=5))  # type: ignore[arg-type]
@@ -209,6 +223,7 @@ def test_logs_are_objects_with_the_engines_names(tmp_path: Path) -> None:
 def test_a_status_that_was_written_asks_for_nothing_and_everything_else_does() -> None:
     async def course() -> None:
         controller = Controller(None, Settings())  # type: ignore[arg-type]
+        controller._leads = True
         first = job()
         key = ("shop", "telemetry")
 

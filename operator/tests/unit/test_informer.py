@@ -131,13 +131,16 @@ def test_without_the_right_an_optional_watch_ends_and_holds_up_nobody() -> None:
 def test_a_watch_that_is_refused_says_so_at_once_and_goes_on_when_it_may() -> None:
     async def run() -> None:
         denied = ClusterError(403, "Forbidden", "no")
-        script = Script([denied, [[item("a", 1)]]], [])
+        script = Script([denied, denied, [[item("a", 1)]]], [])
         informer = Informer(script, SERVICE, "shop", lambda *_: None, list)  # type: ignore[arg-type]
         assert not informer.is_dead(1e9, 1), "one that waits for its turn is not dead"
         granted = asyncio.Event()
+        since: list[float | None] = []
 
         async def sleep(_seconds: float) -> None:
-            await granted.wait()
+            since.append(informer.refused_at)
+            if len(since) == 2:
+                await granted.wait()
 
         task = asyncio.create_task(informer.run(sleep))
         await informer.answered.wait()
@@ -146,6 +149,8 @@ def test_a_watch_that_is_refused_says_so_at_once_and_goes_on_when_it_may() -> No
         granted.set()
         await informer.synced.wait()
         assert not informer.refused
+        assert since[0] is not None
+        assert since == [since[0]] * 2, "since the first refusal"
         task.cancel()
 
     asyncio.run(asyncio.wait_for(run(), 20))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -18,8 +19,9 @@ from streamjob_operator.controller import Controller
 from streamjob_operator.decide import AskCheckpoint, Decision
 from streamjob_operator.engine import Checkpoint
 from streamjob_operator.kinds import Kind
+from streamjob_operator.metrics import queue_depth, registry
 from streamjob_operator.observed import EngineFacts, EngineStatus, Observed
-from streamjob_operator.runner import refused_namespaces, until_granted
+from streamjob_operator.runner import _kopf, _kopf_thread, refused_namespaces, until_granted
 from streamjob_operator.settings import Settings
 from unit.jobs import NOW, job
 
@@ -110,6 +112,7 @@ def with_controller(server: Server, course: Callable[[Controller], Coroutine[Any
 
     async def run() -> None:
         controller = Controller(server, Settings())  # type: ignore[arg-type]
+        controller._leads = True
         controller.saw_job(None, copy.deepcopy(server.job))
         await course(controller)
         await controller.close()
@@ -181,6 +184,22 @@ def test_what_was_written_is_no_news_and_what_others_wrote_before_it_is() -> Non
         assert await look(controller), "a list tells of no change before it"
 
     with_controller(server, course)
+
+
+def test_jobs_do_not_queue_where_nobody_works() -> None:
+    """A replica that waits would tell of them as of a queue, for as long as it waits."""
+
+    async def course() -> None:
+        controller = Controller(Server(job()), Settings())  # type: ignore[arg-type]
+        for number in range(3):
+            seen = job()
+            seen["metadata"]["name"] = f"job-{number}"
+            controller.saw_job("ADDED", seen)
+        assert registry.get_sample_value("streamjob_operator_queue_depth") == 0
+        assert len(controller.index.jobs()) == 3, "who begins to lead looks at them all"
+
+    queue_depth.set(0)
+    asyncio.run(course())
 
 
 def test_the_end_of_an_older_job_of_that_name_ends_no_newer_one() -> None:
@@ -469,6 +488,190 @@ def test_a_checkpoint_that_somebody_wants_is_asked_for_again_soon() -> None:
         assert (await applier.carry_out(observed, roll, None)).wake == deadline, "a roll goes on without"
 
     with_controller(server, course)
+
+
+class Leaving(Server):
+    """A namespace that loses its roles, and with them the watches that are open; the right to patch its job is left."""
+
+    def __init__(self, thing: Object) -> None:
+        super().__init__(thing)
+        self.lost = asyncio.Event()
+
+    def lose_roles(self) -> None:
+        self.forbidden = {"shop"}
+        self.lost.set()
+
+    async def watch(self, *_: Any, **__: Any) -> AsyncIterator[Object]:
+        await self.lost.wait()
+        raise ClusterError(403, "Forbidden", "no Role here")
+        yield {}
+
+    async def patch(self, kind: Kind, _namespace: str, name: str, patch: Any) -> Object:
+        if (kind.kind, name) not in self.things:
+            raise ClusterError(404, "NotFound", "it is gone")
+        if patch:
+            metadata = self.things[kind.kind, name]["metadata"]
+            if patch["metadata"]["resourceVersion"] != metadata["resourceVersion"]:
+                raise ClusterError(409, "Conflict", "it has another version")
+            return await super().patch(kind, _namespace, name, patch)
+        self.calls.append(("ask", kind.kind, name))
+        return copy.deepcopy(self.things[kind.kind, name])
+
+
+def out_of_sight(
+    server: Callable[[], Leaving], course: Callable[[Controller, Leaving], Coroutine[Any, Any, None]]
+) -> None:
+    """Runs a course once the operator has looked at the job and has then lost sight of it."""
+
+    async def run() -> None:
+        made = server()
+        controller = Controller(made, Settings(namespaces=("shop",), workers=1))  # type: ignore[arg-type]
+        controller.saw_job(None, copy.deepcopy(made.job))
+        lead = asyncio.create_task(controller.lead())
+        try:
+            async with asyncio.timeout(20):
+                while made.job.get("status") is None:
+                    await asyncio.sleep(0.01)
+                made.lose_roles()
+                while not all(one.refused for one in controller._needed("shop")):
+                    await asyncio.sleep(0.01)
+                made.calls.clear()
+                await course(controller, made)
+        finally:
+            lead.cancel()
+            await asyncio.wait({lead})
+            await controller.close()
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamjob_operator.controller.UNWATCHED_RETRY_S", 0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("policy", ["Retain", "Delete"])
+def test_a_job_whose_namespace_has_lost_its_roles_is_let_go_at_its_deadline(policy: str) -> None:
+    async def course(controller: Controller, server: Leaving) -> None:
+        claim = thing("PersistentVolumeClaim", "state-telemetry-0", labels=names.labels("telemetry"))
+        controller.index.put(claim)
+        deleted = copy.deepcopy(server.job)
+        deleted["metadata"]["deletionTimestamp"] = "2020-01-01T00:00:00Z"
+        controller.saw_job("MODIFIED", deleted)
+        # What changes the job now is told by no watch.
+        server.job["metadata"]["deletionTimestamp"] = "2020-01-01T00:00:00Z"
+        server.changed(server.job)
+        while server.job["metadata"]["finalizers"]:
+            await asyncio.sleep(0.01)
+        while controller.index.job(KEY) is not None:
+            await asyncio.sleep(0.01)
+        assert {call[0] for call in server.calls} <= {"list", "ask", "create", "patch"}, "nothing is deleted or made"
+
+    out_of_sight(lambda: Leaving(job(deletionPolicy=policy)), course)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_job_that_nobody_may_see_is_held_until_its_deadline_and_one_that_stays_is_not_asked_for() -> None:
+    async def course(controller: Controller, server: Leaving) -> None:
+        controller.work.add(KEY)
+        await asyncio.sleep(0.3)
+        assert {call[0] for call in server.calls} <= {"list"}
+        server.job["metadata"]["deletionTimestamp"] = "2999-01-01T00:00:00Z"
+        controller.saw_job("MODIFIED", server.changed(server.job))
+        while ("ask", names.KIND, "telemetry") not in server.calls:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert server.job["metadata"]["finalizers"] == [names.FINALIZER]
+        server.things.clear()
+        controller.work.add(KEY)
+        while controller.index.job(KEY) is not None:
+            await asyncio.sleep(0.01)
+
+    out_of_sight(lambda: Leaving(job()), course)
+
+
+def test_a_refusal_that_has_just_come_lets_no_job_go() -> None:
+    async def course(controller: Controller, server: Leaving) -> None:
+        server.job["metadata"]["deletionTimestamp"] = "2020-01-01T00:00:00Z"
+        controller.saw_job("MODIFIED", server.changed(server.job))
+        await asyncio.sleep(0.3)
+        assert {call[0] for call in server.calls} <= {"list"}
+        assert server.job["metadata"]["finalizers"] == [names.FINALIZER]
+
+    out_of_sight(lambda: Leaving(job()), course)
+
+
+class Kopf:
+    """In the place of kopf's thread: notes what it is given; the first one ends by an error once `broken` is set."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[tuple[str, ...], bool]] = []
+        self.broken = threading.Event()
+
+    def __call__(
+        self, settings: Settings, _controller: Any, _certificate: Any, _loop: Any, stop: threading.Event, watched: bool
+    ) -> None:
+        self.given.append((settings.namespaces, watched))
+        if len(self.given) > 1:
+            stop.wait()
+        elif self.broken.wait(20):
+            raise RuntimeError("forbidden")
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "left"), [(("lab", "shop"), (("lab",), True)), (("shop",), ((), False))], ids=["others", "none"]
+)
+def test_a_refused_watch_of_the_jobs_ends_no_process(
+    namespaces: tuple[str, ...], left: tuple[tuple[str, ...], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kopf = Kopf()
+    monkeypatch.setattr("streamjob_operator.runner._kopf_thread", kopf)
+    server = Server(job())
+
+    async def run() -> None:
+        watching = asyncio.create_task(_kopf(Settings(namespaces=namespaces), server, None))  # type: ignore[arg-type]
+        async with asyncio.timeout(20):
+            while not kopf.given:
+                await asyncio.sleep(0.01)
+            server.forbidden = {"shop"}
+            kopf.broken.set()
+            while len(kopf.given) < 2:
+                assert not watching.done(), watching
+                await asyncio.sleep(0.01)
+        assert kopf.given == [(namespaces, True), left]
+        watching.cancel()
+        await asyncio.wait({watching})
+
+    asyncio.run(run())
+
+
+def test_any_other_error_of_kopf_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    kopf = Kopf()
+    kopf.broken.set()
+    monkeypatch.setattr("streamjob_operator.runner._kopf_thread", kopf)
+    work = _kopf(Settings(namespaces=("shop",)), Server(job()), None)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="forbidden"):
+        asyncio.run(asyncio.wait_for(work, 20))
+
+
+def test_an_error_of_kopf_ends_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def operator(*, stop_flag: threading.Event, **_: Any) -> None:
+        asyncio.get_running_loop().run_in_executor(None, stop_flag.wait)  # as kopf does
+        raise RuntimeError("forbidden")
+
+    async def run() -> None:
+        stop = threading.Event()
+        loop = asyncio.get_running_loop()
+        work = asyncio.to_thread(_kopf_thread, Settings(), None, None, loop, stop, True)  # type: ignore[arg-type]
+        try:
+            with pytest.raises(RuntimeError, match="forbidden"):
+                await asyncio.wait_for(work, 10)
+        finally:
+            stop.set()
+
+    monkeypatch.setattr("kopf.operator", operator)
+    asyncio.run(run())
 
 
 class Discovery(Server):

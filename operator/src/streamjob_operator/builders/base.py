@@ -17,7 +17,8 @@ Manifest = dict[str, Any]
 class Inputs:
     """What the children of a job are made from.
 
-    `size` is the size of new volumes in bytes; `restart` the text of the restart annotation.
+    `size` is the size of new volumes in bytes; `restart` the text of the restart annotation; `listen` the address on
+    which the engine serves, as it stands before a port.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Inputs:
     size: int
     restart: str | None
     pod_monitors: bool
+    listen: str = names.EVERY_ADDRESS
 
     @property
     def spec(self) -> JobSpec:

@@ -109,7 +109,7 @@ def _pod(inputs: Inputs) -> Manifest:
 
 def _container(inputs: Inputs) -> Manifest:
     command = ["streamjob", "engine", "--job", f"{names.JOB_DIR}/{names.JOB_KEY}", "--udfs", names.UDF_DIR]
-    command += ["--state-dir", names.STATE_DIR, "--listen", f"0.0.0.0:{names.PORT}"]
+    command += ["--state-dir", names.STATE_DIR, "--listen", f"{inputs.listen}:{names.PORT}"]
     mounts = ((names.CLAIM, names.STATE_MOUNT), ("tmp", "/tmp"))  # noqa: S108 - the pod's own
     secured = ((names.JOB_VOLUME, names.JOB_DIR), ("udfs", names.UDF_DIR), ("control", names.CONTROL_DIR))
     container = {

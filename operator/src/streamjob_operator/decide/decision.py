@@ -28,16 +28,19 @@ STUCK_GRACE = timedelta(seconds=30)
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What the operator chooses for all jobs: the engine's image; `token` for a job that has none yet."""
+    """What the operator chooses for all jobs: the engine's image, where it listens; `token` for a job without one."""
 
     image: str
     token: str
+    listen: str = names.EVERY_ADDRESS
 
 
 def decide(observed: Observed, choices: Choices) -> Decision:
     """What to do about a job. Nothing here deletes a volume, but for a deletion that asked for it."""
     if observed.deleting:
         return decide_deletion(observed)
+    if observed.unseen:
+        return Decision((), None)
     hold: tuple[Action, ...] = ()
     if names.FINALIZER not in (observed.job["metadata"].get("finalizers") or ()):
         hold = (SetFinalizer(True),)
@@ -69,6 +72,7 @@ def _valid(observed: Observed, valid: ValidJob, choices: Choices, hold: tuple[Ac
         size=storage.size,
         restart=observed.annotations.get(names.RESTART),
         pod_monitors=observed.cluster.pod_monitors,
+        listen=choices.listen,
     )
     wanted = children(inputs, _token(observed) or choices.token)
     for manifest in wanted:

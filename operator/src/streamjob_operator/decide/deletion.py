@@ -26,6 +26,8 @@ def decide_deletion(observed: Observed) -> Decision:
         return Decision((), None)
     if _ORPHAN in finalizers or _was_orphaned(observed):
         return Decision((SetFinalizer(False),), None)
+    if observed.unseen:
+        return _unseen(observed)
     delete_volumes = observed.raw_spec.get("deletionPolicy") == "Delete"
     claims = own_claims(observed)
     operation = _operation(observed, delete_volumes, claims)
@@ -40,6 +42,19 @@ def decide_deletion(observed: Observed) -> Decision:
         return Decision((*actions, _forced(operation, left), SetFinalizer(False)), None, forced=True)
     status = deleting_status(observed, Summary("Deleting", operation.blocked_by, (operation,)))
     return Decision(tuple(actions), status, operation.deadline)
+
+
+def _unseen(observed: Observed) -> Decision:
+    """A deletion in a namespace that may not be seen any more, most often as it is being deleted, its roles first.
+
+    The deadline alone decides. Nothing is deleted by what was once seen, so a volume stays whatever the job says; those
+    of a namespace that is being deleted go with it.
+    """
+    operation = _operation(observed, False, [])
+    if not operation.overdue(observed.now):
+        return Decision((), None, operation.deadline)
+    message = "the deadline of the deletion has passed, and there is no right to see what is left: it is left as it is"
+    return Decision((Emit("DeletionForced", message, warning=True), SetFinalizer(False)), None, forced=True)
 
 
 def _was_orphaned(observed: Observed) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import urllib3
+import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
@@ -51,7 +52,7 @@ class ClusterError(RuntimeError):
 
 
 class Cluster:
-    """One cluster and one namespace, as a kubeconfig (or a pod's service account) names them."""
+    """One cluster and one namespace, as a kubeconfig names them."""
 
     def __init__(self, *, kubeconfig: str | None, context: str | None, namespace: str | None) -> None:
         # A kubeconfig that says insecure-skip-tls-verify is its owner's choice; kubectl does not speak of it either.
@@ -62,6 +63,9 @@ class Cluster:
             self.namespace = namespace or _namespace_of_context(kubeconfig, context)
         except ConfigException as error:
             raise ClusterError(f"no cluster can be reached: {error}; give --kubeconfig or --context") from None
+        except (yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            said = " ".join(str(error).split())
+            raise ClusterError(f"the kubeconfig cannot be read: {said}; correct it, or give --kubeconfig") from None
         self._api = client.ApiClient(settings)
         self.kubeconfig, self.context = kubeconfig, context
 

@@ -93,7 +93,7 @@ def ui(cluster: Cluster, arguments: argparse.Namespace) -> int:
 def suspend(cluster: Cluster, arguments: argparse.Namespace) -> int:
     """Stops the pods."""
     job = cluster.patch(arguments.job, {"spec": {"suspend": True}})
-    return _finish(cluster, job, arguments, "suspended", lambda now: _looked_at(now) and _phase(now) == "Suspended")
+    return _finish(cluster, job, arguments, "suspended", lambda now: _looked_at(now) and _is_suspended(now))
 
 
 def resume(cluster: Cluster, arguments: argparse.Namespace) -> int:
@@ -137,6 +137,14 @@ def _stamp() -> str:
 
 def _phase(job: Object) -> str | None:
     return (job.get("status") or {}).get("phase")
+
+
+def _is_suspended(job: Object) -> bool:
+    """No pod runs because that was asked for. The phase of a job with an invalid spec tells of the spec instead."""
+    conditions = (job.get("status") or {}).get("conditions") or []
+    return _phase(job) == "Suspended" or any(
+        one.get("type") == "Suspended" and one.get("status") == "True" for one in conditions
+    )
 
 
 def _looked_at(job: Object) -> bool:
