@@ -56,6 +56,8 @@ pub struct Limits {
     pub min_hot_keys: usize,
     /// Closed rows of this many bytes ask for a commit before its time.
     pub pending_history_bytes: usize,
+    /// A commit of most keys may write all of them where a shard has this many.
+    pub min_whole_keys: usize,
 }
 
 impl Default for Limits {
@@ -64,6 +66,7 @@ impl Default for Limits {
             outbox_bytes: crate::outbox::MAX_OUTBOX_BYTES,
             min_hot_keys: crate::shard::MIN_HOT_KEYS,
             pending_history_bytes: crate::shard::MAX_PENDING_HISTORY_BYTES,
+            min_whole_keys: crate::shard::MIN_WHOLE_KEYS,
         }
     }
 }

@@ -14,8 +14,7 @@ pub struct WriteSet {
     arena: Vec<u8>,
     puts: Vec<PutRange>,
     pub deletes: Vec<Vec<u8>>,
-    /// Half-open key ranges to forget. Only garbage may be named here: a store may apply them before or after the puts,
-    /// also without atomicity.
+    /// Half-open key ranges to forget: what earlier commits put there, never what this one puts.
     pub forget: Vec<(Vec<u8>, Vec<u8>)>,
 }
 

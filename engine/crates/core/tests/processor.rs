@@ -17,6 +17,8 @@ use streamjob_core::store::{MemoryStore, ShardStore, WriteSet};
 use streamjob_core::udf::NoUdfs;
 
 const SHARDS: u16 = 4;
+/// A test that loses keys would wait for their windows for ever.
+const MAX_COMMITS_AT_THE_END: usize = 10_000;
 
 fn job() -> JobConfig {
     let json = serde_json::json!({
@@ -110,11 +112,16 @@ impl Harness {
     }
 
     fn commit(&mut self) {
+        self.commit_watched(&mut |_| {});
+    }
+
+    fn commit_watched(&mut self, watch: &mut dyn FnMut(&WriteSet)) {
         for shard in 0..SHARDS {
             if let Some(mut frozen) = self.processor.freeze(shard) {
                 let store = &self.stores[usize::from(shard)];
                 let mut writes = WriteSet::default();
                 frozen.write_set(store, &mut writes).expect("an encodable commit");
+                watch(&writes);
                 store.commit(&writes).expect("memory");
                 self.processor.committed(shard, frozen.epoch, &frozen.sends, &mut self.port).expect("no sink fails");
                 self.processor.reuse(frozen.take_buffers());
@@ -127,13 +134,14 @@ impl Harness {
         for shard in self.processor.shards_mut() {
             shard.set_watermark(END_OF_TIME);
         }
-        loop {
+        for _ in 0..MAX_COMMITS_AT_THE_END {
             while self.processor.close_windows(5, &mut self.port).expect("windows close") {}
             self.commit();
             if !self.processor.has_closable() {
                 return;
             }
         }
+        panic!("windows are left after {MAX_COMMITS_AT_THE_END} commits");
     }
 
     fn hot_keys(&self) -> usize {
@@ -214,8 +222,9 @@ proptest! {
         events in events(),
         cuts in prop::collection::vec((1usize..40, 0u8..3), 1..40),
         min_hot_keys in prop::sample::select(vec![1usize, 3, 256]),
+        min_whole_keys in prop::sample::select(vec![1usize, 4096]),
     ) {
-        let mut harness = Harness::with_limits(job(), Limits { min_hot_keys, ..Limits::default() });
+        let mut harness = Harness::with_limits(job(), Limits { min_hot_keys, min_whole_keys, ..Limits::default() });
         let mut decoder = Decoder::new(&harness.plan.config.schema, SHARDS, 1_000_000).expect("a decodable schema");
         // What a commit made visible, and what was written since.
         let (mut visible, mut committed) = (Vec::new(), 0usize);
@@ -339,6 +348,49 @@ fn large_batches_of_new_keys_do_not_pile_up() {
         let batch = 2 * KEYS / usize::from(SHARDS);
         assert!(harness.hot_keys() <= 2 * most + batch, "{} keys in round {round}", harness.hot_keys());
     }
+}
+
+/// Where most keys of a shard change, the commit has all of them and forgets the records before: a start merges no older ones.
+#[test]
+fn a_commit_of_most_keys_is_whole() {
+    const KEYS: u32 = 400;
+    let mut harness = Harness::with_limits(job(), Limits { min_whole_keys: 16, ..Limits::default() });
+    let mut decoder = Decoder::new(&harness.plan.config.schema, SHARDS, 1_000_000).expect("a decodable schema");
+    let mut offset = 0;
+    let mut written = |harness: &mut Harness, keys: u32| {
+        let row = |key| format!("{{\"device_id\":\"key-{key}\",\"timestamp\":5,\"temperature\":2}}\n");
+        let rows: String = (0..keys).map(row).collect();
+        harness.deliver(offset, decoder.decode_ndjson(rows.as_bytes(), 0, Positions::Ordinal));
+        offset += u64::from(keys);
+        let (mut records, mut whole) = (0, 0);
+        harness.commit_watched(&mut |writes| {
+            records += writes.puts().filter(|(key, _)| key.starts_with(b"k")).count();
+            whole += writes.forget.iter().filter(|range| **range == (b"k".to_vec(), b"l".to_vec())).count();
+        });
+        (records, whole)
+    };
+    assert_eq!(written(&mut harness, KEYS), (KEYS as usize, usize::from(SHARDS)));
+    assert_eq!(written(&mut harness, KEYS / 4), (KEYS as usize / 4, 0), "a few are written alone");
+    assert_eq!(written(&mut harness, KEYS - KEYS / 4), (KEYS as usize, usize::from(SHARDS)));
+    harness.crash();
+    assert_eq!(harness.processor.shards().iter().map(|shard| shard.table.len()).sum::<usize>(), KEYS as usize);
+    harness.end();
+    let windows = parse(&harness.port.rows[&0]);
+    let counts: i64 = windows.iter().map(|(_, (rows, _))| rows).sum();
+    assert_eq!((windows.len(), counts), (KEYS as usize, i64::from(2 * KEYS)));
+}
+
+/// Records of keys that are not in memory are all that there is of them.
+#[test]
+fn a_commit_is_not_whole_while_keys_are_only_in_the_store() {
+    let mut harness = Harness::with_limits(job(), Limits { min_whole_keys: 1, min_hot_keys: 16, ..Limits::default() });
+    let mut decoder = Decoder::new(&harness.plan.config.schema, SHARDS, 1_000_000).expect("a decodable schema");
+    for key in 0..200u8 {
+        harness.deliver(u64::from(key), decoder.decode_ndjson(line(&(key, 5, 2)).as_bytes(), 0, Positions::Ordinal));
+        harness.commit();
+    }
+    harness.end();
+    assert_eq!(harness.ledger().windows, 200);
 }
 
 #[test]

@@ -28,7 +28,7 @@ const STALL_LOOK: Duration = Duration::from_millis(2);
 const MAX_STALL_LOOKS: u32 = 5_000;
 
 /// Threads that open stores: opening waits for the disk more than for a core.
-const OPENING_THREADS: usize = 4;
+const OPENING_THREADS: usize = 16;
 
 /// The store of one shard, in a directory of its own.
 pub struct RocksShardStore {

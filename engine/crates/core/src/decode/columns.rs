@@ -16,6 +16,9 @@ const MAX_UNUSED_PART: usize = 4;
 /// Unused room for this many values is kept anyway: small batches come often and shrinking costs an allocation.
 const MAX_UNUSED_VALUES: usize = 16;
 
+/// Texts up to this length are copied with what stands behind them.
+const SHORT_TEXT_BYTES: usize = 16;
+
 /// Rows of a body that may be rejected, however short it is.
 pub const MIN_MAX_REJECTS: usize = 1 << 12;
 /// One more row may be rejected for each so many bytes of a body.
@@ -56,6 +59,21 @@ impl Strings {
         debug_assert!(std::str::from_utf8(text).is_ok());
         self.bytes.extend_from_slice(text);
         self.offsets.push(self.bytes.len() as i32);
+    }
+
+    /// Appends the text `bytes[from..to]`, which must be UTF-8.
+    #[inline(always)]
+    pub fn push_part(&mut self, bytes: &[u8], from: usize, to: usize) {
+        match bytes.get(from..).and_then(<[u8]>::first_chunk::<SHORT_TEXT_BYTES>) {
+            // A copy of a fixed length is no call.
+            Some(chunk) if to - from <= SHORT_TEXT_BYTES => {
+                let end = self.bytes.len() + (to - from);
+                self.bytes.extend_from_slice(chunk);
+                self.bytes.truncate(end);
+                self.offsets.push(end as i32);
+            }
+            _ => self.push(&bytes[from..to]),
+        }
     }
 
     #[inline(always)]

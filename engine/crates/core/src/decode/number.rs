@@ -66,6 +66,8 @@ const EXACT_POWERS: [f64; 23] = [
 const POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
 
 const WORD: usize = 8;
+/// Bytes that are looked at at once.
+const WINDOW: usize = 2 * WORD;
 const ZEROS: u64 = u64::from_le_bytes([b'0'; WORD]);
 const HIGH_BITS: u64 = u64::from_le_bytes([0x80; WORD]);
 /// Added to a byte, sets its high bit unless the byte is below 10.
@@ -76,6 +78,62 @@ const ABOVE_NINE: u64 = u64::from_le_bytes([0x76; WORD]);
 #[inline(always)]
 pub(super) fn scan(bytes: &[u8], at: usize) -> Option<(Number, usize)> {
     let negative = bytes.get(at) == Some(&b'-');
+    let start = at + usize::from(negative);
+    if let Some(window) = bytes.get(start..).and_then(<[u8]>::first_chunk::<WINDOW>)
+        && let Some((number, length)) = scan_short(window, negative)
+    {
+        return Some((number, start + length));
+    }
+    scan_long(bytes, at, negative)
+}
+
+/// The usual numbers, from the bytes behind the sign: integers of less than sixteen digits, and decimal fractions of less than eight
+/// bytes. Gives their length as well. `None` for all else, and for what is no number.
+#[inline(always)]
+fn scan_short(window: &[u8; WINDOW], negative: bool) -> Option<(Number, usize)> {
+    let [head, tail] = [0, WORD].map(|at| u64::from_le_bytes(*window[at..].first_chunk().expect("two words")) ^ ZEROS);
+    let others = no_digits(head);
+    if others == 0 {
+        let (more, count) = digits_of(tail);
+        let starts_well = window[0] != b'0' && count < WORD && !matches!(window[WORD + count], b'.' | b'e' | b'E');
+        let mantissa = eight_digits(head) * POWERS[count] + more;
+        return starts_well.then(|| (Number::Int(signed(mantissa, negative)), WORD + count));
+    }
+    let whole = bytes_below(others);
+    if whole == 0 || (whole > 1 && window[0] == b'0') {
+        return None;
+    }
+    match window[whole] {
+        b'.' => {
+            // Those behind the point, which is the lowest.
+            let others = others & (others - 1);
+            let end = bytes_below(others);
+            let fraction = end.wrapping_sub(whole + 1);
+            if others == 0 || fraction == 0 || matches!(window[end], b'e' | b'E') {
+                return None;
+            }
+            let before = (1u64 << (8 * whole)) - 1;
+            let digits = (head & before) | ((head >> 8) & !before);
+            // Both operands are exact, as below.
+            let value = eight_digits(digits << (8 * (WORD + 1 - end))) as f64 / EXACT_POWERS[fraction];
+            Some((Number::Float(if negative { -value } else { value }), end))
+        }
+        b'e' | b'E' => None,
+        _ => match eight_digits(head << (8 * (WORD - whole))) {
+            0 if negative => None,
+            mantissa => Some((Number::Int(signed(mantissa, negative)), whole)),
+        },
+    }
+}
+
+#[inline(always)]
+fn signed(mantissa: u64, negative: bool) -> i64 {
+    if negative { -(mantissa as i64) } else { mantissa as i64 }
+}
+
+/// What [`scan_short`] leaves.
+#[inline(never)]
+fn scan_long(bytes: &[u8], at: usize, negative: bool) -> Option<(Number, usize)> {
     let start = at + usize::from(negative);
     let (mut mantissa, mut digits) = digits(bytes, start);
     if digits == 0 || (digits > 1 && bytes[start] == b'0') {
@@ -132,17 +190,38 @@ fn integer(mantissa: u64, negative: bool) -> Option<Number> {
 /// The value of up to eight digits at `at`, and how many there are.
 #[inline(always)]
 fn digits(bytes: &[u8], at: usize) -> (u64, usize) {
-    let word = word(bytes, at) ^ ZEROS;
-    let others = (word.wrapping_add(ABOVE_NINE) | word) & HIGH_BITS;
-    let count = (others.trailing_zeros() / 8) as usize;
+    digits_of(word(bytes, at) ^ ZEROS)
+}
+
+/// The same of a word from which [`ZEROS`] were taken.
+#[inline(always)]
+fn digits_of(word: u64) -> (u64, usize) {
+    let count = bytes_below(no_digits(word));
     if count == 0 {
         return (0, 0);
     }
-    // missing digits become leading zeros; then ones, tens, hundreds and so on are added pairwise
-    let word = word << (64 - 8 * count);
+    // missing digits become leading zeros
+    (eight_digits(word << (8 * (WORD - count))), count)
+}
+
+/// The high bit of each byte that is above nine. Bytes above one that is not ASCII may be wrong.
+#[inline(always)]
+fn no_digits(word: u64) -> u64 {
+    (word.wrapping_add(ABOVE_NINE) | word) & HIGH_BITS
+}
+
+/// The number of the byte that the lowest bit belongs to; eight where there is none.
+#[inline(always)]
+fn bytes_below(bits: u64) -> usize {
+    (bits.trailing_zeros() / 8) as usize
+}
+
+/// The number that eight digits make. Ones, tens, hundreds and so on are added pairwise.
+#[inline(always)]
+fn eight_digits(word: u64) -> u64 {
     let pairs = (word.wrapping_mul(10 * 0x100 + 1) >> 8) & 0x00ff_00ff_00ff_00ff;
     let fours = (pairs.wrapping_mul(100 * 0x1_0000 + 1) >> 16) & 0x0000_ffff_0000_ffff;
-    (fours.wrapping_mul(10_000 * 0x1_0000_0000 + 1) >> 32, count)
+    fours.wrapping_mul(10_000 * 0x1_0000_0000 + 1) >> 32
 }
 
 /// Eight bytes at `at`, little endian; zeros behind the end.

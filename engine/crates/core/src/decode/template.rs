@@ -266,7 +266,7 @@ fn read_string(strings: &mut Strings, row: usize, is_key: bool, bytes: &[u8], at
     }
     if bytes.get(at) == Some(&b'"') {
         let end = text::string_end(bytes, at + 1)?;
-        strings.push(&bytes[at + 1..end]);
+        strings.push_part(bytes, at + 1, end);
         return Some(end + 1);
     }
     if !is_key {

@@ -61,7 +61,7 @@ impl Work {
 }
 
 /// How one of the worker's shards takes a delivery.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ShardAdmission {
     /// First offset that it takes; `u64::MAX` takes nothing.
     take_from: u64,
@@ -73,6 +73,16 @@ pub(super) struct ShardAdmission {
 impl ShardAdmission {
     pub fn takes(&self) -> bool {
         self.take_from != u64::MAX
+    }
+
+    /// The watermark that holds for a row before which the latest event time of its split was `max_us`.
+    #[inline]
+    fn watermark_us(&self, max_us: i64, disorder_us: i64) -> i64 {
+        if guards::off(Guard::RowWatermark) {
+            return self.floor_us;
+        }
+        let own_us = progress::split_watermark(max_us.max(self.split_max_us), disorder_us);
+        self.floor_us.max(own_us.min(self.others_us))
     }
 }
 
@@ -86,6 +96,16 @@ pub(super) struct Seen {
 impl Seen {
     pub fn before(prior_max_us: i64) -> Seen {
         Seen { rows: 0, max_us: prior_max_us }
+    }
+
+    /// The latest event time before a row.
+    #[inline]
+    fn until(&mut self, row: usize, time_us: &[i64]) -> i64 {
+        for time_us in &time_us[self.rows..row] {
+            self.max_us = self.max_us.max(*time_us);
+        }
+        self.rows = row;
+        self.max_us
     }
 }
 
@@ -124,6 +144,68 @@ impl Processor {
         room: usize,
         seen: &mut Seen,
     ) -> usize {
+        let start = self.work.len();
+        let to = delivery.rows.len().min(from + room);
+        let at = match self.gather_alike(number, delivery, admissions, from..to, seen) {
+            true => to,
+            false => self.gather_each(number, delivery, admissions, from, room, seen),
+        };
+        if self.work.len() > start {
+            self.work.runs.push((number, start..self.work.len()));
+        }
+        at
+    }
+
+    /// Adds rows of which all are taken and none is late, column by column. False if they are not known to be such; then it has
+    /// added none.
+    fn gather_alike(
+        &mut self,
+        number: u32,
+        delivery: &Delivery,
+        admissions: &[ShardAdmission],
+        rows: Range<usize>,
+        seen: &mut Seen,
+    ) -> bool {
+        let Some((admission, others)) = admissions.split_first() else { return false };
+        let (batch, rows) = (&*delivery.batch, &delivery.rows[rows]);
+        if rows.is_empty() || delivery.first_offset < admission.take_from || others.iter().any(|other| other != admission) {
+            return false;
+        }
+        let time = &self.plan.config.time;
+        let start = self.work.len();
+        let work = &mut self.work;
+        work.time_us.extend(rows.iter().map(|row| batch.time_us[*row as usize]));
+        let earliest_us = work.time_us[start..].iter().copied().min().unwrap_or(NO_TIME);
+        let latest_us = seen.max_us.max(delivery.max_time_us);
+        let watermark_us = admission.watermark_us(latest_us, time.max_out_of_orderness_us);
+        let is_open = |size_us: i64| window_start(earliest_us, size_us).saturating_add(size_us) > watermark_us;
+        if !self.plan.windows.iter().all(|window| is_open(window.size_us)) {
+            work.time_us.truncate(start);
+            return false;
+        }
+        work.row.extend_from_slice(rows);
+        work.delivery.resize(start + rows.len(), number);
+        work.outcome.resize(start + rows.len(), Outcome::Applied);
+        work.hash.extend(rows.iter().map(|row| batch.key_hash[*row as usize]));
+        let (local_of, shards) = (&self.local_of, self.plan.config.shards);
+        work.place.extend(work.hash[start..].iter().map(|hash| local_of[usize::from(shard_of(*hash, shards))]));
+        work.watermark_us.extend(
+            rows.iter()
+                .map(|row| admission.watermark_us(seen.until(*row as usize, &batch.time_us), time.max_out_of_orderness_us)),
+        );
+        true
+    }
+
+    /// Adds rows one by one, as each of them is.
+    fn gather_each(
+        &mut self,
+        number: u32,
+        delivery: &Delivery,
+        admissions: &[ShardAdmission],
+        from: usize,
+        room: usize,
+        seen: &mut Seen,
+    ) -> usize {
         let batch = &*delivery.batch;
         let disorder_us = self.plan.config.time.max_out_of_orderness_us;
         let shards = self.plan.config.shards;
@@ -135,22 +217,14 @@ impl Processor {
         while at < delivery.rows.len() && work.len() - start < room {
             let row = delivery.rows[at] as usize;
             at += 1;
-            for time_us in &batch.time_us[seen.rows..row] {
-                seen.max_us = seen.max_us.max(*time_us);
-            }
-            seen.rows = row;
+            let max_us = seen.until(row, &batch.time_us);
             let hash = batch.key_hash[row];
             let place = self.local_of[usize::from(shard_of(hash, shards))];
             let admission = &admissions[usize::from(place)];
             if delivery.first_offset + batch.relative_offset(row) < admission.take_from {
                 continue;
             }
-            let max_us = seen.max_us.max(admission.split_max_us);
-            let own_us = progress::split_watermark(max_us, disorder_us);
-            let watermark_us = match guards::off(Guard::RowWatermark) {
-                true => admission.floor_us,
-                false => admission.floor_us.max(own_us.min(admission.others_us)),
-            };
+            let watermark_us = admission.watermark_us(max_us, disorder_us);
             let time_us = batch.time_us[row];
             work.delivery.push(number);
             work.row.push(row as u32);
@@ -159,9 +233,6 @@ impl Processor {
             work.time_us.push(time_us);
             work.watermark_us.push(watermark_us);
             work.outcome.push(if is_late(time_us, watermark_us, &mut windows) { Outcome::Late } else { Outcome::Applied });
-        }
-        if work.len() > start {
-            work.runs.push((number, start..work.len()));
         }
         at
     }

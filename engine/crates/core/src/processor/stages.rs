@@ -89,12 +89,16 @@ impl Processor {
     fn look_up(&mut self, plan: &Plan, columns: &[ArrayRef], readers: &[KeyReader<'_>], group: Range<usize>) -> Result<()> {
         let Work { hash, place, outcome, slot, delivery, row, statistics, time_us, .. } = &mut self.work;
         let (rows, lines) = (hash.len(), touched_lines(plan, time_us[group.start]));
+        // Of one length, so that one comparison of the loop says it of all.
+        let (place, outcome, slot, delivery, row) =
+            (&place[..rows], &outcome[..rows], &mut slot[..rows], &delivery[..rows], &row[..rows]);
+        let group = group.start..group.end.min(rows);
         if group.start == 0 {
             for at in 0..rows.min(2 * AHEAD_ROWS) {
                 self.shards[usize::from(place[at])].table.prefetch_entry(hash[at]);
             }
             for at in 0..rows.min(AHEAD_ROWS) {
-                self.shards[usize::from(place[at])].table.prefetch_slot(hash[at], lines);
+                slot[at] = self.shards[usize::from(place[at])].table.prefetch_slot(hash[at], lines);
             }
         }
         let numeric: Vec<Numbers<'_>> = plan.numeric.iter().map(|column| Numbers::new(&columns[*column])).collect();
@@ -104,7 +108,7 @@ impl Processor {
                 self.shards[usize::from(place[later])].table.prefetch_entry(hash[later]);
             }
             if soon < rows {
-                self.shards[usize::from(place[soon])].table.prefetch_slot(hash[soon], lines);
+                slot[soon] = self.shards[usize::from(place[soon])].table.prefetch_slot(hash[soon], lines);
             }
             if outcome[at] == Outcome::Filtered {
                 statistics.iter_mut().for_each(|values| values.push(f64::NAN));
@@ -112,7 +116,7 @@ impl Processor {
             }
             let shard = &mut self.shards[usize::from(place[at])];
             let key = readers[delivery[at] as usize].get(row[at] as usize);
-            slot[at] = shard.touch(hash[at], key)?;
+            slot[at] = shard.touch(slot[at], hash[at], key)?;
             let state = shard.table.state_mut(slot[at]);
             if !guards::off(Guard::StatisticsBefore) {
                 note_statistics(plan, state, statistics);

@@ -19,6 +19,8 @@ const SLOT_FORMAT: u8 = 1;
 const MAX_EXPIRED_REQUESTS: usize = 1024;
 /// Slots are asked for so many before they are copied.
 const PREFETCH_SLOTS: usize = 8;
+/// A commit that changes at least this part of all keys writes all of them, and forgets what older files have.
+const WHOLE_PART: usize = 2;
 /// History is forgotten in steps of this part of its time-to-live, so that range deletes stay few.
 const FORGET_STEPS: i64 = 64;
 
@@ -304,6 +306,11 @@ impl Shard {
         }
         let plan = self.plan.clone();
         let (segments, stores, deletes, sends) = self.freeze_sinks(&plan);
+        let mut forget = self.freeze_forget(&plan);
+        if self.is_mostly_changed() {
+            self.mark_all_dirty();
+            forget.push((keys::KEYS_FROM.to_vec(), keys::KEYS_TO.to_vec()));
+        }
         let slots = self.freeze_slots(std::mem::take(buffers));
         let next = HistoryRows::after(&self.history);
         let history = Arc::new(std::mem::replace(&mut self.history, next));
@@ -322,7 +329,7 @@ impl Shard {
             history,
             stores,
             deletes,
-            forget: self.freeze_forget(&plan),
+            forget,
             plan,
         };
         self.epoch += 1;
@@ -382,6 +389,21 @@ impl Shard {
             }
         }
         (segments, stores, deletes, sends)
+    }
+
+    /// Whether a commit of all keys is worth while: a start then reads one file and merges none, and compaction drops the older
+    /// ones unread. Only where all keys are in memory.
+    fn is_mostly_changed(&self) -> bool {
+        let keys = self.table.len();
+        keys as u64 == self.keys && keys >= self.plan.limits.min_whole_keys && self.dirty.len() * WHOLE_PART >= keys
+    }
+
+    fn mark_all_dirty(&mut self) {
+        for slot in 0..self.table.slot_end() {
+            if self.table.is_live(slot) && self.table.mark_dirty(slot, self.epoch as u32) {
+                self.dirty.push(slot);
+            }
+        }
     }
 
     fn freeze_slots(&mut self, mut copies: SlotBuffers) -> FrozenSlots {

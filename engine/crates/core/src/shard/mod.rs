@@ -317,10 +317,10 @@ impl Shard {
         self.changed = true;
     }
 
-    /// Finds a key, hot or stored, or makes it. The slot counts as changed.
+    /// Finds a key, hot or stored, or makes it. The slot counts as changed. `guess`: as for [`KeyTable::find_from`].
     #[inline]
-    pub(crate) fn touch(&mut self, hash: u64, key: &[u8]) -> Result<Slot> {
-        let slot = match self.table.find(hash, key) {
+    pub(crate) fn touch(&mut self, guess: Slot, hash: u64, key: &[u8]) -> Result<Slot> {
+        let slot = match self.table.find_from(guess, hash, key) {
             Some(slot) => slot,
             None => self.bring_in(hash, key)?,
         };
@@ -516,5 +516,7 @@ impl Member for Shard {
 
 /// A shard may always hold this many keys, whatever `state.memory` says.
 pub const MIN_HOT_KEYS: usize = 256;
+/// A shard of fewer keys never writes all of them for most: its commits are small, and so is what a start has to merge.
+pub const MIN_WHOLE_KEYS: usize = 4096;
 /// Closed rows of this many bytes in one shard ask for a commit before its time.
 pub const MAX_PENDING_HISTORY_BYTES: usize = 4 << 20;

@@ -32,6 +32,9 @@ const TAG_MASK: u64 = 0xffff_ffff_0000_0000;
 /// Number of a slot within its table.
 pub type Slot = u32;
 
+/// No table has so many.
+pub const NO_SLOT: Slot = Slot::MAX;
+
 /// Words of a cache line.
 const LINE_WORDS: usize = 8;
 
@@ -138,14 +141,16 @@ impl KeyTable {
     }
 
     /// Brings `lines` of the slot that the hash most likely has into the cache; the entries should be there already. It goes on
-    /// where another key has the first one: with one in four entries that is so, and its slot would be no help.
+    /// where another key has the first one: with one in four entries that is so, and its slot would be no help. Gives that slot, or
+    /// [`NO_SLOT`], for [`KeyTable::find_from`].
     #[inline]
-    pub fn prefetch_slot(&self, hash: u64, lines: SlotLines) {
+    pub fn prefetch_slot(&self, hash: u64, lines: SlotLines) -> Slot {
         let mask = self.entries.len() - 1;
         let mut at = self.home(hash);
         while self.entries[at] != 0 {
             if self.entries[at] & TAG_MASK == Self::tag(hash) {
-                let words = self.words((self.entries[at] as u32) - 1);
+                let slot = (self.entries[at] as u32) - 1;
+                let words = self.words(slot);
                 let mut left = lines.0;
                 while left != 0 {
                     if let Some(word) = words.get(left.trailing_zeros() as usize * LINE_WORDS) {
@@ -153,10 +158,11 @@ impl KeyTable {
                     }
                     left &= left - 1;
                 }
-                return;
+                return slot;
             }
             at = (at + 1) & mask;
         }
+        NO_SLOT
     }
 
     /// Brings a slot into the cache.
@@ -165,6 +171,15 @@ impl KeyTable {
         for line in self.words(slot).chunks(LINE_WORDS) {
             prefetch(&raw const line[0]);
         }
+    }
+
+    /// As [`KeyTable::find`], of which the answer is most likely `guess`: any slot that the table has had, or [`NO_SLOT`].
+    #[inline]
+    pub fn find_from(&self, guess: Slot, hash: u64, key: &[u8]) -> Option<Slot> {
+        if guess != NO_SLOT && self.words(guess)[0] == hash && self.key_is(guess, key) {
+            return Some(guess);
+        }
+        self.find(hash, key)
     }
 
     /// The slot of a key, if it is hot.
@@ -190,7 +205,7 @@ impl KeyTable {
     #[inline]
     fn key_is(&self, slot: Slot, key: &[u8]) -> bool {
         let words = self.words(slot);
-        if key.len() <= INLINE_KEY_BYTES { words[1..3] == inline_key(key) } else { self.key(slot, &mut [0; 16]) == key }
+        if key.len() <= INLINE_KEY_BYTES { is_inline_key(words[1], words[2], key) } else { self.key(slot, &mut [0; 16]) == key }
     }
 
     /// The slot's key. A short one is copied into `buffer`.
@@ -366,6 +381,19 @@ fn inline_key(key: &[u8]) -> [u64; 2] {
     [u64::from_le_bytes(head.try_into().expect("eight bytes")), u64::from_le_bytes(tail.try_into().expect("eight bytes"))]
 }
 
+/// Whether two words are those of a short key. Of eight bytes and more the first and the last eight are compared, so that nothing is
+/// copied.
+#[inline]
+fn is_inline_key(head: u64, tail: u64, key: &[u8]) -> bool {
+    let (Some(first), Some(last)) = (key.first_chunk::<8>(), key.last_chunk::<8>()) else {
+        return [head, tail] == inline_key(key);
+    };
+    let (first, last) = (u64::from_le_bytes(*first), u64::from_le_bytes(*last));
+    // What stands behind the first eight bytes, at the low end; there may be nothing.
+    let rest = (last >> (8 * (INLINE_KEY_BYTES - key.len()))) >> 8;
+    head == (first << 8 | key.len() as u64) && tail == (rest << 8 | first >> 56)
+}
+
 /// Asks the processor for a cache line; a hint without effect elsewhere than on x86-64.
 #[inline(always)]
 fn prefetch(address: *const u64) {
@@ -442,6 +470,17 @@ mod tests {
         assert_eq!(SlotLines::head(6), SlotLines(0b11));
         assert_eq!(SlotLines::head(13).and_state(21, 8), SlotLines(0b1011), "words 24 to 31 are the fourth line");
         assert_eq!(SlotLines::head(0).and_state(511, 9), SlotLines(0b1), "a slot may be longer than what is asked for");
+    }
+
+    proptest! {
+        #[test]
+        fn short_keys_are_told_apart(key in "[a-c]{0,15}", other in "[a-c]{0,15}", at in 0usize..15) {
+            let near: String = key.chars().enumerate().map(|(i, c)| if i == at { 'd' } else { c }).collect();
+            for other in [&key, &other, &near] {
+                let [head, tail] = inline_key(other.as_bytes());
+                prop_assert_eq!(is_inline_key(head, tail, key.as_bytes()), *other == key);
+            }
+        }
     }
 
     #[test]
