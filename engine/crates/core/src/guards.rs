@@ -59,10 +59,18 @@ pub enum Guard {
     TakeKnown = 26,
     /// I9: a split of which a shard has left rows holds back its watermark.
     LeftIsActive = 27,
+    /// I10: requests wait until the journals of earlier starts are read.
+    Gate = 28,
+    /// I4: a start's journal sorts behind those before it, whatever the clock says.
+    StartOrder = 29,
+    /// I8: a sink that comes back to the job uses no number twice.
+    KeepNumbers = 30,
+    /// I11: an idle split that brings rows holds back the watermark again.
+    Awake = 31,
 }
 
 impl Guard {
-    pub const ALL: [Guard; 27] = [
+    pub const ALL: [Guard; 31] = [
         Guard::Atomic,
         Guard::Gap,
         Guard::Duplicate,
@@ -90,6 +98,10 @@ impl Guard {
         Guard::CloseCold,
         Guard::TakeKnown,
         Guard::LeftIsActive,
+        Guard::Gate,
+        Guard::StartOrder,
+        Guard::KeepNumbers,
+        Guard::Awake,
     ];
 }
 

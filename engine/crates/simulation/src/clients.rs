@@ -42,6 +42,8 @@ pub struct Request {
     pub fates: Vec<Fate>,
     pub first_sent_us: i64,
     pub answered_us: i64,
+    /// The least that the engine's clock has said since: its record may have that time.
+    pub lowest_clock_us: i64,
     /// The first answer that promised something.
     pub answer: Option<Answer>,
     /// Whether an attempt may have been taken without an answer.
@@ -84,6 +86,7 @@ impl Client {
             fates,
             first_sent_us: now_us,
             answered_us: now_us,
+            lowest_clock_us: i64::MAX,
             answer: None,
             uncertain: false,
             conflicts: false,
@@ -92,7 +95,7 @@ impl Client {
 }
 
 impl World {
-    fn retention_us(&self) -> i64 {
+    pub fn retention_us(&self) -> i64 {
         self.setup.plan.config.idempotency.retention_us
     }
 
@@ -119,7 +122,7 @@ impl World {
         let request = match self.random.below(10) {
             0 | 1 => self.earlier(client, true),
             2 => self.earlier(client, true).map(|first| self.conflicting(client, first)),
-            3 => self.earlier(client, false).map(|first| self.again(client, first)),
+            3 if !self.setup.moves_clock => self.earlier(client, false).map(|first| self.again(client, first)),
             _ => None,
         };
         let request = request.unwrap_or_else(|| self.fresh(client));
@@ -129,7 +132,7 @@ impl World {
     /// Whether the engine still knows the request's id, if it has one.
     fn may_repeat(&self, request: usize) -> bool {
         let request = &self.requests[request];
-        request.id.is_none() || self.now_us - request.first_sent_us < self.retention_us() - MARGIN_US
+        request.id.is_none() || self.latest_clock_us() - request.lowest_clock_us < self.retention_us() - MARGIN_US
     }
 
     fn client_gives_up(&mut self, client: usize, request: usize) {
@@ -159,7 +162,8 @@ impl World {
     }
 
     fn add_request(&mut self, client: usize, id: Option<String>) -> usize {
-        let request = self.clients[client].make(&mut self.random, self.now_us, id);
+        let mut request = self.clients[client].make(&mut self.random, self.now_us, id);
+        request.lowest_clock_us = self.clock_us();
         self.requests.push(request);
         self.requests.len() - 1
     }
@@ -170,6 +174,7 @@ impl World {
         let request = self.add_request(client, id);
         self.requests[request].conflicts = true;
         self.requests[request].first_sent_us = self.requests[first].first_sent_us;
+        self.requests[request].lowest_clock_us = self.requests[first].lowest_clock_us;
         request
     }
 

@@ -1,13 +1,14 @@
 //! The committer: the steps of each commit, one after the other, with all the time in the world between them.
 
 use streamjob_core::commit::CommitStep;
-use streamjob_core::store::WriteSet;
 use streamjob_core::trim::Trim;
 
 use crate::events::NodeEvent;
+use crate::rows::MS;
+use crate::world::{Done, Stop, World, broken, violation};
 
-use crate::world::{Done, World, broken, violation};
-
+/// A store whose disk is full is tried again after this long.
+const ROOM_LOOK_US: i64 = 100 * MS;
 /// A commit is interrupted by a crash once in so many steps.
 const STEPS_A_CRASH: u64 = 120;
 
@@ -31,16 +32,19 @@ impl World {
             }
             self.maybe_crash(STEPS_A_CRASH)?;
         }
-        let wait_us = self.disk_us();
+        let waits = self.node().commits.get(&number).is_some_and(|commit| commit.waits_for_room);
+        let wait_us = if waits { ROOM_LOOK_US } else { self.disk_us() };
         self.node_after(wait_us, NodeEvent::Commit(number));
         Ok(())
     }
 
     fn sync_segments(&mut self, number: u64) -> Done<bool> {
+        self.maybe_fail_segment("sync")?;
         let node = self.node.as_ref().expect("only a living process commits");
         let frozen = &node.commits[&number].frozen;
         for segment in &frozen.segments {
-            self.segments.sync((segment.sink, frozen.shard, segment.number), segment.rows).map_err(broken("I1"))?;
+            let key = (self.setup.places[segment.sink], frozen.shard, segment.number);
+            self.segments.sync(key, segment.rows).map_err(broken("I1"))?;
         }
         Ok(true)
     }
@@ -55,37 +59,59 @@ impl World {
 
     /// The atomic write takes time; what a crash leaves of it is for the store to say.
     fn write_store(&mut self, number: u64) -> Done<bool> {
+        let full = self.stores_full && (self.random.percent(50) || !self.node().commits[&number].writing);
         let node = self.node.as_mut().expect("only a living process commits");
         let commit = node.commits.get_mut(&number).expect("a commit lives as long as its process");
         let frozen = &commit.frozen;
         let store = &self.stores[usize::from(frozen.shard)];
-        let begun = std::mem::replace(&mut commit.writing, true);
+        let begun = std::mem::replace(&mut commit.writing, !full);
+        commit.waits_for_room = full;
+        if full {
+            store.abandon();
+            self.report.full_commits += 1;
+            self.note(|| format!("commit {number} waits for room"));
+            return Ok(false);
+        }
         if !begun {
             let owned = self.truth.owned(frozen.shard, frozen.positions());
             if frozen.meta.ledger.taken() != owned {
                 let counted = frozen.meta.ledger.taken();
                 return violation(format!("I6: shard {} counts {counted} rows and has taken {owned}", frozen.shard));
             }
-            let mut writes = WriteSet::default();
-            let written = frozen.write_set(&**store, &mut writes);
-            written.map_err(|error| crate::world::Stop::Violation(error.to_string()))?;
-            store.begin(writes);
+            if frozen.meta.max_event_time_us != self.truth.max_time_us(frozen.positions()) {
+                return violation(format!("I1: shard {} has a wrong latest time", frozen.shard));
+            }
+            let written = frozen.write_set(&**store, &mut node.writes);
+            written.map_err(|error| Stop::Violation(error.to_string()))?;
+            store.begin(node.writes.clone());
             return Ok(false);
         }
         store.finish().expect("memory");
         let positions: Vec<(String, u64)> = frozen.positions().map(|(split, position)| (split.to_owned(), position)).collect();
         self.truth.committed(frozen.shard, commit.steps, positions.into_iter());
         self.report.commits += 1;
+        let (shard, max_us) = (frozen.shard, frozen.meta.max_event_time_us);
+        self.history_committed(shard, max_us)?;
         Ok(true)
     }
 
     fn publish_segments(&mut self, number: u64) -> Done<bool> {
+        self.maybe_fail_segment("rename")?;
         let node = self.node.as_ref().expect("only a living process commits");
         let frozen = &node.commits[&number].frozen;
         for segment in &frozen.segments {
-            self.segments.publish((segment.sink, frozen.shard, segment.number)).map_err(broken("I8"))?;
+            let key = (self.setup.places[segment.sink], frozen.shard, segment.number);
+            self.segments.publish(key).map_err(broken("I8"))?;
         }
         Ok(true)
+    }
+
+    /// A disk that fails for good ends the process: the next start makes of the commit what the store has of it.
+    fn maybe_fail_segment(&mut self, what: &str) -> Done {
+        match std::mem::take(&mut self.segments_fail) {
+            true => Err(Stop::Crash(format!("a segment's {what} failed"))),
+            false => Ok(()),
+        }
     }
 
     /// The worker learns of it, exactly-once batches leave, and what nobody needs any more goes.

@@ -1,6 +1,6 @@
 //! Stores and output segments on a disk that crashes. (The journal's disk is the core's own.)
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use streamjob_core::Result;
@@ -25,6 +25,11 @@ impl SimulatedStore {
     /// Begins a commit, which nobody sees before [`SimulatedStore::finish`].
     pub fn begin(&self, writes: WriteSet) {
         *self.pending() = Some(writes);
+    }
+
+    /// The disk is full in the middle of a commit: nothing of it was.
+    pub fn abandon(&self) {
+        *self.pending() = None;
     }
 
     /// The commit is durable.
@@ -85,11 +90,68 @@ pub struct SegmentDisk {
     renamed: BTreeMap<SegmentKey, ()>,
     /// What a reader has once seen under a final name.
     seen: BTreeMap<SegmentKey, Vec<u8>>,
+    /// Bytes that still fit; `None`: as many as may be.
+    pub room: Option<usize>,
+}
+
+/// Bytes that a writer collects for a segment before it writes.
+const BUFFER_BYTES: usize = 300;
+
+/// A process's segments on their way to the disk: what does not fit stays in memory, and is tried again.
+#[derive(Debug, Default)]
+pub struct Writers {
+    /// What is not written yet of open segments.
+    buffers: BTreeMap<SegmentKey, Vec<u8>>,
+    /// Segments that the process has begun.
+    begun: BTreeSet<SegmentKey>,
+    stuck: BTreeSet<SegmentKey>,
+}
+
+impl Writers {
+    /// Takes rows, whether there is room or not.
+    pub fn write(&mut self, disk: &mut SegmentDisk, key: SegmentKey, bytes: &[u8]) -> Result<(), String> {
+        let buffer = self.buffers.entry(key).or_default();
+        buffer.extend_from_slice(bytes);
+        if buffer.len() > BUFFER_BYTES { self.flush(disk, key) } else { Ok(()) }
+    }
+
+    fn flush(&mut self, disk: &mut SegmentDisk, key: SegmentKey) -> Result<(), String> {
+        let Some(buffer) = self.buffers.get_mut(&key) else { return Ok(()) };
+        let taken = disk.append(key, buffer, self.begun.insert(key))?;
+        buffer.drain(..taken);
+        if buffer.is_empty() {
+            self.stuck.remove(&key)
+        } else {
+            self.stuck.insert(key)
+        };
+        Ok(())
+    }
+
+    /// Writes what there is of a shard's segments. False: there is no room at the moment.
+    pub fn flush_shard(&mut self, disk: &mut SegmentDisk, shard: u16) -> Result<bool, String> {
+        let mine: Vec<SegmentKey> = self.buffers.keys().filter(|(_, owner, _)| *owner == shard).copied().collect();
+        mine.iter().try_for_each(|key| self.flush(disk, *key))?;
+        Ok(!mine.iter().any(|key| self.stuck.contains(key)))
+    }
+
+    /// Ends a segment, of which everything was written.
+    pub fn seal(&mut self, key: SegmentKey) -> Result<(), String> {
+        match self.buffers.remove(&key) {
+            Some(rest) if rest.is_empty() => Ok(()),
+            _ => Err(format!("segment {key:?} is sealed and was not written")),
+        }
+    }
+
+    /// Whether output of one of these shards waits for room.
+    pub fn is_stuck(&self, shards: impl Fn(u16) -> bool) -> bool {
+        self.stuck.iter().any(|(_, shard, _)| shards(*shard))
+    }
 }
 
 impl SegmentDisk {
-    /// Appends to a segment; `begins` where this process has not written to it yet. The error is a broken promise.
-    pub fn append(&mut self, key: SegmentKey, bytes: &[u8], begins: bool) -> Result<(), String> {
+    /// Appends to a segment as much as there is room for, and says how much; `begins` where this process has not written to it yet.
+    /// The error is a broken promise.
+    fn append(&mut self, key: SegmentKey, bytes: &[u8], begins: bool) -> Result<usize, String> {
         if self.published.contains_key(&key) && !guards::off(Guard::Segment) {
             return Err(format!("segment {key:?} is visible already and is written again"));
         }
@@ -97,8 +159,10 @@ impl SegmentDisk {
         if begins {
             *file = Temporary::default();
         }
-        file.content.extend_from_slice(bytes);
-        Ok(())
+        let taken = self.room.unwrap_or(usize::MAX).min(bytes.len());
+        self.room = self.room.map(|room| room - taken);
+        file.content.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
     }
 
     /// Makes content and name durable. The rows must be as many as the commit says.
@@ -164,6 +228,12 @@ impl SegmentDisk {
             Some(missing) => Err(format!("segment {:?} was committed and is missing", (sink, shard, missing))),
             None => Ok(()),
         }
+    }
+
+    /// Lines of a sink that are not visible, also such as no commit has.
+    pub fn hidden(&self, sink: usize) -> impl Iterator<Item = &str> {
+        let segments = self.temporary.range((sink, 0, 0)..=(sink, u16::MAX, u64::MAX));
+        segments.flat_map(|(_, file)| std::str::from_utf8(&file.content).unwrap_or("not UTF-8").lines())
     }
 
     /// All visible lines of a sink.

@@ -40,6 +40,8 @@ pub enum Event {
     TopicCommit {
         transaction: u64,
     },
+    /// Someone writes to a partition.
+    Produce(usize),
     Crash,
     Start,
     /// Something outside goes wrong, or right again.
@@ -67,6 +69,13 @@ pub enum NodeEvent {
         only: Option<usize>,
     },
     ReadLog(usize),
+    /// The reader of a partition looks for messages.
+    Poll(usize),
+    /// A request waits until the process takes some.
+    AtGate {
+        message: Message,
+        since_us: i64,
+    },
     Deliver {
         worker: usize,
         delivery: Delivery,

@@ -8,9 +8,10 @@ use streamjob_core::idempotency::answer_of;
 use streamjob_core::journal::JournalRecord;
 use streamjob_core::processor::Delivery;
 use streamjob_core::progress::{SplitIndex, SplitStatus};
-use streamjob_core::route::{Router, select};
+use streamjob_core::route::{Router, select, select_for};
 
 use crate::events::NodeEvent;
+use crate::partitions::partition_of;
 use crate::rows::{Fate, MS, SECOND, START_US};
 use crate::world::{Done, World};
 
@@ -24,11 +25,11 @@ impl World {
     pub fn file_chunk(&mut self) -> Done {
         let len = self.setup.file.len();
         let node = self.node();
-        let (next, room) = (node.feed.next, node.feed.under_way < MAX_CHUNKS && node.has_room());
+        let (next, room) = (node.feed.next, node.feed.under_way < MAX_CHUNKS && node.has_room() && !node.is_disk_full());
         if next >= len {
             node.feed.ended = true;
             let split = node.feed.split;
-            node.workers.iter_mut().for_each(|worker| worker.reorder.put_status(split, len as u64, SplitStatus::Finished));
+            node.say(split, len as u64, SplitStatus::Finished);
             return Ok(());
         }
         if room {
@@ -91,6 +92,10 @@ impl World {
                 let router = feed.router.get_or_insert_with(|| Router::new(split, worker_of, workers, record.first_offset));
                 let request = record.request.as_ref().map(|request| Arc::new(answer_of(request, &feed.id, record.first_offset)));
                 let deliveries = router.route(&record.batch, request.as_ref());
+                let id = feed.id.clone();
+                if let Some(request) = request.filter(|request| !node.has_committed(&id, &request.id, record.end_offset())) {
+                    node.ingest.requests.answered(request);
+                }
                 self.dispatch(deliveries);
                 let wait_us = self.random.between(100, 20 * MS);
                 self.node_after(wait_us, NodeEvent::ReadLog(place));
@@ -98,12 +103,22 @@ impl World {
             Ok(None) => {
                 feed.done = true;
                 let (split, end) = (feed.split, feed.end);
+                node.replays.retain(|other| *other != place);
                 let told = feed.router.as_mut().map(Router::tell).unwrap_or_default();
-                node.workers.iter_mut().for_each(|worker| worker.reorder.put_status(split, end, SplitStatus::Finished));
+                node.say(split, end, SplitStatus::Finished);
                 self.dispatch(told);
+                self.read_next_log();
             }
         }
         Ok(())
+    }
+
+    /// Journals are read one after the other.
+    pub fn read_next_log(&mut self) {
+        match self.node().replays.front().copied() {
+            Some(log) => self.node_after(MS, NodeEvent::ReadLog(log)),
+            None => self.note(|| "requests are taken".to_owned()),
+        }
     }
 
     /// Tells every worker how far each split is, so that none misses something for long, and who has nothing to bring.
@@ -115,6 +130,7 @@ impl World {
         let ingest = &mut node.ingest;
         let end = ingest.router.next_offset();
         let mut ends: Vec<(SplitIndex, u64)> = vec![(ingest.split, end)];
+        ends.extend(node.readers.iter().map(|reader| (reader.split, reader.next)));
         ends.extend(node.logs.iter().filter(|log| log.done).map(|log| (log.split, log.end)));
         if node.feed.ended {
             ends.push((node.feed.split, file_end as u64));
@@ -123,7 +139,7 @@ impl World {
             ingest.idle = true;
             let status = if node.closing { SplitStatus::Finished } else { SplitStatus::Idle };
             let split = ingest.split;
-            node.workers.iter_mut().for_each(|worker| worker.reorder.put_status(split, end, status));
+            node.say(split, end, status);
         }
         for (split, end) in ends {
             let empty = || Delivery::new(split, end, Arc::new(RowBatch::empty(0)), Vec::new());
@@ -143,6 +159,13 @@ impl World {
             self.node_after(wait_us, NodeEvent::FileDecoded { from: from as usize, to, only: Some(worker) });
             return Ok(());
         }
+        if let Some(place) = partition_of(split) {
+            let batch = Arc::new(self.messages(place, from, u64::MAX, MAX_REREAD));
+            let rows = select_for(&batch, &self.node().worker_of, worker);
+            self.dispatch(vec![(worker, Delivery::new(split, from, batch, rows))]);
+            return Ok(());
+        }
+        let node = self.node();
         let (worker_of, workers) = (node.worker_of.clone(), node.workers.len());
         let id = node.splits[usize::from(split)].clone();
         let mut reader = match node.logs.iter().find(|log| log.split == split) {

@@ -15,18 +15,33 @@ use crate::node::Waiting;
 use crate::rows::{Fate, MS};
 use crate::world::{Done, Stop, World, broken, violation};
 
+/// A request waits so long for a process that starts.
+const MAX_GATE_US: i64 = 500 * MS;
+
 impl World {
     /// A request comes in.
     pub fn arrive(&mut self, message: Message) -> Done {
-        if self.node.is_none() {
-            return Ok(());
+        match self.node {
+            Some(_) => self.at_gate(message, self.now_us),
+            None => Ok(()),
         }
-        let request = &self.requests[message.request];
-        let (id, body_hash, now_us) = (request.id.clone(), request.body_hash, self.now_us);
-        if self.node().closing {
+    }
+
+    /// A request waits while the journals of earlier starts are read, and is refused where that takes long, or while a disk is full.
+    pub fn at_gate(&mut self, message: Message, since_us: i64) -> Done {
+        let waits_us = self.now_us - since_us;
+        let node = self.node();
+        if node.closing || node.is_disk_full() || (!node.is_open() && waits_us > MAX_GATE_US) {
             self.answer(&message, 503, "");
             return Ok(());
         }
+        if !node.is_open() {
+            self.report.at_gate += 1;
+            self.node_after(20 * MS, NodeEvent::AtGate { message, since_us });
+            return Ok(());
+        }
+        let request = &self.requests[message.request];
+        let (id, body_hash, now_us) = (request.id.clone(), request.body_hash, self.clock_us());
         match id {
             None => self.decode(message, now_us),
             Some(id) => {

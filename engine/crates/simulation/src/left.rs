@@ -12,6 +12,7 @@ use streamjob_core::route::select_for;
 use streamjob_core::shard::Shard;
 
 use crate::node::Worker;
+use crate::partitions::partition_of;
 use crate::rows::{SECOND, START_US};
 use crate::world::{Done, World, violation};
 
@@ -38,7 +39,7 @@ impl World {
         if blocked != before {
             self.note(|| format!("worker {worker} has {blocked} full shards and {behind} behind"));
         }
-        due.into_iter().for_each(|due| self.tell(worker, due));
+        due.into_iter().try_for_each(|due| self.tell(worker, due))?;
         let Worker { processor, reorder, .. } = &self.node().workers[worker];
         for shard in processor.shards() {
             for split in 0..shard.splits() as SplitIndex {
@@ -147,6 +148,12 @@ impl World {
             let node = self.node();
             let batch = Arc::new(node.feed.decoders[0].decode_ndjson(&chunk, START_US, Positions::Bytes));
             let rows = select_for(&batch, &node.worker_of, worker);
+            return Ok(Some(Delivery::new(split, from, batch, rows)));
+        }
+        if let Some(place) = partition_of(split) {
+            let most = self.random.between(1, 8) as usize;
+            let batch = Arc::new(self.messages(place, from, to, most));
+            let rows = select_for(&batch, &self.node().worker_of, worker);
             return Ok(Some(Delivery::new(split, from, batch, rows)));
         }
         let node = self.node();

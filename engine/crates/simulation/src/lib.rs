@@ -3,9 +3,10 @@
 //!
 //! ```text
 //!  clients ─▶ journal (simulated disk) ─┬─▶ router ─▶ reorder ─▶ workers ─▶ commits ─▶ stores, segments
-//!  file ─▶ decoders, out of order ──────┘                          ├─▶ webhooks ─▶ receivers
+//!  file ─▶ decoders, out of order ──────┤                          ├─▶ webhooks ─▶ receivers
+//!  partitions ─▶ readers ───────────────┘                          │
 //!                                                                  └─▶ transactions ─▶ topic
-//!                              ▲ crashes, full disk, failed syncs, lost and late messages ▲
+//!         ▲ crashes, full disks, failed syncs, lost and late messages, another job, a clock that is set ▲
 //! ```
 //!
 //! What is checked, all the time and at the end, is in [`check`](mod@check) and where things happen; the [`model`] says what must
@@ -17,11 +18,13 @@ mod commits;
 mod disk;
 mod events;
 mod feeds;
+mod history;
 mod ingest;
 mod job;
 mod left;
 mod model;
 mod node;
+mod partitions;
 mod random;
 mod receiver;
 mod rows;
@@ -30,6 +33,7 @@ mod topic;
 mod truth;
 mod udf;
 mod webhooks;
+mod window_rows;
 mod workers;
 mod world;
 

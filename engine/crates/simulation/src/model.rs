@@ -1,17 +1,20 @@
 //! The job as a program that a person can read at once: one row after the other, in the order in which a shard took them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use streamjob_core::plan::Plan;
 use streamjob_core::progress::{NO_TIME, SplitStatus};
 
+use crate::job::READINGS_WINDOW;
 use crate::rows::{FILTERED, Fate, POISON, Row};
-use crate::truth::{Placed, ShardLog, SplitId, Step, Truth};
+use crate::truth::{Placed, ShardLog, SplitId, Step, Truth, is_journal};
 
 /// Statistics of one key.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Statistics {
     pub values: Vec<i64>,
+    pub readings: Vec<i64>,
 }
 
 impl Statistics {
@@ -38,22 +41,40 @@ pub struct Pane {
     pub values: Vec<(i64, i64)>,
 }
 
-/// A row and the statistics that its function must have seen.
-pub type AppliedRow = (Row, [Option<f64>; 5]);
+/// A row, the statistics that its function must have seen, and the job of then.
+pub struct Applied {
+    pub row: Row,
+    pub seen: [Option<f64>; 5],
+    pub plan: Arc<Plan>,
+}
+
+impl Applied {
+    /// Whether the job had this sink.
+    pub fn leaves_by(&self, sink: &str) -> bool {
+        self.plan.sinks.iter().any(|plan| plan.name == sink)
+    }
+}
 
 /// What must come out of one shard, or of all.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Expected {
     /// By window, key and start.
     pub windows: BTreeMap<(usize, String, i64), Pane>,
-    /// Applied rows by split and offset, with the statistics that the UDF saw.
-    pub applied: BTreeMap<(SplitId, u64), AppliedRow>,
+    /// Applied rows by split and offset.
+    pub applied: BTreeMap<(SplitId, u64), Applied>,
     pub late: BTreeMap<(SplitId, u64), Row>,
     pub failed: BTreeMap<(SplitId, u64), Row>,
     pub rejected: Vec<(SplitId, u64)>,
     pub filtered: u64,
     /// By key.
     pub statistics: BTreeMap<String, Statistics>,
+}
+
+/// How far in time a shard is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reached {
+    pub watermark_us: i64,
+    pub max_event_us: i64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +85,8 @@ struct Progress {
 
 /// One shard, row by row.
 struct ShardModel<'a> {
-    plan: &'a Plan,
+    /// The job of the start that is replayed.
+    plan: Arc<Plan>,
     shard: u16,
     splits: BTreeMap<SplitId, Progress>,
     open: Vec<SplitId>,
@@ -73,22 +95,24 @@ struct ShardModel<'a> {
     expected: &'a mut Expected,
 }
 
-/// Replays what a shard took.
-pub fn replay(plan: &Plan, truth: &Truth, shard: u16, log: &ShardLog, expected: &mut Expected) {
-    let (watermark_us, max_event_us) = (NO_TIME, NO_TIME);
+/// Replays what a shard took. `plan` is of any start.
+pub fn replay(plan: &Arc<Plan>, truth: &Truth, shard: u16, log: &ShardLog, expected: &mut Expected) -> Reached {
+    let (plan, watermark_us, max_event_us) = (plan.clone(), NO_TIME, NO_TIME);
     let mut model = ShardModel { plan, shard, splits: BTreeMap::new(), open: Vec::new(), watermark_us, max_event_us, expected };
     for step in &log.steps {
         match step {
-            Step::Open(splits) => model.open(splits),
+            Step::Open(splits, plan) => model.open(splits, plan),
             Step::Rows { split, from, to } => model.take(truth, split, *from, *to),
             Step::Status(split, status) => model.set_status(split, *status),
             Step::Watermark(watermark_us) => model.watermark_us = model.watermark_us.max(*watermark_us),
         }
     }
+    Reached { watermark_us: model.watermark_us, max_event_us: model.max_event_us }
 }
 
 impl ShardModel<'_> {
-    fn open(&mut self, splits: &[SplitId]) {
+    fn open(&mut self, splits: &[SplitId], plan: &Arc<Plan>) {
+        self.plan = plan.clone();
         self.open = splits.to_vec();
         for split in splits {
             // What its reader said before says nothing about this start.
@@ -104,9 +128,8 @@ impl ShardModel<'_> {
 
     /// The journals of a push source are one stream: the next goes on where one ended, and holds nothing back before.
     fn next_of_source(&self, id: &SplitId) -> Option<SplitId> {
-        let source = |id: &SplitId| id.split('@').next().unwrap_or_default().to_owned();
         let behind = self.open.iter().skip_while(|split| *split != id).skip(1);
-        behind.into_iter().find(|next| source(next) == source(id)).cloned()
+        behind.into_iter().find(|next| is_journal(id) && is_journal(next)).cloned()
     }
 
     fn pass_on(&mut self, id: &SplitId) {
@@ -164,6 +187,7 @@ impl ShardModel<'_> {
         let statistics = self.expected.statistics.entry(row.key.clone()).or_default();
         let seen = statistics.seen();
         statistics.values.extend(row.value);
+        statistics.readings.extend(row.reading);
         let windows: Vec<(usize, i64)> = (self.plan.windows.iter().enumerate())
             .map(|(window, plan)| (window, row.time_us.div_euclid(plan.size_us) * plan.size_us))
             .filter(|(window, start_us)| start_us + self.plan.windows[*window].size_us > watermark_us)
@@ -176,9 +200,10 @@ impl ShardModel<'_> {
             for (window, start_us) in windows {
                 let pane = self.expected.windows.entry((window, row.key.clone(), start_us)).or_default();
                 pane.rows += 1;
-                pane.values.extend(row.value.map(|value| (row.time_us, value)));
+                let value = if window == READINGS_WINDOW { row.reading } else { row.value };
+                pane.values.extend(value.map(|value| (row.time_us, value)));
             }
-            self.expected.applied.insert(place, (row.clone(), seen));
+            self.expected.applied.insert(place, Applied { row: row.clone(), seen, plan: self.plan.clone() });
         }
     }
 

@@ -4,25 +4,29 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use streamjob_core::acknowledge::Acknowledgements;
+use streamjob_core::batch::{hash_key, shard_of};
 use streamjob_core::catch_up::{CatchUp, takes_rows};
 use streamjob_core::checkpoint::CheckpointScheduler;
 use streamjob_core::commit::CommitStep;
 use streamjob_core::decode::Decoder;
+use streamjob_core::guards::{self, Guard};
 use streamjob_core::idempotency::Idempotency;
 use streamjob_core::journal::testing::SimulatedStorage;
 use streamjob_core::journal::{Journal, JournalReader, RecordEncoder, RecoveredLog};
 use streamjob_core::outbox::Batch;
 use streamjob_core::processor::{Delivery, Processor, SinkPort};
-use streamjob_core::progress::SplitIndex;
+use streamjob_core::progress::{SplitIndex, SplitStatus};
 use streamjob_core::reorder::Reorder;
 use streamjob_core::route::Router;
 use streamjob_core::shard::{Frozen, RequestCommit};
+use streamjob_core::store::WriteSet;
 use streamjob_core::transactions::Transactions;
 use streamjob_core::trim::Trimmer;
 use streamjob_core::{Error, Result};
 
 use crate::clients::{Answer, Message};
-use crate::disk::SegmentDisk;
+use crate::disk::{SegmentDisk, Writers};
+use crate::partitions::Reader;
 use crate::topic::Item;
 use crate::truth::SplitId;
 
@@ -35,6 +39,7 @@ pub struct Node {
     pub worker_of: Arc<[u16]>,
     pub ingest: Ingest,
     pub feed: FileFeed,
+    pub readers: Vec<Reader>,
     pub logs: Vec<LogFeed>,
     pub workers: Vec<Worker>,
     pub commits: BTreeMap<u64, Commit>,
@@ -46,10 +51,17 @@ pub struct Node {
     pub transactions: Transactions<Item>,
     /// The sink's next step is scheduled, or an answer awaited.
     pub transacting: bool,
-    /// Segments that this process has begun.
-    pub begun: std::collections::BTreeSet<crate::disk::SegmentKey>,
+    pub writers: Writers,
+    /// For commits, of which only the memory is used again.
+    pub writes: WriteSet,
     /// Deliveries under way or waiting.
     pub outstanding: usize,
+    /// Earlier journals that are not read to their end yet, in the order in which they are.
+    pub replays: VecDeque<usize>,
+    /// By shard: its positions at the start.
+    pub starts: Vec<BTreeMap<String, u64>>,
+    /// By split: the offset at which its reader was when it said that nothing more is there.
+    pub idle_at: BTreeMap<SplitIndex, u64>,
     /// Nothing will come any more from outside.
     pub closing: bool,
 }
@@ -121,6 +133,8 @@ pub struct Commit {
     pub todo: VecDeque<CommitStep>,
     /// Whether the store's write has begun.
     pub writing: bool,
+    /// The store's disk is full.
+    pub waits_for_room: bool,
     /// Steps of the shard that it holds.
     pub steps: usize,
 }
@@ -136,6 +150,35 @@ impl Node {
         self.outstanding < MAX_OUTSTANDING
     }
 
+    /// A split's reader says what holds for it from `at` on.
+    pub fn say(&mut self, split: SplitIndex, at: u64, status: SplitStatus) {
+        if status == SplitStatus::Idle {
+            self.idle_at.insert(split, at);
+        }
+        self.workers.iter_mut().for_each(|worker| worker.reorder.put_status(split, at, status));
+    }
+
+    /// Whether requests are taken: journals of earlier starts may hold the first of a repeat (I10).
+    pub fn is_open(&self) -> bool {
+        self.replays.is_empty() || guards::off(Guard::Gate)
+    }
+
+    /// Whether the home shard of a request had committed its record, which ends at `end`, at the start.
+    pub fn has_committed(&self, split: &str, request: &str, end: u64) -> bool {
+        let home = shard_of(hash_key(request.as_bytes()), self.worker_of.len() as u16);
+        self.starts[usize::from(home)].get(split).is_some_and(|position| *position >= end)
+    }
+
+    /// Whether somebody waits for room on a disk: then nothing new is taken.
+    pub fn is_disk_full(&self) -> bool {
+        self.writers.is_stuck(|_| true) || self.commits.values().any(|commit| commit.waits_for_room)
+    }
+
+    /// Whether output of this worker waits for room: it takes no rows and closes no windows.
+    pub fn is_halted(&self, worker: usize) -> bool {
+        self.writers.is_stuck(|shard| usize::from(self.worker_of[usize::from(shard)]) == worker)
+    }
+
     /// Whether workers take rows that come (I9).
     pub fn takes_rows(&self) -> bool {
         takes_rows(self.workers.iter().map(|worker| worker.catch_up.behind()).sum(), self.worker_of.len())
@@ -145,19 +188,20 @@ impl Node {
 /// A worker's way to the sinks.
 pub struct Port<'a> {
     pub segments: &'a mut SegmentDisk,
+    pub writers: &'a mut Writers,
     pub lanes: &'a mut BTreeMap<(usize, u16), Lane>,
-    pub begun: &'a mut std::collections::BTreeSet<crate::disk::SegmentKey>,
+    /// By sink of the job: its place among all.
+    pub places: &'a [usize],
 }
 
 impl SinkPort for Port<'_> {
     fn append(&mut self, sink: usize, shard: u16, number: u64, _rows: u32, bytes: &[u8]) -> Result<()> {
-        let key = (sink, shard, number);
-        let begins = self.begun.insert(key);
-        self.segments.append(key, bytes, begins).map_err(|message| Error::engine(format!("I8: {message}")))
+        let key = (self.places[sink], shard, number);
+        self.writers.write(self.segments, key, bytes).map_err(|message| Error::engine(format!("I8: {message}")))
     }
 
     fn send(&mut self, sink: usize, shard: u16, batch: &Batch) -> Result<()> {
-        self.lanes.entry((sink, shard)).or_default().waiting.push_back(batch.clone());
+        self.lanes.entry((self.places[sink], shard)).or_default().waiting.push_back(batch.clone());
         Ok(())
     }
 }

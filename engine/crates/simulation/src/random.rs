@@ -44,4 +44,9 @@ impl Random {
     pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[self.below(items.len() as u64) as usize]
     }
+
+    pub fn pick_mut<'a, T>(&mut self, items: &'a mut [T]) -> &'a mut T {
+        let place = self.below(items.len() as u64) as usize;
+        &mut items[place]
+    }
 }

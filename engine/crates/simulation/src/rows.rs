@@ -25,6 +25,8 @@ pub struct Row {
     pub key: String,
     pub time_us: i64,
     pub value: Option<i64>,
+    /// Its integer, often at the limits of the type.
+    pub reading: Option<i64>,
 }
 
 /// What a decoder makes of a line or element.
@@ -64,17 +66,41 @@ impl RowMaker {
             3 | 4 => Some(FILTERED),
             _ => Some(random.between(-50, 150)),
         };
-        match random.below(60) {
+        let reading = reading(random, &key);
+        let integer = reading.map_or("null".to_owned(), |reading| reading.to_string());
+        match random.below(90) {
             0 => (format!("{{\"device_id\":\"{key}\",\"timestamp\":\"yesterday\",\"serial\":\"{serial}\"}}"), Fate::Rejected),
-            1 => (text(&key, now_us + 100 * MAX_AHEAD_US, value, &serial), Fate::Rejected),
-            _ => (text(&key, time_us, value, &serial), Fate::Row(Row { serial, key, time_us, value })),
+            1 => (text(&key, now_us + 100 * MAX_AHEAD_US, value, &integer, &serial), Fate::Rejected),
+            2 => (text(&key, time_us, value, *random.pick(&BEYOND), &serial), Fate::Rejected),
+            _ => {
+                let text = text(&key, time_us, value, &integer, &serial);
+                (text, Fate::Row(Row { serial, key, time_us, value, reading }))
+            }
         }
     }
 }
 
-fn text(key: &str, time_us: i64, value: Option<i64>, serial: &str) -> String {
+/// Just beyond the integers.
+const BEYOND: [&str; 2] = ["9223372036854775808", "-9223372036854775809"];
+
+/// Readings of a key have one sign, so that a sum that has stopped at its limit stays there.
+fn reading(random: &mut Random, key: &str) -> Option<i64> {
+    let sign = if key.ends_with(['0', '2', '4', '6', '8']) { -1 } else { 1 };
+    match random.below(12) {
+        0 | 1 => None,
+        2 if sign < 0 => Some(i64::MIN + random.between(0, 3)),
+        2 => Some(i64::MAX - random.between(0, 3)),
+        // Beyond the integers that a float holds.
+        3 => Some(sign * ((1 << 53) + random.between(1, 1 << 20))),
+        _ => Some(sign * random.between(0, 1_000)),
+    }
+}
+
+fn text(key: &str, time_us: i64, value: Option<i64>, reading: &str, serial: &str) -> String {
     let value = value.map_or("null".to_owned(), |value| value.to_string());
-    format!("{{\"device_id\":\"{key}\",\"timestamp\":{time_us},\"temperature\":{value},\"serial\":\"{serial}\"}}")
+    format!(
+        "{{\"device_id\":\"{key}\",\"timestamp\":{time_us},\"temperature\":{value},\"reading\":{reading},\"serial\":\"{serial}\"}}"
+    )
 }
 
 /// A file of rows, and each with the byte at which its line begins.

@@ -1,6 +1,6 @@
 //! A start: the same after a first boot, a crash or a power failure (I7).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use streamjob_core::acknowledge::Acknowledgements;
@@ -8,7 +8,7 @@ use streamjob_core::batch::{hash_key, shard_of};
 use streamjob_core::catch_up::CatchUp;
 use streamjob_core::checkpoint::CheckpointScheduler;
 use streamjob_core::decode::Decoder;
-use streamjob_core::idempotency::{Idempotency, answer_of};
+use streamjob_core::idempotency::Idempotency;
 use streamjob_core::journal::testing::SimulatedStorage;
 use streamjob_core::journal::{Incarnation, Journal, JournalOptions, RecordEncoder, RecoveredLog, recover, split_id};
 use streamjob_core::processor::Processor;
@@ -16,22 +16,22 @@ use streamjob_core::progress::SplitIndex;
 use streamjob_core::reorder::Reorder;
 use streamjob_core::route::Router;
 use streamjob_core::shard::{Shard, SplitInfo};
-use streamjob_core::store::ShardStore;
+use streamjob_core::store::{ShardStore, WriteSet};
 use streamjob_core::transactions::Transactions;
 use streamjob_core::trim::Trimmer;
 use streamjob_core::{Error, Result};
 
+use crate::disk::Writers;
 use crate::events::{Event, NodeEvent};
-use crate::node::{FileFeed, Ingest, LogFeed, Node, Worker};
+use crate::node::{FileFeed, Ingest, LogFeed, Node, Port, Worker};
+use crate::partitions::{PARTITIONS, Reader, split_of};
 use crate::rows::{MS, SECOND};
-use crate::truth::{SplitId, Step};
+use crate::truth::{SOURCE, SplitId, Step, is_journal};
 use crate::udf::SimulatedUdfs;
 use crate::world::{Done, Stop, World, broken, violation};
 
 /// Of the schema of the job; it never changes here.
 const FINGERPRINT: u64 = 7;
-/// Name of the push source.
-const SOURCE: &str = "in";
 /// The file is always the first split.
 const FILE: SplitIndex = 0;
 /// A start is interrupted by a crash once in so many of its steps.
@@ -41,9 +41,10 @@ impl World {
     pub fn start(&mut self) -> Done {
         let found = recover(&self.storage).map_err(|error| self.failed("I7", &error))?;
         self.compare_logs(&found)?;
-        let incarnation = Incarnation(
-            [self.random.next().to_be_bytes(), self.random.next().to_be_bytes()].concat().try_into().expect("16 bytes"),
-        );
+        self.change_job()?;
+        let incarnation = self.incarnation(&found);
+        let live: SplitId = split_id(SOURCE, incarnation).into();
+        self.journals.push(live.clone());
         let options = JournalOptions { segment_bytes: self.setup.segment_bytes, ..JournalOptions::new(incarnation, FINGERPRINT) };
         let journal = match Journal::open(self.storage.clone(), options) {
             Ok(journal) => journal,
@@ -55,19 +56,45 @@ impl World {
             Err(error) => return Err(self.failed("I4", &error)),
         };
         self.generation += 1;
-        let live: SplitId = split_id(SOURCE, incarnation).into();
         let logs = self.log_splits(&found);
-        let splits: Arc<[SplitId]> =
-            std::iter::once(&self.file_split).chain(logs.iter().map(|(id, _)| id)).chain([&live]).cloned().collect();
+        let partitions = self.partitions.iter().map(|partition| &partition.id);
+        let before = std::iter::once(&self.file_split).chain(partitions);
+        let splits: Arc<[SplitId]> = before.chain(logs.iter().map(|(id, _)| id)).chain([&live]).cloned().collect();
         let node = self.assemble(splits, journal, found).map_err(|error| self.failed("I7", &error))?;
         self.node = Some(node);
         let generation = self.generation;
         self.note(|| format!("start {generation} with {} older journals", logs.len()));
         self.open_shards()?;
         self.maybe_crash(STEPS_A_CRASH)?;
-        self.restore_requests()?;
         self.begin_events();
         Ok(())
+    }
+
+    /// The job may be another than before, as far as one may change; with another window it fits no state that has a commit.
+    fn change_job(&mut self) -> Done {
+        self.setup.change(&mut self.random);
+        if !self.random.once_in(20) {
+            return Ok(());
+        }
+        for (shard, store) in self.stores.iter().enumerate() {
+            let has_commit = self.truth.logs[shard].committed > 0;
+            let opened = Shard::open(shard as u16, self.setup.refused(), store.clone(), &[]);
+            match opened {
+                Err(error) if has_commit && error.actor() == streamjob_core::Actor::User => {}
+                Ok(_) if !has_commit => {}
+                Ok(_) => return violation(format!("I1: shard {shard} opens with another window")),
+                Err(error) => return violation(format!("I1: shard {shard} with another window: {error}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// A name that sorts behind those of earlier starts, whatever the clock says.
+    fn incarnation(&mut self, found: &[RecoveredLog<SimulatedStorage>]) -> Incarnation {
+        let [a, b] = [self.random.next().to_be_bytes(), self.random.next().to_be_bytes()];
+        let chance = [a, b].concat()[..10].try_into().expect("ten bytes");
+        let newest = found.iter().map(RecoveredLog::incarnation).max();
+        Incarnation::of_start((self.clock_us() / MS) as u64, chance, newest)
     }
 
     /// An error of the core: the end of the process where the disk is at fault, a broken promise else.
@@ -84,8 +111,13 @@ impl World {
 
     /// What the journals lost in the crash must have been promised to nobody (I4).
     fn compare_logs(&mut self, found: &[RecoveredLog<SimulatedStorage>]) -> Done {
-        let ends: BTreeMap<SplitId, u64> = self.log_splits(found).into_iter().collect();
-        let ids: Vec<SplitId> = self.truth.splits.keys().filter(|id| **id != self.file_split).cloned().collect();
+        let logs = self.log_splits(found);
+        let place = |id: &SplitId| self.journals.iter().position(|journal| journal == id);
+        if !logs.is_sorted_by_key(|(id, _)| place(id)) {
+            return violation(format!("I4: the journals are found in the order {logs:?}, and are of {:?}", self.journals));
+        }
+        let ends: BTreeMap<SplitId, u64> = logs.into_iter().collect();
+        let ids: Vec<SplitId> = self.truth.splits.keys().filter(|id| is_journal(id)).cloned().collect();
         for id in ids {
             let split = &self.truth.splits[&id];
             if split.deleted {
@@ -113,7 +145,11 @@ impl World {
         found: Vec<RecoveredLog<SimulatedStorage>>,
     ) -> Result<Node> {
         let infos: Vec<SplitInfo> = (splits.iter())
-            .map(|id| SplitInfo { id: id.clone(), source: id.split('@').next().unwrap_or_default().into(), chained: true })
+            .map(|id| SplitInfo {
+                id: id.clone(),
+                source: id.split('@').next().unwrap_or_default().into(),
+                chained: is_journal(id),
+            })
             .collect();
         let workers = self.random.between(1, 4) as u16;
         let worker_of: Arc<[u16]> = (0..self.setup.shards()).map(|shard| shard % workers).collect();
@@ -129,10 +165,14 @@ impl World {
         let lowest: Vec<u64> = (0..splits.len() as SplitIndex)
             .map(|split| mine.iter().flatten().map(|shard| shard.progress(split).position).min().unwrap_or(0))
             .collect();
+        let starts = self.truth.logs.iter().map(|log| log.positions.clone()).collect();
         let decoders = (0..2).map(|_| self.decoder()).collect::<Result<Vec<_>>>()?;
         Ok(Node {
             ingest: self.ingest(&splits, journal, worker_of.clone(), usize::from(workers))?,
             feed: FileFeed { split: FILE, next: lowest[usize::from(FILE)] as usize, under_way: 0, ended: false, decoders },
+            readers: (0..PARTITIONS).map(|place| Reader::new(split_of(place), lowest[usize::from(split_of(place))])).collect(),
+            replays: (0..found.len()).collect(),
+            starts,
             logs: log_feeds(&splits, found, &lowest, &mut trimmer)?,
             workers: mine.into_iter().map(|shards| self.worker(&infos, shards)).collect(),
             splits,
@@ -143,8 +183,10 @@ impl World {
             lanes: BTreeMap::new(),
             transactions: Transactions::default(),
             transacting: false,
-            begun: BTreeSet::new(),
+            writers: Writers::default(),
+            writes: WriteSet::default(),
             outstanding: 0,
+            idle_at: BTreeMap::new(),
             closing: false,
         })
     }
@@ -202,10 +244,11 @@ impl World {
     fn open_shards(&mut self) -> Done {
         let node = self.node.as_ref().expect("it was just made");
         let shards = node.workers.iter().flat_map(|worker| worker.processor.shards());
-        let open: Vec<(u16, Vec<(usize, u64)>)> = shards.map(|shard| (shard.id, shard.open_segments().collect())).collect();
+        let segments = |shard: &Shard| shard.open_segments().map(|(sink, number)| (self.setup.places[sink], number)).collect();
+        let open: Vec<(u16, Vec<(usize, u64)>)> = shards.map(|shard| (shard.id, segments(shard))).collect();
         for (shard, segments) in open {
             let splits = self.node().splits.clone();
-            self.truth.logs[usize::from(shard)].steps.push(Step::Open(splits));
+            self.truth.logs[usize::from(shard)].steps.push(Step::Open(splits, self.setup.plan.clone()));
             for (sink, number) in segments {
                 self.segments.recover(sink, shard, number).map_err(broken("I8"))?;
                 self.maybe_crash(STEPS_A_CRASH)?;
@@ -214,7 +257,8 @@ impl World {
         let node = self.node.as_mut().expect("it was just made");
         let mut resent = 0;
         for worker in &mut node.workers {
-            let mut port = crate::node::Port { segments: &mut self.segments, lanes: &mut node.lanes, begun: &mut node.begun };
+            let (writers, lanes) = (&mut node.writers, &mut node.lanes);
+            let mut port = Port { segments: &mut self.segments, writers, lanes, places: &self.setup.places };
             worker.processor.resend(&mut port).map_err(|error| Stop::Violation(format!("I8: {error}")))?;
             resent = node.lanes.values().map(|lane| lane.waiting.len() as u64).sum();
         }
@@ -222,32 +266,12 @@ impl World {
         Ok(())
     }
 
-    /// Requests that the journals hold and no commit has: their repeats must be known (I10).
-    fn restore_requests(&mut self) -> Done {
-        let mut restored = Vec::new();
-        let node = self.node.as_ref().expect("it was just made");
-        for feed in &node.logs {
-            let Some(log) = &feed.log else { continue };
-            let mut reader = log.read(log.first_offset()).map_err(|error| self.failed("I7", &error))?;
-            while let Some(record) = reader.next_record().map_err(|error| self.failed("I7", &error))? {
-                let Some(request) = &record.request else { continue };
-                let home = shard_of(hash_key(request.id.as_bytes()), self.setup.shards());
-                let committed = self.truth.logs[usize::from(home)].positions.get(&*feed.id).copied().unwrap_or(0);
-                if record.end_offset() > committed {
-                    restored.push(Arc::new(answer_of(request, &feed.id, record.first_offset)));
-                }
-            }
-        }
-        let node = self.node();
-        restored.into_iter().for_each(|request| node.ingest.requests.answered(request));
-        Ok(())
-    }
-
     fn begin_events(&mut self) {
         let node = self.node();
-        let (workers, logs) = (node.workers.len(), node.logs.len());
+        let workers = node.workers.len();
         (0..workers).for_each(|worker| self.node_after(MS, NodeEvent::Work(worker)));
-        (0..logs).for_each(|log| self.node_after(MS, NodeEvent::ReadLog(log)));
+        self.read_next_log();
+        (0..PARTITIONS).for_each(|place| self.node_after(MS, NodeEvent::Poll(place)));
         self.node_after(MS, NodeEvent::FileChunk);
         self.node_after(100 * MS, NodeEvent::Heartbeat);
         self.pump_lanes();
@@ -266,7 +290,7 @@ impl World {
     }
 }
 
-/// Earlier journals, read from the lowest position on; they lie behind the file among the splits.
+/// Earlier journals, read from the lowest position on; they lie behind the file and the partitions among the splits.
 fn log_feeds(
     splits: &[SplitId],
     found: Vec<RecoveredLog<SimulatedStorage>>,
@@ -276,8 +300,8 @@ fn log_feeds(
     trimmer.open_log(splits[splits.len() - 1].to_string());
     let mut logs = Vec::new();
     for (place, log) in found.into_iter().enumerate() {
-        let split = (place + 1) as SplitIndex;
-        let (id, end) = (splits[place + 1].clone(), log.end_offset());
+        let split = split_of(PARTITIONS + place);
+        let (id, end) = (splits[usize::from(split)].clone(), log.end_offset());
         trimmer.ended_log(id.to_string(), end);
         // A deletion that was interrupted leaves less than was committed.
         let reader = log.read(lowest[usize::from(split)].min(end))?;

@@ -194,16 +194,17 @@ impl World {
     }
 
     fn confirm_topic(&mut self, done: Vec<Sent<Item>>) -> Done {
+        let topic = self.setup.sink(TOPIC).expect("the job always has the topic");
         for Sent { batch: Item { shard, batch }, refused } in done {
             let worker = usize::from(self.node().worker_of[usize::from(shard)]);
             if !refused.is_empty() {
                 self.with_processor(worker, |processor, port| {
-                    processor.refused_rows(shard, TOPIC, batch.number, &refused, port)
+                    processor.refused_rows(shard, topic, batch.number, &refused, port)
                 })?;
                 continue;
             }
             let shard = self.node().workers[worker].processor.shard_mut(shard);
-            if shard.and_then(|shard| shard.confirm(TOPIC, batch.number)).is_none() {
+            if shard.and_then(|shard| shard.confirm(topic, batch.number)).is_none() {
                 return Err(Stop::Violation(format!("I8: batch {} of the topic was not in its outbox", batch.number)));
             }
         }

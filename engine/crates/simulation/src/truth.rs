@@ -7,11 +7,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use streamjob_core::batch::{hash_key, shard_of};
+use streamjob_core::plan::Plan;
 use streamjob_core::progress::{NO_TIME, SplitStatus};
 
 use crate::rows::Fate;
 
 pub type SplitId = Arc<str>;
+
+/// Name of the push source.
+pub const SOURCE: &str = "in";
+
+/// Whether a split is the journal of a start.
+pub fn is_journal(id: &str) -> bool {
+    id.split_once('@').is_some_and(|(source, _)| source == SOURCE)
+}
 
 /// A row in its place.
 #[derive(Debug, Clone)]
@@ -73,8 +82,8 @@ fn max_with(max_us: i64, fate: &Fate) -> i64 {
 /// One step of a shard.
 #[derive(Debug, Clone)]
 pub enum Step {
-    /// A process opened it with these splits.
-    Open(Arc<[SplitId]>),
+    /// A process opened it with these splits, for this job.
+    Open(Arc<[SplitId]>, Arc<Plan>),
     Rows {
         split: SplitId,
         from: u64,
@@ -126,6 +135,13 @@ impl Truth {
         Ok(())
     }
 
+    /// A message was written to a partition, which reaches to `end` then.
+    pub fn message(&mut self, id: &SplitId, offset: u64, fate: Fate, end: u64) {
+        let split = self.splits.entry(id.clone()).or_default();
+        split.push(offset, fate, self.shards);
+        split.end = end;
+    }
+
     /// A start found that a journal ends at `end`: what was behind never was.
     pub fn cut(&mut self, id: &str, end: u64) {
         let Some(split) = self.splits.get_mut(id) else { return };
@@ -155,6 +171,12 @@ impl Truth {
             None => 0,
         };
         positions.map(count).sum()
+    }
+
+    /// Latest event time below these positions.
+    pub fn max_time_us<'a>(&self, positions: impl Iterator<Item = (&'a str, u64)>) -> i64 {
+        let max_us = |(id, position): (&str, u64)| self.splits.get(id).map_or(NO_TIME, |split| split.max_below_us(position));
+        positions.map(max_us).max().unwrap_or(NO_TIME)
     }
 
     /// How often each request is in a journal.

@@ -26,6 +26,7 @@ impl World {
     }
 
     fn batch_key(&self, sink: usize, shard: u16, number: u64) -> String {
+        let sink = self.setup.sink(sink).expect("the job has what sends");
         let plan = &self.setup.plan.sinks[sink];
         idempotency_key(plan.delivery, "state", &self.generation.to_string(), &plan.name, shard, number)
     }
@@ -64,6 +65,7 @@ impl World {
 
     /// The attempt's answer reaches the process.
     pub fn sent(&mut self, sink: usize, shard: u16, batch: &Batch, outcome: Outcome) -> Done {
+        let index = self.setup.sink(sink).expect("the job has what sends");
         let node = self.node();
         let worker = usize::from(node.worker_of[usize::from(shard)]);
         let lane = node.lanes.get_mut(&(sink, shard)).expect("a lane stays");
@@ -75,14 +77,14 @@ impl World {
             Outcome::Retry => {}
             Outcome::Taken => {
                 let shard = node.workers[worker].processor.shard_mut(shard);
-                let confirmed = shard.and_then(|shard| shard.confirm(sink, batch.number));
+                let confirmed = shard.and_then(|shard| shard.confirm(index, batch.number));
                 if confirmed.is_none() {
                     return Err(Stop::Violation(format!("I8: batch {} of sink {sink} was not in its outbox", batch.number)));
                 }
             }
             Outcome::Refused => {
                 let reason = "refused: the server answered 400";
-                self.with_processor(worker, |processor, port| processor.refused(shard, sink, batch.number, reason, port))?;
+                self.with_processor(worker, |processor, port| processor.refused(shard, index, batch.number, reason, port))?;
             }
         }
         self.pump_lanes();

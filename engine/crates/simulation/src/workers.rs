@@ -13,15 +13,10 @@ use crate::events::NodeEvent;
 use crate::node::{Commit, Node, Port, Worker};
 use crate::rows::MS;
 use crate::truth::Step;
-use crate::world::{Done, Stop, World, violation};
+use crate::world::{Done, Stop, World, broken, violation};
 
 /// A worker that misses something waits so long before it asks for it.
 const GAP_PATIENCE_US: i64 = 250 * MS;
-/// Splits a node into one worker's processor and its way out.
-fn parts<'a>(node: &'a mut Node, segments: &'a mut crate::disk::SegmentDisk, worker: usize) -> (&'a mut Processor, Port<'a>) {
-    let Node { workers, lanes, begun, .. } = node;
-    (&mut workers[worker].processor, Port { segments, lanes, begun })
-}
 
 impl World {
     /// One worker's processor with its port.
@@ -30,9 +25,9 @@ impl World {
         worker: usize,
         run: impl FnOnce(&mut Processor, &mut Port<'_>) -> streamjob_core::Result<T>,
     ) -> Done<T> {
-        let node = self.node.as_mut().expect("only a living process works");
-        let (processor, mut port) = parts(node, &mut self.segments, worker);
-        run(processor, &mut port).map_err(|error| Stop::Violation(error.to_string()))
+        let Node { workers, lanes, writers, .. } = self.node.as_mut().expect("only a living process works");
+        let mut port = Port { segments: &mut self.segments, writers, lanes, places: &self.setup.places };
+        run(&mut workers[worker].processor, &mut port).map_err(|error| Stop::Violation(error.to_string()))
     }
 
     /// A delivery reaches its worker.
@@ -80,14 +75,21 @@ impl World {
     /// One turn of a worker's loop.
     pub fn work(&mut self, worker: usize) -> Done {
         self.unpark(worker);
+        self.retry_stuck(worker)?;
         self.look_at_shards(worker)?;
         let full = self.full_shards(worker);
-        let took = self.node().takes_rows() && self.process(worker)?;
-        self.check_progress(worker, took)?;
-        self.read_left(worker)?;
-        self.take_statuses(worker);
-        let budget = self.random.between(1, 60) as usize;
-        self.with_processor(worker, |processor, port| processor.close_windows(budget, port))?;
+        let halted = self.node().is_halted(worker);
+        let waits = halted || self.node().workers[worker].processor.is_overfull();
+        let took = !waits && self.node().takes_rows() && self.process(worker)?;
+        self.check_progress(worker, took || waits)?;
+        if !self.node().is_halted(worker) && !self.node().workers[worker].processor.is_overfull() {
+            self.read_left(worker)?;
+        }
+        self.take_statuses(worker)?;
+        if !self.node().is_halted(worker) {
+            let budget = self.random.between(1, 60) as usize;
+            self.with_processor(worker, |processor, port| processor.close_windows(budget, port))?;
+        }
         self.check_full(worker, &full)?;
         self.reach_end(worker);
         self.start_commits(worker)?;
@@ -95,6 +97,18 @@ impl World {
         self.pump_lanes();
         let wait_us = if self.random.once_in(30) { self.random.between(MS, 200 * MS) } else { self.random.between(100, 15 * MS) };
         self.node_after(wait_us, NodeEvent::Work(worker));
+        Ok(())
+    }
+
+    /// Tries again to write what found no room.
+    fn retry_stuck(&mut self, worker: usize) -> Done {
+        let node = self.node.as_mut().expect("only a living process works");
+        let mine = node.workers[worker].processor.shards().iter().map(|shard| shard.id);
+        for shard in mine.collect::<Vec<_>>() {
+            if node.writers.is_stuck(|owner| owner == shard) {
+                node.writers.flush_shard(&mut self.segments, shard).map_err(broken("I8"))?;
+            }
+        }
         Ok(())
     }
 
@@ -161,28 +175,35 @@ impl World {
         steps
     }
 
-    fn take_statuses(&mut self, worker: usize) {
+    fn take_statuses(&mut self, worker: usize) -> Done {
         while let Some((split, status)) = self.node().workers[worker].reorder.take_status() {
-            self.set_status(worker, split, status);
+            self.set_status(worker, split, status)?;
         }
+        Ok(())
     }
 
     /// It holds for the shards that are where their worker is; for the others once they are.
-    fn set_status(&mut self, worker: usize, split: SplitIndex, status: SplitStatus) {
+    fn set_status(&mut self, worker: usize, split: SplitIndex, status: SplitStatus) -> Done {
         self.note(|| format!("worker {worker} sees split {split} {status:?}"));
         let Worker { processor, reorder, catch_up, .. } = &mut self.node().workers[worker];
         let at = reorder.next_offset(split);
         let now = |(place, shard): &(usize, &Shard)| !catch_up.defer(*place, *shard, split, at, status);
         let places: Vec<usize> = processor.shards().iter().enumerate().filter(now).map(|(place, _)| place).collect();
-        places.into_iter().for_each(|place| self.tell(worker, Due { place, split, status }));
+        places.into_iter().try_for_each(|place| self.tell(worker, Due { place, split, status }))
     }
 
-    pub fn tell(&mut self, worker: usize, due: Due) {
+    /// Idle is a split only for who has all of it that its reader had when it said so, and nothing behind.
+    pub fn tell(&mut self, worker: usize, due: Due) -> Done {
         let node = self.node.as_mut().expect("only a living process works");
         let shard = &mut node.workers[worker].processor.shards_mut()[due.place];
+        let position = shard.progress(due.split).position;
+        if due.status == SplitStatus::Idle && node.idle_at.get(&due.split) != Some(&position) {
+            return violation(format!("I11: split {} is idle for shard {} at {position}, where it is not", due.split, shard.id));
+        }
         shard.set_status(due.split, due.status);
         let step = Step::Status(node.splits[usize::from(due.split)].clone(), due.status);
         self.truth.logs[usize::from(shard.id)].steps.push(step);
+        Ok(())
     }
 
     /// When every split has ended, time ends too.
@@ -207,15 +228,25 @@ impl World {
             let target = &mut self.node().workers[worker];
             let wishes: Vec<ShardWish> = target.processor.shards().iter().map(ShardWish::from).collect();
             let Some(shard) = target.scheduler.next(now_us, wishes) else { return Ok(()) };
+            let node = self.node.as_mut().expect("only a living process works");
+            if !node.writers.flush_shard(&mut self.segments, shard).map_err(broken("I8"))? {
+                // It commits later.
+                return Ok(());
+            }
+            let target = &mut self.node().workers[worker];
             let Some(frozen) = target.processor.freeze(shard) else { continue };
             let steps = self.truth.logs[usize::from(shard)].steps.len();
             let (keys, rows) = frozen.sizes();
             self.note(|| format!("shard {shard} freezes epoch {} with {keys} keys and {rows} closed rows", frozen.epoch));
-            let node = self.node();
+            let node = self.node.as_mut().expect("only a living process works");
+            for segment in &frozen.segments {
+                let key = (self.setup.places[segment.sink], shard, segment.number);
+                node.writers.seal(key).map_err(broken("I8"))?;
+            }
             let number = node.next_commit;
             node.next_commit += 1;
             let todo: VecDeque<_> = commit::steps().collect();
-            node.commits.insert(number, Commit { frozen, worker, todo, writing: false, steps });
+            node.commits.insert(number, Commit { frozen, worker, todo, writing: false, waits_for_room: false, steps });
             let wait_us = self.random.between(10, 5 * MS);
             self.node_after(wait_us, NodeEvent::Commit(number));
         }

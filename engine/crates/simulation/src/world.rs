@@ -9,11 +9,13 @@ use streamjob_core::journal::testing::SimulatedStorage;
 use crate::clients::{Client, Request};
 use crate::disk::{SegmentDisk, SimulatedStore};
 use crate::events::{Event, Generation, NodeEvent, Queue};
-use crate::job::{ALERTS, EXACT_ALERTS, Setup, TOPIC, WINDOW_HOOK};
+use crate::history::History;
+use crate::job::{SERVERS, Setup};
 use crate::node::Node;
+use crate::partitions::{PARTITIONS, Partition};
 use crate::random::Random;
 use crate::receiver::Receiver;
-use crate::rows::{MS, SECOND, START_US};
+use crate::rows::{MAX_AHEAD_US, MS, SECOND, START_US};
 use crate::topic::Topic;
 use crate::truth::{SplitId, Truth};
 
@@ -23,6 +25,10 @@ const SHOWN_EVENTS: usize = 50;
 const MAX_EVENTS: u64 = 400_000;
 /// After the faults everything must be done within this time.
 const MAX_REST_US: i64 = 240 * SECOND;
+/// The clock is set back by so much at most: rows must not be too far ahead for it.
+const MAX_BACK_US: i64 = MAX_AHEAD_US - 10 * SECOND;
+/// And ahead.
+const MAX_AHEAD_CLOCK_US: i64 = 3_000 * SECOND;
 
 /// Why an event did not end well.
 #[derive(Debug)]
@@ -78,6 +84,10 @@ pub struct Report {
     pub read_again: u64,
     /// Those of them in which kept deliveries led from the end of a log to what came live.
     pub bridged: u64,
+    /// Looks at a store whose disk was full in a commit.
+    pub full_commits: u64,
+    /// Looks of requests at a process that did not take any yet.
+    pub at_gate: u64,
     /// Of the trace: equal for equal courses.
     pub fingerprint: u64,
 }
@@ -94,12 +104,24 @@ pub struct World {
     pub segments: SegmentDisk,
     pub receivers: BTreeMap<usize, Receiver>,
     pub topic: Topic,
+    pub partitions: Vec<Partition>,
+    /// By shard.
+    pub history: Vec<History>,
+    /// The journals of all starts, in their order.
+    pub journals: Vec<SplitId>,
     pub clients: Vec<Client>,
     pub requests: Vec<Request>,
     pub node: Option<Node>,
     pub generation: Generation,
     /// Whether the journal's disk may fail at the moment: its errors are then no surprise.
     pub disk_fault: bool,
+    /// The disk of the stores is full.
+    pub stores_full: bool,
+    /// The next sync or rename of a segment fails.
+    pub segments_fail: bool,
+    /// What the engine's clock is ahead, and the latest that it has said.
+    skew_us: i64,
+    latest_clock_us: i64,
     /// By sink: until when its server answers nobody.
     pub down_until_us: BTreeMap<usize, i64>,
     pub file_split: SplitId,
@@ -133,8 +155,15 @@ impl World {
             storage: Arc::new(SimulatedStorage::new(random.next())),
             stores: (0..setup.shards()).map(|_| Arc::default()).collect(),
             segments: SegmentDisk::default(),
-            receivers: [WINDOW_HOOK, ALERTS, EXACT_ALERTS].map(|sink| (sink, Receiver::default())).into(),
+            receivers: SERVERS.map(|sink| (sink, Receiver::default())).into(),
             topic: Topic::default(),
+            partitions: (0..PARTITIONS).map(|number| Partition::new(number, &setup, &mut random)).collect(),
+            history: (0..setup.shards()).map(|_| History::default()).collect(),
+            journals: Vec::new(),
+            stores_full: false,
+            segments_fail: false,
+            skew_us: 0,
+            latest_clock_us: START_US,
             clients: (0..setup.clients).map(|client| Client::new(client, &setup)).collect(),
             requests: Vec::new(),
             node: None,
@@ -152,6 +181,10 @@ impl World {
             echo,
         };
         world.queue.push(START_US, Event::Start);
+        for place in 0..PARTITIONS {
+            world.truth.splits.entry(world.partitions[place].id.clone()).or_default();
+            world.after(SECOND, Event::Produce(place));
+        }
         for client in 0..world.clients.len() {
             let wait_us = world.random.between(0, SECOND);
             world.after(wait_us, Event::Client(client));
@@ -177,7 +210,7 @@ impl World {
                 Ok(false) => {}
                 Ok(true) => return self.check_end(),
                 Err(Stop::Violation(message)) => return Err(message),
-                Err(Stop::Crash(reason)) => self.crash(&reason),
+                Err(Stop::Crash(reason)) => self.crash(&reason)?,
             }
         }
         Err("nothing is left to happen, and the process is not at rest".to_owned())
@@ -197,7 +230,11 @@ impl World {
             Event::TopicCommit { transaction } => self.topic.commit(transaction),
             Event::Crash => return Err(Stop::Crash("power".to_owned())),
             Event::Start => self.start_or_crash()?,
-            Event::Fault => self.fault(),
+            Event::Produce(place) => self.produce(place),
+            Event::Fault => {
+                self.check_served()?;
+                self.fault();
+            }
             Event::Rest => {}
             Event::Node(generation, event) if self.node.is_some() && generation == self.generation => {
                 self.node_event(event)?;
@@ -217,6 +254,8 @@ impl World {
             NodeEvent::FileChunk => self.file_chunk(),
             NodeEvent::FileDecoded { from, to, only } => self.file_decoded(from, to, only),
             NodeEvent::ReadLog(log) => self.read_log(log),
+            NodeEvent::Poll(place) => self.poll(place),
+            NodeEvent::AtGate { message, since_us } => self.at_gate(message, since_us),
             NodeEvent::Deliver { worker, delivery } => self.deliver(worker, delivery),
             NodeEvent::Work(worker) => self.work(worker),
             NodeEvent::Commit(commit) => self.commit_step(commit),
@@ -278,13 +317,15 @@ impl World {
     /// Something goes wrong outside of the process, or right again.
     fn fault(&mut self) {
         self.storage.set_capacity(u64::MAX);
+        (self.stores_full, self.segments.room) = (false, None);
         if !self.is_faulty() {
+            self.segments_fail = false;
             self.storage.fail_syncs_after(None);
             self.storage.fail_writes_after(None);
             self.disk_fault = false;
             return;
         }
-        let what = match self.random.below(8) {
+        let what = match self.random.below(13) {
             0 | 4 => {
                 self.storage.set_capacity(self.random.below(3) * self.setup.segment_bytes);
                 "the disk is full"
@@ -305,10 +346,31 @@ impl World {
                 "the power will fail"
             }
             5 | 6 => {
-                let sink = *self.random.pick(&[WINDOW_HOOK, ALERTS, EXACT_ALERTS, TOPIC]);
+                let sink = *self.random.pick(&SERVERS);
                 let until_us = self.now_us + self.random.between(SECOND, 12 * SECOND);
                 self.down_until_us.insert(sink, until_us.min(self.setup.calm_at_us));
                 "a sink is down"
+            }
+            8 => {
+                self.stores_full = true;
+                "the stores' disk is full"
+            }
+            9 => {
+                self.segments.room = Some(self.random.below(600) as usize);
+                "the segments' disk is nearly full"
+            }
+            10 => {
+                self.segments_fail = true;
+                "a segment's sync or rename will fail"
+            }
+            11 => {
+                let until_us = self.now_us + self.random.between(SECOND, 6 * SECOND);
+                self.random.pick_mut(&mut self.partitions).down_until_us = until_us.min(self.setup.calm_at_us);
+                "a partition is down"
+            }
+            12 if self.setup.moves_clock => {
+                self.set_clock();
+                "the clock is set"
             }
             _ => "nothing",
         };
@@ -325,8 +387,7 @@ impl World {
         };
         self.note(|| format!("crash at the start: {reason}"));
         if self.node.is_some() {
-            self.crash(&reason);
-            return Ok(());
+            return self.crash(&reason).map_err(Stop::Violation);
         }
         self.disk_fault = false;
         self.storage.crash();
@@ -335,9 +396,9 @@ impl World {
     }
 
     /// The process ends, whatever it was doing.
-    fn crash(&mut self, reason: &str) {
+    fn crash(&mut self, reason: &str) -> Result<(), String> {
         if self.node.is_none() {
-            return;
+            return Ok(());
         }
         self.disk_fault = false;
         self.note(|| format!("crash: {reason}"));
@@ -349,6 +410,9 @@ impl World {
                 let positions: Vec<(String, u64)> =
                     commit.frozen.positions().map(|(split, position)| (split.to_owned(), position)).collect();
                 self.truth.committed(shard, commit.steps, positions.into_iter());
+                if let Err(Stop::Violation(message)) = self.history_committed(shard, commit.frozen.meta.max_event_time_us) {
+                    return Err(message);
+                }
             }
         }
         drop(node);
@@ -357,5 +421,29 @@ impl World {
         self.truth.crash();
         let wait_us = self.random.between(10 * MS, 2 * SECOND);
         self.after(wait_us, Event::Start);
+        if self.setup.moves_clock && self.random.percent(30) {
+            self.set_clock();
+        }
+        Ok(())
+    }
+
+    /// What the engine's clock says. It may be set while a process runs, and between two.
+    pub fn clock_us(&self) -> i64 {
+        self.now_us + self.skew_us
+    }
+
+    /// The clock is set: back by so little only that no row is too far ahead, forward only where no request is forgotten for it.
+    fn set_clock(&mut self) {
+        let most_us = if self.retention_us() > MAX_AHEAD_CLOCK_US + MAX_REST_US { MAX_AHEAD_CLOCK_US } else { self.skew_us };
+        self.latest_clock_us = self.latest_clock_us.max(self.clock_us());
+        self.skew_us = self.random.between(-MAX_BACK_US, most_us + 1);
+        let (clock_us, skew_us) = (self.clock_us(), self.skew_us);
+        self.requests.iter_mut().for_each(|request| request.lowest_clock_us = request.lowest_clock_us.min(clock_us));
+        self.note(|| format!("the clock is {skew_us} us ahead"));
+    }
+
+    /// The latest that the engine's clock has said.
+    pub fn latest_clock_us(&self) -> i64 {
+        self.latest_clock_us.max(self.clock_us())
     }
 }

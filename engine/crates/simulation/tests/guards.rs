@@ -69,6 +69,10 @@ guards! {
     i8_segments_wait_for_their_commit: Segment,
     i8_what_a_sink_has_is_not_sent_again: TakeKnown,
     i10_repeats_are_known: Idempotency,
+    i10_requests_wait_for_the_journals_before: Gate,
+    i4_journals_are_in_the_order_of_their_starts: StartOrder,
+    i8_a_sink_that_comes_back_goes_on_with_its_numbers: KeepNumbers,
+    i11_an_idle_split_that_brings_rows_is_awake: Awake,
     i11_rows_see_the_statistics_before_them: StatisticsBefore,
     i11_rows_see_the_watermark_before_them: RowWatermark,
 }

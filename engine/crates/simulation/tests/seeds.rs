@@ -38,7 +38,7 @@ fn every_seed_keeps_every_promise() {
     let reports = check(0..setting("STREAMJOB_SIM_SEEDS").unwrap_or(SEEDS));
     let sum = |field: fn(&Report) -> u64| reports.iter().map(field).sum::<u64>();
     println!(
-        "{} seeds: {} events, {} rows, {} crashes, {} commits, {} repeats, {} refused requests, {} trims, {} resent batches, {} lost deliveries, {} steps of reading again, {} bridges",
+        "{} seeds: {} events, {} rows, {} crashes, {} commits, {} repeats, {} refused requests, {} trims, {} resent batches, {} lost deliveries, {} steps of reading again, {} bridges, {} looks of commits at a full disk, {} of requests at the gate",
         reports.len(),
         sum(|report| report.events),
         sum(|report| report.rows),
@@ -51,6 +51,8 @@ fn every_seed_keeps_every_promise() {
         sum(|report| report.lost_deliveries),
         sum(|report| report.read_again),
         sum(|report| report.bridged),
+        sum(|report| report.full_commits),
+        sum(|report| report.at_gate),
     );
 }
 

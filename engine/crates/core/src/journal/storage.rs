@@ -3,12 +3,28 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::guards::{self, Guard};
 use crate::{Error, Result};
 
 /// Which run of the process wrote a segment: 16 bytes, new at each start, written as 32 hexadecimal digits. Those of later
 /// starts sort behind those of earlier ones, and journals are recovered in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(pub [u8; 16]);
+
+impl Incarnation {
+    /// That of a start at `now_ms`, milliseconds since the epoch: a UUID of version 7, the time and then `chance`. It sorts behind
+    /// `after`, the newest that is there, also where the clock was set back since.
+    pub fn of_start(now_ms: u64, chance: [u8; 10], after: Option<Incarnation>) -> Incarnation {
+        let after = after.filter(|_| !guards::off(Guard::StartOrder));
+        let least_ms = after.map_or(0, |Incarnation([a, b, c, d, e, f, ..])| u64::from_be_bytes([0, 0, a, b, c, d, e, f]) + 1);
+        let mut bytes = [0; 16];
+        bytes[..6].copy_from_slice(&now_ms.max(least_ms).to_be_bytes()[2..]);
+        bytes[6..].copy_from_slice(&chance);
+        bytes[6] = bytes[6] & 0x0f | 0x70;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        Incarnation(bytes)
+    }
+}
 
 impl fmt::Display for Incarnation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{OLDEST_SHARD_FORMAT, SHARD_FORMAT, Shard, ShardMeta, SinkState, freeze, keys, windows};
+use crate::guards::{self, Guard};
 use crate::outbox::Batch;
 use crate::plan::SinkMode;
 use crate::progress::{SplitProgress, SplitStatus};
@@ -93,7 +94,9 @@ impl Shard {
         }
         // One that is a stream for a while has no numbers of its own, and must not lose those that it had.
         let is_there = |name: &String| self.plan.sinks.iter().any(|sink| sink.name == *name && sink.mode != SinkMode::Stream);
-        self.foreign_numbers = meta.next_numbers.iter().filter(|(name, _)| !is_there(name)).cloned().collect();
+        if !guards::off(Guard::KeepNumbers) {
+            self.foreign_numbers = meta.next_numbers.iter().filter(|(name, _)| !is_there(name)).cloned().collect();
+        }
         for (sink, state) in std::iter::zip(&self.plan.sinks, &mut self.sinks) {
             let known = meta.next_numbers.iter().find(|(name, _)| *name == sink.name);
             let Some((_, next)) = known else { continue };

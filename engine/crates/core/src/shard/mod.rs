@@ -28,6 +28,7 @@ pub(crate) use windows::ClosedPane;
 use windows::WindowState;
 
 use crate::catch_up::Member;
+use crate::guards::{self, Guard};
 use crate::ledger::{Ledger, Outcome};
 use crate::outbox::Outbox;
 use crate::plan::{Plan, SinkMode};
@@ -250,7 +251,8 @@ impl Shard {
         if progress.position == to && progress.max_time_us >= max_time_us {
             return;
         }
-        if to > progress.position && matches!(progress.status, SplitStatus::Idle | SplitStatus::Waiting) {
+        let slept = matches!(progress.status, SplitStatus::Idle | SplitStatus::Waiting) && !guards::off(Guard::Awake);
+        if to > progress.position && slept {
             progress.status = SplitStatus::Active;
         }
         progress.position = progress.position.max(to);

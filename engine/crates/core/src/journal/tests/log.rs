@@ -279,6 +279,18 @@ fn a_newer_format_is_refused() {
 }
 
 #[test]
+fn a_start_sorts_behind_those_before_it_whatever_the_clock_says() {
+    let mut newest = None;
+    for (now_ms, chance) in [(1_000, [0xff; 10]), (1_000, [0; 10]), (5, [7; 10]), (2_000, [0; 10])] {
+        let next = Incarnation::of_start(now_ms, chance, newest);
+        assert!(newest < Some(next), "{now_ms}");
+        newest = Some(next);
+    }
+    let Incarnation(bytes) = newest.unwrap();
+    assert_eq!((&bytes[..6], bytes[6] >> 4, bytes[8] >> 6), (&[0, 0, 0, 0, 0x07, 0xd0][..], 7, 2), "a UUID of version 7");
+}
+
+#[test]
 fn names_are_read_back() {
     let segment = LogName::Segment { incarnation: INCARNATION, first_offset: 12 };
     assert_eq!(segment.to_string(), "07070707070707070707070707070707/00000000000000000012.log");
