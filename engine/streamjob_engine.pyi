@@ -63,5 +63,9 @@ def _probe(
     offset: int = 0,
     repeat: int = 1,
     threads: int = 1,
+    isolated: bool = False,
 ) -> dict[str, Any]:
     """For the engine's own tests: calls the first of `udfs` as a worker does."""
+
+def _serve_udfs(requests: int, answers: int) -> None:
+    """For `streamjob.udf_process`: calls functions as the engine says by one file and answers by the other."""

@@ -35,6 +35,7 @@ pub mod telemetry;
 mod together;
 mod topics;
 mod try_connections;
+mod udf_calls;
 mod window_pages;
 mod worker;
 

@@ -75,6 +75,7 @@ fn describe_functions() {
     describe_histogram!("udf_latency_seconds", "Time of one call of a user function.");
     describe_histogram!("udf_lock_wait_seconds", "Time that a call of a user function waited for the interpreter's lock.");
     describe_counter!("udf_errors_total", "Calls of user functions that failed.");
+    describe_counter!("udf_isolated_calls_total", "Calls of user functions in a process of their own.");
 }
 
 fn describe() {

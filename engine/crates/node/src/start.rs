@@ -39,6 +39,7 @@ use crate::sequencer::Sequencer;
 use crate::shared::Shared;
 use crate::telemetry::Traces;
 use crate::topics::{TopicSource, is_unknown};
+use crate::udf_calls::CallWatch;
 use crate::worker::Worker;
 
 /// RocksDB gets at least this for its cache and memtables, whatever `state.memory` says.
@@ -226,7 +227,8 @@ impl Opened {
         let Opened { plan, state, rocks, logs, files, topics, splits, journal_split, journal, positions, .. } = self;
         let shared = Arc::new(Shared::new(plan, state, traces, Metrics::new()?, inboxes, rocks, splits));
         let mut workers = Workers { handles: Vec::new(), shared: shared.clone() };
-        let reports = workers.spawn(receivers, &commits, udfs)?;
+        let calls = CallWatch::open(&shared);
+        let reports = workers.spawn(receivers, &commits, udfs, calls.as_ref())?;
         drop(commits);
         let starts = take_reports(&shared, &reports)?;
         warn_unsent(&reports);
@@ -372,16 +374,17 @@ impl Workers {
         receivers: Vec<Receiver<Message>>,
         commits: &Sender<committer::Commit>,
         udfs: &Arc<dyn UdfFactory>,
+        calls: Option<&Arc<CallWatch>>,
     ) -> Result<Vec<Report>> {
         let count = receivers.len();
         let (report_sender, reports) = bounded(count);
         for (worker, receiver) in receivers.into_iter().enumerate() {
             let (go_sender, go) = bounded(1);
             let (shared, commits) = (self.shared.clone(), commits.clone());
-            let (udfs, report_sender) = (udfs.clone(), report_sender.clone());
+            let (udfs, calls, report_sender) = (udfs.clone(), calls.cloned(), report_sender.clone());
             let handle = spawn(&self.shared, &format!("worker-{worker}"), move || {
                 pin(&shared, worker);
-                let opened = open_shards(&shared, worker, &*udfs);
+                let opened = open_shards(&shared, worker, &*udfs, calls);
                 let (report, processor) = match opened {
                     Ok((report, processor)) => (Ok(report), Some(processor)),
                     Err(error) => (Err(error), None),
@@ -434,7 +437,12 @@ fn spawn_journal(shared: &Arc<Shared>, sequencer: Option<&Arc<Sequencer>>) -> Re
     Ok(threads)
 }
 
-fn open_shards(shared: &Arc<Shared>, worker: usize, udfs: &dyn UdfFactory) -> Result<(Report, Processor)> {
+fn open_shards(
+    shared: &Arc<Shared>,
+    worker: usize,
+    udfs: &dyn UdfFactory,
+    calls: Option<Arc<CallWatch>>,
+) -> Result<(Report, Processor)> {
     let mut shards = Vec::new();
     for shard in (0..shared.plan.config.shards).filter(|shard| usize::from(shared.worker_of[usize::from(*shard)]) == worker) {
         let store = shared.stores[usize::from(shard)].clone();
@@ -458,7 +466,10 @@ fn open_shards(shared: &Arc<Shared>, worker: usize, udfs: &dyn UdfFactory) -> Re
         unsent: shards.iter().flat_map(|shard| shard.unsent().iter().cloned()).collect(),
     };
     // Last: functions may still be on their way.
-    let processor = Processor::new(shared.plan.clone(), shared.splits.clone(), shards, udfs.host(worker)?);
+    let mut processor = Processor::new(shared.plan.clone(), shared.splits.clone(), shards, udfs.host(worker)?);
+    if let Some(calls) = calls {
+        calls.watch(worker, &mut processor);
+    }
     Ok((report, processor))
 }
 

@@ -4,6 +4,7 @@
 //!  streamjob (Python) ──▶ run ──────▶ streamjob_node::run ──▶ workers ─┐
 //!                    └──▶ Session ──▶ Pipeline (core's Processor) ─────┤ UdfHost::call
 //!  streamjob.udf_host ◀── PythonUdfHost ◀──────────────────────────────┘
+//!                               └──▶ streamjob.udf_process, another process: UdfHost::call_isolated
 //! ```
 //!
 //! The only crate that knows Python. Whoever holds the interpreter's lock here waits for nothing of the engine: locks,
@@ -13,6 +14,7 @@ mod attached;
 mod connectors;
 mod convert;
 mod errors;
+mod isolation;
 mod memory;
 mod probe;
 mod run;
@@ -30,5 +32,6 @@ fn streamjob_engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(run::run, module)?)?;
     module.add_function(wrap_pyfunction!(run::try_connections, module)?)?;
     module.add_function(wrap_pyfunction!(probe::_probe, module)?)?;
+    module.add_function(wrap_pyfunction!(isolation::_serve_udfs, module)?)?;
     Ok(())
 }

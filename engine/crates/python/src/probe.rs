@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use streamjob_core::config::UdfConfig;
 use streamjob_core::json::ColumnWriter;
-use streamjob_core::udf::{UdfHost, UdfResult, call_bisecting};
+use streamjob_core::udf::{UdfHost, UdfResult, call_bisecting, call_isolated};
 use streamjob_core::{Error, Result};
 use streamjob_node::UdfFactory;
 
@@ -21,9 +21,10 @@ use crate::udf_host::{PythonUdfs, arrow_kind};
 /// Calls the first of `udfs` (JSON) as a worker does, with `columns` of (type, values) without their first `offset` rows.
 ///
 /// Gives the addresses of the columns' values in memory, outputs as JSON arrays, failed rows with reasons, and the
-/// seconds that `repeat` calls took on each of `threads` threads. Private: it may change at any time.
+/// seconds that `repeat` calls took on each of `threads` threads. With `isolated` another process runs them, and `deaths` says how
+/// many such have ended. Private: it may change at any time.
 #[pyfunction]
-#[pyo3(signature = (udfs, columns, *, offset=0, repeat=1, threads=1))]
+#[pyo3(signature = (udfs, columns, *, offset=0, repeat=1, threads=1, isolated=false))]
 pub fn _probe<'py>(
     py: Python<'py>,
     udfs: &str,
@@ -31,6 +32,7 @@ pub fn _probe<'py>(
     offset: usize,
     repeat: usize,
     threads: usize,
+    isolated: bool,
 ) -> PyResult<Bound<'py, PyDict>> {
     let configs: Vec<UdfConfig> = serde_json::from_str(udfs).map_err(|error| raised(py, &Error::user(error.to_string())))?;
     let hosts = PythonUdfs::load(py, &configs).map_err(|error| raised(py, &error))?;
@@ -39,7 +41,8 @@ pub fn _probe<'py>(
     let addresses: Vec<Option<usize>> = columns.iter().map(address).collect();
     let calls = py.detach(|| {
         thread::scope(|scope| {
-            let running: Vec<_> = (0..threads).map(|_| scope.spawn(|| repeated(&hosts, &configs[0], &columns, repeat))).collect();
+            let repeated = || repeated(&hosts, &configs[0], &columns, repeat, isolated);
+            let running: Vec<_> = (0..threads).map(|_| scope.spawn(repeated)).collect();
             running.into_iter().map(|thread| thread.join().expect("a probe does not panic")).collect::<Result<Vec<_>>>()
         })
     });
@@ -48,20 +51,31 @@ pub fn _probe<'py>(
     result.set_item("addresses", addresses)?;
     result.set_item("outputs", calls[0].1.outputs.iter().map(json).collect::<Vec<_>>())?;
     result.set_item("failed", calls[0].1.failed.clone())?;
-    result.set_item("seconds", calls.iter().map(|(seconds, _)| *seconds).collect::<Vec<_>>())?;
+    result.set_item("seconds", calls.iter().map(|(seconds, ..)| *seconds).collect::<Vec<_>>())?;
+    result.set_item("deaths", calls[0].2)?;
     Ok(result)
 }
 
-fn repeated(udfs: &PythonUdfs, config: &UdfConfig, columns: &[ArrayRef], repeat: usize) -> Result<(f64, UdfResult)> {
+fn repeated(
+    udfs: &PythonUdfs,
+    config: &UdfConfig,
+    columns: &[ArrayRef],
+    repeat: usize,
+    isolated: bool,
+) -> Result<(f64, UdfResult, usize)> {
     let mut host: Box<dyn UdfHost> = udfs.host(0)?;
     let kinds: Vec<_> = config.outputs.iter().map(|output| arrow_kind(output.data_type)).collect();
     let rows = columns.first().map_or(0, Array::len);
+    let mut call = || match isolated {
+        true => call_isolated(&mut *host, 0, columns, rows, &kinds),
+        false => call_bisecting(&mut *host, 0, columns, rows, &kinds).map(|result| (result, 0)),
+    };
     let begun = Instant::now();
     for _ in 1..repeat {
-        call_bisecting(&mut *host, 0, columns, rows, &kinds)?;
+        call()?;
     }
-    let result = call_bisecting(&mut *host, 0, columns, rows, &kinds)?;
-    Ok((begun.elapsed().as_secs_f64(), result))
+    let (result, deaths) = call()?;
+    Ok((begun.elapsed().as_secs_f64(), result, deaths))
 }
 
 fn column(kind: &str, values: &Bound<'_, PyList>) -> PyResult<ArrayRef> {

@@ -14,7 +14,7 @@ use pyo3::exceptions::{PyImportError, PyKeyboardInterrupt};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use streamjob_core::config::{FieldType, UdfConfig};
-use streamjob_core::udf::{UdfFailure, UdfHost};
+use streamjob_core::udf::{IsolatedFailure, UdfFailure, UdfHost};
 use streamjob_core::{Error, Result};
 use streamjob_node::UdfFactory;
 use streamjob_node::telemetry::current_traceparent;
@@ -22,6 +22,7 @@ use streamjob_node::telemetry::current_traceparent;
 use crate::attached::keep_this_thread;
 use crate::convert::{ArrowBatch, Input, Numpy, fields, from_arrow, from_numpy};
 use crate::errors::{described, line_in, message};
+use crate::isolation::{Interpreter, Isolation};
 
 /// The module of the package `streamjob` that loads functions.
 const HOST_MODULE: &str = "streamjob.udf_host";
@@ -38,6 +39,7 @@ struct Shared {
 }
 
 struct Libraries {
+    interpreter: Interpreter,
     numpy: Numpy,
     udf_error: Py<PyAny>,
     /// Calls an adapter within a span: `call_traced(traceparent, adapter, *arguments)`.
@@ -122,6 +124,7 @@ impl UdfFactory for PythonUdfs {
 }
 
 fn load(py: Python<'_>, udfs: &[UdfConfig]) -> PyResult<Shared> {
+    let interpreter = Interpreter::find(py, udfs)?;
     let module = py.import(HOST_MODULE)?;
     let json = serde_json::to_string(udfs).expect("a job's functions are plain data");
     let adapters: Vec<Bound<'_, PyAny>> = module.call_method1("load", (json,))?.extract()?;
@@ -140,6 +143,7 @@ fn load(py: Python<'_>, udfs: &[UdfConfig]) -> PyResult<Shared> {
         })
         .collect::<PyResult<_>>()?;
     let python = Libraries {
+        interpreter,
         numpy: Numpy::import(py)?,
         udf_error: module.getattr("UdfError")?.unbind(),
         call_traced: module.getattr("call_traced")?.unbind(),
@@ -164,12 +168,14 @@ pub struct PythonUdfHost {
     shared: Arc<Shared>,
     measures: Vec<Option<Measures>>,
     interrupt: Interrupt,
+    isolation: Isolation,
 }
 
 struct Measures {
     latency: Histogram,
     lock_wait: Histogram,
     errors: Counter,
+    isolated: Counter,
 }
 
 impl Measures {
@@ -178,6 +184,7 @@ impl Measures {
             latency: metrics::histogram!("udf_latency_seconds", "udf" => udf.to_owned()),
             lock_wait: metrics::histogram!("udf_lock_wait_seconds", "udf" => udf.to_owned()),
             errors: metrics::counter!("udf_errors_total", "udf" => udf.to_owned()),
+            isolated: metrics::counter!("udf_isolated_calls_total", "udf" => udf.to_owned()),
         }
     }
 }
@@ -185,7 +192,7 @@ impl Measures {
 impl PythonUdfHost {
     fn new(shared: Arc<Shared>, interrupt: Interrupt) -> PythonUdfHost {
         let measures = shared.udfs.iter().map(|_| None).collect();
-        PythonUdfHost { shared, measures, interrupt }
+        PythonUdfHost { shared, measures, interrupt, isolation: Isolation::default() }
     }
 }
 
@@ -214,6 +221,29 @@ impl UdfHost for PythonUdfHost {
             measures.errors.increment(1);
         }
         result
+    }
+
+    fn call_isolated(&mut self, udf: usize, inputs: &[ArrayRef], rows: usize) -> Result<Vec<ArrayRef>, IsolatedFailure> {
+        let shared = self.shared.clone();
+        let (Some(python), Some(definition)) = (&shared.python, shared.udfs.get(udf)) else {
+            return self.call(udf, inputs, rows).map_err(IsolatedFailure::Failed);
+        };
+        let begun = Instant::now();
+        let Some(result) = self.isolation.call(&python.interpreter, udf, inputs, rows) else {
+            return self.call(udf, inputs, rows).map_err(IsolatedFailure::Failed);
+        };
+        let measures = self.measures[udf].get_or_insert_with(|| Measures::new(&definition.name));
+        measures.latency.record(begun.elapsed());
+        measures.isolated.increment(1);
+        let result = result.and_then(|outputs| fitting(definition, outputs, rows).map_err(IsolatedFailure::Failed));
+        if result.is_err() {
+            measures.errors.increment(1);
+        }
+        result
+    }
+
+    fn end_isolation(&mut self) {
+        self.isolation = Isolation::default();
     }
 }
 

@@ -178,14 +178,11 @@ impl StateDir {
     /// Journals that several kills have left are replayed in the order of their names: a client's rows reach the
     /// statistics in the order in which it sent them only if that is the order of the starts, and each row is judged by the
     /// watermark that held when it first came only then. `after`: the newest that is there, which may be of a time when the clock
-    /// was ahead. (A UUID of version 7: milliseconds, then chance.)
+    /// was ahead.
     pub fn new_incarnation(after: Option<Incarnation>) -> Incarnation {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let least_ms = after.map_or(0, |Incarnation([a, b, c, d, e, f, ..])| u64::from_be_bytes([0, 0, a, b, c, d, e, f]) + 1);
         let [.., a, b, c, d, e, f, g, h, i, j] = uuid::Uuid::new_v4().into_bytes();
-        let chance = [a, b, c, d, e, f, g, h, i, j];
-        let id = uuid::Builder::from_unix_timestamp_millis((since.as_millis() as u64).max(least_ms), &chance);
-        Incarnation(id.into_uuid().into_bytes())
+        Incarnation::of_start(since.as_millis() as u64, [a, b, c, d, e, f, g, h, i, j], after)
     }
 }
 

@@ -12,9 +12,11 @@ mod resources;
 mod shard;
 mod starts;
 mod stats;
+mod udf_calls;
 
 pub use directory::{JobIdentity, StateDir};
 pub use log::FileLogStorage;
 pub use resources::{SharedResources, StoreOptions};
 pub use shard::{RocksShardStore, open_all};
 pub use stats::StoreStats;
+pub use udf_calls::{CallNotes, UdfCalls};

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef, Int64Array, StringArray};
 use arrow_buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 
@@ -14,7 +16,9 @@ use crate::config::FieldType;
 use crate::json::{self, ColumnWriter};
 use crate::plan::WindowPlan;
 use crate::shard::ClosedPane;
-use crate::udf::call_bisecting;
+use crate::udf::record::ordinal;
+use crate::udf::suspects::{Place, widen};
+use crate::udf::{self, CalledRows, Callee};
 use crate::window_row::RowFrame;
 
 /// Closed rows are flushed when there are this many.
@@ -136,7 +140,7 @@ impl Processor {
         let definition = &plan.windows[window];
         let mut columns = self.closed[window].take_columns(definition.size_us);
         let rows = columns[0].len();
-        let failed = self.call_window_udfs(definition, &mut columns, rows)?;
+        let failed = self.call_window_udfs(window, definition, &mut columns, rows)?;
         let masks = definition
             .sinks
             .iter()
@@ -186,6 +190,7 @@ impl Processor {
 
     fn call_window_udfs(
         &mut self,
+        window: usize,
         definition: &WindowPlan,
         columns: &mut Vec<ArrayRef>,
         rows: usize,
@@ -195,9 +200,15 @@ impl Processor {
             return Ok(None);
         }
         self.begin(Stage::Udf);
+        let starts = columns[1].as_primitive::<Int64Type>().clone();
+        let at = |row: usize| (Place::Window(window), ordinal(starts.value(row)));
+        let mut spans = Vec::new();
+        starts.values().iter().for_each(|start| widen(&mut spans, Place::Window(window), ordinal(*start), ordinal(*start) + 1));
+        let called = CalledRows { len: rows, spans: &spans, at: &at };
         for udf in &definition.udfs {
             let inputs: Vec<ArrayRef> = udf.inputs.iter().map(|column| columns[*column].clone()).collect();
-            let result = call_bisecting(&mut *self.udfs, udf.index, &inputs, rows, &arrow_kinds(&udf.outputs))?;
+            let callee = Callee { index: udf.index, name: &udf.name, kinds: &arrow_kinds(&udf.outputs) };
+            let result = udf::call(self.calls.as_mut(), &mut *self.udfs, &callee, &inputs, &called)?;
             failed.extend(result.failed.into_iter().map(|(row, reason)| (row, format!("udf {}: {reason}", udf.name))));
             columns.extend(result.outputs);
         }

@@ -29,7 +29,9 @@ use crate::plan::{Plan, SinkMode};
 use crate::progress::{NO_TIME, SplitIndex};
 use crate::shard::{Frozen, RequestCommit, Shard, SlotBuffers, SplitInfo};
 use crate::transactions::RefusedRow;
-use crate::udf::UdfHost;
+use crate::udf::record::CallRecord;
+use crate::udf::suspects::SavedSuspects;
+use crate::udf::{Calls, UdfHost};
 
 /// Rows of one batch for one worker.
 #[derive(Debug, Clone)]
@@ -132,6 +134,8 @@ pub struct Processor {
     /// By shard: its place in `shards`, or `NOT_MINE`.
     local_of: Vec<u16>,
     udfs: Box<dyn UdfHost>,
+    /// Where calls are noted, and some isolated.
+    calls: Option<Calls>,
     /// By place in `shards`: those that take nothing of the batch that runs.
     blocked: Vec<bool>,
     work: gather::Work,
@@ -195,9 +199,15 @@ impl Processor {
             shards,
             local_of,
             udfs,
+            calls: None,
             buffers,
             spare: Vec::new(),
         }
+    }
+
+    /// Notes each call of a function while it runs, and isolates rows that earlier processes may have died of.
+    pub fn note_calls(&mut self, record: Box<dyn CallRecord>, suspects: &SavedSuspects) {
+        self.calls = Some(Calls::new(self.plan.clone(), &self.splits, &self.shards, suspects, record));
     }
 
     pub fn plan(&self) -> &Arc<Plan> {
@@ -316,8 +326,10 @@ impl Processor {
         let place = self.place_of(shard)?;
         let mut buffers = self.spare.pop().unwrap_or_default();
         let frozen = self.shards[place].freeze(&mut buffers);
-        if frozen.is_none() {
-            self.spare.push(buffers);
+        match (&frozen, &mut self.calls) {
+            (None, _) => self.spare.push(buffers),
+            (Some(_), Some(calls)) => calls.froze(place, &self.shards[place]),
+            (Some(_), None) => {}
         }
         frozen
     }
@@ -331,9 +343,12 @@ impl Processor {
 
     /// A commit is durable: its exactly-once batches may leave.
     pub fn committed(&mut self, shard: u16, epoch: u64, sends: &[(usize, Batch)], port: &mut dyn SinkPort) -> Result<()> {
-        if let Some(shard) = self.shard_mut(shard) {
-            shard.committed(epoch);
-            shard.evict();
+        if let Some(place) = self.place_of(shard) {
+            self.shards[place].committed(epoch);
+            self.shards[place].evict();
+            if let Some(calls) = &mut self.calls {
+                calls.committed(place, &mut *self.udfs);
+            }
         }
         sends.iter().try_for_each(|(sink, batch)| port.send(*sink, shard, batch))
     }

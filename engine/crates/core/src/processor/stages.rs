@@ -20,7 +20,8 @@ use crate::ledger::Outcome;
 use crate::plan::{Argument, EventInput, Plan};
 use crate::progress::{NO_TIME, window_start};
 use crate::table::SlotLines;
-use crate::udf::{self, call_bisecting};
+use crate::udf::suspects::{Place, Span, widen};
+use crate::udf::{self, CalledRows, Callee};
 use crate::{Error, Result};
 
 /// Rows that go through their stages together, while their slots are in the first cache.
@@ -56,7 +57,7 @@ impl Processor {
         } else {
             groups(rows).try_for_each(|group| self.look_up(&plan, &columns, &readers, group))?;
             self.begin(Stage::Udf);
-            let reasons = self.call_event_udfs(&plan, &mut columns)?;
+            let reasons = self.call_event_udfs(&plan, deliveries, &mut columns)?;
             self.end(Stage::Udf);
             let computed = compute(&plan, &columns, rows)?;
             self.begin(Stage::Window);
@@ -133,8 +134,14 @@ impl Processor {
     }
 
     /// Stage B: one call a function for all of the worker's rows. Gives row and reason of those that failed.
-    fn call_event_udfs(&mut self, plan: &Plan, columns: &mut Vec<ArrayRef>) -> Result<Vec<(usize, String)>> {
+    fn call_event_udfs(
+        &mut self,
+        plan: &Plan,
+        deliveries: &[Delivery],
+        columns: &mut Vec<ArrayRef>,
+    ) -> Result<Vec<(usize, String)>> {
         let rows = self.work.len();
+        let spans = self.spans_of(deliveries);
         let statistics: Vec<ArrayRef> = self.work.statistics.iter_mut().map(|values| floats(std::mem::take(values))).collect();
         let mut reasons = Vec::new();
         for udf in &plan.event_udfs {
@@ -150,7 +157,11 @@ impl Processor {
                 })
                 .map(|array| if all { Ok(array.clone()) } else { select(array, &live) })
                 .collect::<Result<Vec<_>>>()?;
-            let result = call_bisecting(&mut *self.udfs, udf.index, &inputs, live.len(), &kinds)?;
+            let work = &self.work;
+            let at = |row: usize| offset_of(deliveries, work, live[row] as usize);
+            let called = CalledRows { len: live.len(), spans: &spans, at: &at };
+            let callee = Callee { index: udf.index, name: &udf.name, kinds: &kinds };
+            let result = udf::call(self.calls.as_mut(), &mut *self.udfs, &callee, &inputs, &called)?;
             for (row, reason) in result.failed {
                 let row = live[row] as usize;
                 self.work.outcome[row] = Outcome::Failed;
@@ -162,6 +173,19 @@ impl Processor {
         }
         reasons.sort_by_key(|(row, _)| *row);
         Ok(reasons)
+    }
+
+    /// Where the rows lie, as far as somebody notes it.
+    fn spans_of(&self, deliveries: &[Delivery]) -> Vec<Span> {
+        let mut spans = Vec::new();
+        if self.calls.is_some() {
+            for (_, rows) in &self.work.runs {
+                let (place, first) = offset_of(deliveries, &self.work, rows.start);
+                let (_, last) = offset_of(deliveries, &self.work, rows.end - 1);
+                widen(&mut spans, place, first, last + 1);
+            }
+        }
+        spans
     }
 
     /// Stage C: each applied row enters its pane of every window that is still open for it.
@@ -197,6 +221,12 @@ impl Processor {
             }
         }
     }
+}
+
+/// The split and the offset of a row.
+fn offset_of(deliveries: &[Delivery], work: &Work, row: usize) -> (Place, u64) {
+    let delivery = &deliveries[work.delivery[row] as usize];
+    (Place::Split(delivery.split), delivery.first_offset + delivery.batch.relative_offset(work.row[row] as usize))
 }
 
 /// Which lines of their slots rows of about this time touch. Those of others come when they are wanted.
