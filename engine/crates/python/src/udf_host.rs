@@ -74,7 +74,12 @@ impl PythonUdfs {
     /// A host that tells of interrupts, for calls on a thread of Python's own.
     pub fn interruptible_host(&self) -> (PythonUdfHost, Interrupt) {
         let interrupt = Interrupt::default();
-        (PythonUdfHost::new(self.shared.clone(), interrupt.clone()), interrupt)
+        (PythonUdfHost::new(self.shared.clone(), Some(interrupt.clone())), interrupt)
+    }
+
+    /// A host on a thread that no signal reaches: a `KeyboardInterrupt` is an exception of the function's own there.
+    pub fn uninterrupted_host(&self) -> PythonUdfHost {
+        PythonUdfHost::new(self.shared.clone(), None)
     }
 }
 
@@ -118,8 +123,8 @@ impl UdfFactory for PythonUdfs {
         if self.shared.python.is_some() {
             keep_this_thread();
         }
-        // Signals reach Python's main thread alone, so no worker is ever interrupted.
-        Ok(Box::new(PythonUdfHost::new(self.shared.clone(), Interrupt::default())))
+        // Signals reach Python's main thread alone.
+        Ok(Box::new(self.uninterrupted_host()))
     }
 }
 
@@ -167,7 +172,7 @@ fn load_error(py: Python<'_>, error: &PyErr) -> Error {
 pub struct PythonUdfHost {
     shared: Arc<Shared>,
     measures: Vec<Option<Measures>>,
-    interrupt: Interrupt,
+    interrupt: Option<Interrupt>,
     isolation: Isolation,
 }
 
@@ -190,7 +195,7 @@ impl Measures {
 }
 
 impl PythonUdfHost {
-    fn new(shared: Arc<Shared>, interrupt: Interrupt) -> PythonUdfHost {
+    fn new(shared: Arc<Shared>, interrupt: Option<Interrupt>) -> PythonUdfHost {
         let measures = shared.udfs.iter().map(|_| None).collect();
         PythonUdfHost { shared, measures, interrupt, isolation: Isolation::default() }
     }
@@ -201,7 +206,7 @@ impl UdfHost for PythonUdfHost {
         let (Some(python), Some(definition)) = (&self.shared.python, self.shared.udfs.get(udf)) else {
             return Err(UdfFailure(format!("no function {udf} was loaded")));
         };
-        if self.interrupt.get().is_some() {
+        if self.interrupt.as_ref().is_some_and(|interrupt| interrupt.get().is_some()) {
             return Err(UdfFailure("interrupted".to_owned()));
         }
         // Made at the first call: whoever collects metrics is there by then.
@@ -212,7 +217,7 @@ impl UdfHost for PythonUdfHost {
         let asked = Instant::now();
         let (waited, result) = Python::attach(|py| {
             let waited = asked.elapsed();
-            (waited, call.run(py, python, definition, traceparent.as_deref(), &self.interrupt))
+            (waited, call.run(py, python, definition, traceparent.as_deref(), self.interrupt.as_ref()))
         });
         measures.latency.record(begun.elapsed());
         measures.lock_wait.record(waited);
@@ -269,7 +274,7 @@ impl Call {
         python: &Libraries,
         udf: &Udf,
         traceparent: Option<&str>,
-        interrupt: &Interrupt,
+        interrupt: Option<&Interrupt>,
     ) -> Result<Vec<ArrayRef>, UdfFailure> {
         let outputs = self.returned(py, python, udf, traceparent).map_err(|error| failure(py, python, udf, error, interrupt))?;
         if outputs.len() != udf.outputs.len() {
@@ -315,7 +320,7 @@ impl Call {
     }
 }
 
-fn failure(py: Python<'_>, python: &Libraries, udf: &Udf, error: PyErr, interrupt: &Interrupt) -> UdfFailure {
+fn failure(py: Python<'_>, python: &Libraries, udf: &Udf, error: PyErr, interrupt: Option<&Interrupt>) -> UdfFailure {
     if error.is_instance(py, python.udf_error.bind(py)) {
         return UdfFailure(message(py, &error));
     }
@@ -325,7 +330,7 @@ fn failure(py: Python<'_>, python: &Libraries, udf: &Udf, error: PyErr, interrup
         None => udf.filename.clone(),
     };
     let text = format!("{place}: {} failed: {}", udf.function, described(py, &error));
-    if error.is_instance_of::<PyKeyboardInterrupt>(py) {
+    if let Some(interrupt) = interrupt.filter(|_| error.is_instance_of::<PyKeyboardInterrupt>(py)) {
         // A second interrupt adds nothing to the first.
         let _ = interrupt.set(error);
     }

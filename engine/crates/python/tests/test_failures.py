@@ -53,6 +53,14 @@ def test_whatever_is_raised_is_told_with_its_line(statement, expected):
     assert result["outputs"] == [[None]]
 
 
+@pytest.mark.parametrize("isolated", [False, True])
+def test_what_looks_like_an_interrupt_costs_its_own_rows_alone(isolated):
+    source = "def f(x):\n    if (x < 0).any():\n        raise KeyboardInterrupt\n    return x * 2"
+    result = probe(source, [("float64", [1.0, -1.0, 3.0])], {"y": "float64"}, isolated=isolated)
+    assert [number for number, _ in result["failed"]] == [1]
+    assert result["outputs"] == [[2.0, None, 6.0]]
+
+
 @pytest.mark.parametrize(
     ("returned", "expected"),
     [

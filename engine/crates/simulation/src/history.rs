@@ -17,6 +17,8 @@ use crate::world::{Done, Stop, World, broken, violation};
 const FORGET_STEPS: i64 = 64;
 /// With a longer time-to-live nothing expires in a run.
 const MAX_EXPIRING_US: i64 = 60 * SECOND;
+/// After one in so many commits a shard's history is looked through.
+const COMMITS_A_LOOK: u64 = 4;
 
 /// What is known of one shard's history.
 #[derive(Debug)]
@@ -41,6 +43,11 @@ impl World {
             return Ok(());
         }
         let (expired_us, step_us) = (max_us - ttl_us, ttl_us / FORGET_STEPS);
+        let known = &mut self.history[usize::from(shard)];
+        known.expired_us = known.expired_us.max(expired_us);
+        if !self.random.once_in(COMMITS_A_LOOK) {
+            return Ok(());
+        }
         let known = &self.history[usize::from(shard)];
         let mut kept = BTreeMap::new();
         for (window, plan) in self.setup.plan.windows.iter().enumerate() {
@@ -53,8 +60,7 @@ impl World {
                 kept.insert(place, since_us);
             }
         }
-        let known = &mut self.history[usize::from(shard)];
-        *known = History { expired_us: known.expired_us.max(expired_us), kept };
+        self.history[usize::from(shard)].kept = kept;
         Ok(())
     }
 
@@ -76,10 +82,17 @@ impl World {
         Ok(stored)
     }
 
-    /// What each shard serves at the moment is what the model has, row by row: of all windows that have closed, and no others.
-    pub fn check_served(&self) -> Done {
+    /// Any shard is at the moment where the model is, and serves what the model has.
+    pub fn look_at_any(&mut self) -> Done {
+        let any = self.random.below(u64::from(self.setup.shards())) as u16;
+        self.check_shards(|shard| shard == any)
+    }
+
+    /// Where each of these shards is in time, and what it serves.
+    pub fn check_shards(&self, which: impl Fn(u16) -> bool) -> Done {
         let Some(node) = &self.node else { return Ok(()) };
-        for shard in node.workers.iter().flat_map(|worker| worker.processor.shards()) {
+        let shards = node.workers.iter().flat_map(|worker| worker.processor.shards());
+        for shard in shards.filter(|shard| which(shard.id)) {
             let mut expected = Expected::default();
             let log = &self.truth.logs[usize::from(shard.id)];
             let reached = replay(&self.setup.plan, &self.truth, shard.id, log, &mut expected);
@@ -88,13 +101,14 @@ impl World {
                 return violation(format!("I11: shard {} is at {got:?} and the model at {reached:?}", shard.id));
             }
             for window in 0..self.setup.plan.windows.len() {
-                self.check_shard_serves(shard, window, &expected, reached.watermark_us)?;
+                self.check_serves(shard, window, &expected, reached.watermark_us)?;
             }
         }
         Ok(())
     }
 
-    fn check_shard_serves(&self, shard: &Shard, window: usize, expected: &Expected, watermark_us: i64) -> Done {
+    /// All rows of windows that have closed, and no others.
+    fn check_serves(&self, shard: &Shard, window: usize, expected: &Expected, watermark_us: i64) -> Done {
         let mut rows: Vec<Value> = self.stored(shard.id, window)?.into_iter().map(|(_, row)| row).collect();
         let pending = &mut |_: i64, json: &[u8]| rows.extend(serde_json::from_slice::<Value>(json).ok());
         shard.visit_pending_history(window, None, &(i64::MIN..i64::MAX), pending);

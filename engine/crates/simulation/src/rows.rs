@@ -71,7 +71,10 @@ impl RowMaker {
         match random.below(90) {
             0 => (format!("{{\"device_id\":\"{key}\",\"timestamp\":\"yesterday\",\"serial\":\"{serial}\"}}"), Fate::Rejected),
             1 => (text(&key, now_us + 100 * MAX_AHEAD_US, value, &integer, &serial), Fate::Rejected),
-            2 => (text(&key, time_us, value, random.pick(&BEYOND), &serial), Fate::Rejected),
+            2 => {
+                let integer = random.pick(&BEYOND);
+                (text(&key, time_us, value, integer, &serial), Fate::Rejected)
+            }
             _ => {
                 let text = text(&key, time_us, value, &integer, &serial);
                 (text, Fate::Row(Row { serial, key, time_us, value, reading }))

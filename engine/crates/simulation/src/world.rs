@@ -232,7 +232,7 @@ impl World {
             Event::Start => self.start_or_crash()?,
             Event::Produce(place) => self.produce(place),
             Event::Fault => {
-                self.check_served()?;
+                self.look_at_any()?;
                 self.fault();
             }
             Event::Rest => {}

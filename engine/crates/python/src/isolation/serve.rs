@@ -58,7 +58,7 @@ fn serve(requests: &mut File, answers: &mut File) -> io::Result<()> {
 fn loaded(py: Python<'_>, start: &Start) -> Result<PythonUdfHost, String> {
     py.import("sys").and_then(|sys| sys.setattr("path", &start.path)).map_err(|error| described(py, &error))?;
     let udfs = PythonUdfs::load(py, &start.udfs).map_err(|error| error.to_string())?;
-    Ok(udfs.interruptible_host().0)
+    Ok(udfs.uninterrupted_host())
 }
 
 fn answered(host: &mut PythonUdfHost, call: &[u8]) -> Result<Vec<u8>, ArrowError> {
