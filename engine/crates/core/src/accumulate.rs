@@ -96,7 +96,8 @@ impl Word for i64 {
     }
     #[inline]
     fn plus(self, other: i64) -> i64 {
-        self.saturating_add(other)
+        // A sum that has stopped stays where it is: from there no value would bring it back to what it stands for.
+        if self == i64::MIN || self == i64::MAX { self } else { self.saturating_add(other) }
     }
 }
 
@@ -393,5 +394,8 @@ mod tests {
         assert_eq!(group.result(&pane, AggregateFunction::Sum), Value::Int64(i64::MAX));
         assert_eq!(group.result(&pane, AggregateFunction::Max), Value::Int64(i64::MAX - 1));
         assert_eq!(group.result(&pane, AggregateFunction::Mean), Value::Null, "the sum has stopped");
+        group.add_i64(&mut pane, -10, 0);
+        assert_eq!(group.result(&pane, AggregateFunction::Sum), Value::Int64(i64::MAX), "also for values of the other sign");
+        assert_eq!(group.result(&pane, AggregateFunction::Mean), Value::Null);
     }
 }

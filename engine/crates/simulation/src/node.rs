@@ -1,6 +1,6 @@
 //! The process: the core's state machines, and what threads would hold between them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use streamjob_core::acknowledge::Acknowledgements;
@@ -60,8 +60,8 @@ pub struct Node {
     pub replays: VecDeque<usize>,
     /// By shard: its positions at the start.
     pub starts: Vec<BTreeMap<String, u64>>,
-    /// By split: the offset at which its reader was when it said that nothing more is there.
-    pub idle_at: BTreeMap<SplitIndex, u64>,
+    /// Splits with the offsets at which their readers were when they said that nothing more is there.
+    pub idle_at: BTreeSet<(SplitIndex, u64)>,
     /// Nothing will come any more from outside.
     pub closing: bool,
 }
@@ -153,7 +153,7 @@ impl Node {
     /// A split's reader says what holds for it from `at` on.
     pub fn say(&mut self, split: SplitIndex, at: u64, status: SplitStatus) {
         if status == SplitStatus::Idle {
-            self.idle_at.insert(split, at);
+            self.idle_at.insert((split, at));
         }
         self.workers.iter_mut().for_each(|worker| worker.reorder.put_status(split, at, status));
     }

@@ -41,7 +41,7 @@ impl Partition {
             messages: Vec::new(),
             end: 0,
             maker: RowMaker::new(format!("p{number}"), setup.keys),
-            left: *random.pick(&[0, 20, 60]),
+            left: *random.pick(&[0, 15, 40]),
             behind_us: 0,
             down_until_us: 0,
         }
@@ -127,7 +127,7 @@ impl World {
                 node.say(split, next, status);
             }
         }
-        let wait_us = self.random.between(2 * MS, 100 * MS);
+        let wait_us = self.random.between(5 * MS, 250 * MS);
         self.node_after(wait_us, NodeEvent::Poll(place));
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! A start: the same after a first boot, a crash or a power failure (I7).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use streamjob_core::acknowledge::Acknowledgements;
@@ -186,7 +186,7 @@ impl World {
             writers: Writers::default(),
             writes: WriteSet::default(),
             outstanding: 0,
-            idle_at: BTreeMap::new(),
+            idle_at: BTreeSet::new(),
             closing: false,
         })
     }

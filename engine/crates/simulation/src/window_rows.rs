@@ -39,13 +39,13 @@ fn floats(pane: &Pane) -> Vec<String> {
     numbers.into_iter().map(number).collect()
 }
 
-/// Exact: but for the mean nothing of an integer passes through a float. A sum stops at the limits, and has no mean then.
+/// Exact: but for the mean nothing of an integer passes through a float. A sum stops at the limits for good, and has no mean then.
 fn integers(pane: &Pane) -> Vec<String> {
     let values = || pane.values.iter().map(|(_, value)| *value);
-    let true_sum: i128 = values().map(i128::from).sum();
-    let sum = true_sum.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64;
+    let has_stopped = |sum: i64| [i64::MIN, i64::MAX].contains(&sum);
+    let sum = values().fold(0, |sum: i64, value| if has_stopped(sum) { sum } else { sum.saturating_add(value) });
     let count = pane.values.len();
-    let has_mean = count > 0 && ![i64::MIN, i64::MAX].contains(&sum);
+    let has_mean = count > 0 && !has_stopped(sum);
     let numbers = [Some(count as i64), (count > 0).then_some(sum), values().min(), values().max(), first(pane), last(pane)];
     let mean = has_mean.then(|| sum as f64 / count as f64);
     numbers.into_iter().map(integer).chain([format!("{mean:?}")]).collect()

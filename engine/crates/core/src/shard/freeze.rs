@@ -323,7 +323,8 @@ impl Shard {
             meta: self.meta(&plan),
             segments,
             sends,
-            expire_requests_before_us: requests.iter().map(|request| request.received_us - retention_us).max(),
+            // By the earliest: the clock may have been set back between two of them.
+            expire_requests_before_us: requests.iter().map(|request| request.received_us - retention_us).min(),
             requests,
             slots,
             history,
