@@ -286,6 +286,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// With this behind it, the shortest number is read from a window.
+    const BEHIND: &str = "1234567890123456";
+
     fn whole(text: &str) -> Option<Number> {
         scan(text.as_bytes(), 0).and_then(|(number, end)| (end == text.len()).then_some(number))
     }
@@ -319,7 +322,7 @@ mod tests {
             prop_assert_eq!(number.to_i64(), Some(integer));
         }
         // digits behind the number must not change it
-        let (again, end) = scan(format!("{text},1234567890").as_bytes(), 0).unwrap();
+        let (again, end) = scan(format!("{text},{BEHIND}").as_bytes(), 0).unwrap();
         prop_assert_eq!(end, text.len());
         prop_assert_eq!(again, number);
         Ok(())
@@ -346,7 +349,10 @@ mod tests {
 
         #[test]
         fn only_json_is_read(text in "[-+0-9.eE]{0,12}") {
-            prop_assert_eq!(whole(&text).is_some(), serde_json::from_str::<&serde_json::value::RawValue>(&text).is_ok());
+            let is_json = serde_json::from_str::<&serde_json::value::RawValue>(&text).is_ok();
+            prop_assert_eq!(whole(&text).is_some(), is_json);
+            let within = scan(format!("{text},{BEHIND}").as_bytes(), 0);
+            prop_assert_eq!(within.is_some_and(|(_, end)| end == text.len()), is_json);
         }
     }
 }
