@@ -437,23 +437,41 @@ fn a_key_belongs_to_the_shard_of_its_hash() {
     assert_eq!(u64::from(shard_of(hash_key(b"a"), 7)), hash_key(b"a") % 7);
 }
 
-/// I10: what expires is the older use of an id, whose record the younger one has replaced.
-#[test]
-fn an_id_that_is_used_again_outlives_its_first_use() {
-    let mut harness = Harness::new();
-    let request = |received_us| RequestCommit {
-        id: "a".to_owned(),
+fn request(id: &str, received_us: i64) -> RequestCommit {
+    RequestCommit {
+        id: id.to_owned(),
         body_hash: 1,
         split: "in@1".to_owned(),
         first_offset: 0,
         received_us,
         status: 202,
         answer: String::new(),
-    };
+    }
+}
+
+/// I10: a clock that was set back between two requests of one commit is no reason to forget those that came before them.
+#[test]
+fn ids_expire_by_the_earliest_request_of_a_commit() {
+    let mut harness = Harness::new();
+    for received in [vec![("a", 10)], vec![("b", 1_000), ("c", 10)]] {
+        for (id, received_us) in received {
+            harness.processor.shards_mut()[0].keep_request(request(id, received_us));
+        }
+        harness.commit();
+    }
+    for id in ["a", "b", "c"] {
+        assert!(harness.stores[0].get(&request_key(id)).expect("memory").is_some(), "{id} is kept");
+    }
+}
+
+/// I10: what expires is the older use of an id, whose record the younger one has replaced.
+#[test]
+fn an_id_that_is_used_again_outlives_its_first_use() {
+    let mut harness = Harness::new();
     // The test's job keeps requests for one microsecond.
     for (round, received) in [vec![10], vec![11, 20], vec![30]].into_iter().enumerate() {
         let newest = *received.last().expect("not empty");
-        received.into_iter().for_each(|received_us| harness.processor.shards_mut()[0].keep_request(request(received_us)));
+        received.into_iter().for_each(|received_us| harness.processor.shards_mut()[0].keep_request(request("a", received_us)));
         harness.commit();
         let stored = harness.stores[0].get(&request_key("a")).expect("memory").expect("the youngest is kept");
         let stored: RequestCommit = serde_json::from_slice(&stored).expect("a request");
