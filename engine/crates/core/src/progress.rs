@@ -100,6 +100,18 @@ pub fn window_start(time_us: i64, size_us: i64) -> i64 {
     time_us.saturating_sub(time_us.rem_euclid(size_us))
 }
 
+/// A number as one without a sign, in the same order.
+#[inline]
+pub(crate) fn sortable(value: i64) -> u64 {
+    value as u64 ^ (1 << 63)
+}
+
+/// The number again.
+#[inline]
+pub(crate) fn unsortable(sortable: u64) -> i64 {
+    (sortable ^ (1 << 63)) as i64
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -113,6 +125,12 @@ mod tests {
             let start = window_start(time, size);
             prop_assert!(start <= time && time < start + size);
             prop_assert_eq!(start.rem_euclid(size), 0);
+        }
+
+        #[test]
+        fn starts_keep_their_order(one in any::<i64>(), other in any::<i64>()) {
+            prop_assert_eq!(one.cmp(&other), sortable(one).cmp(&sortable(other)));
+            prop_assert_eq!(unsortable(sortable(one)), one);
         }
 
         #[test]

@@ -15,9 +15,9 @@ use crate::accumulate::Value;
 use crate::config::FieldType;
 use crate::json::{self, ColumnWriter};
 use crate::plan::WindowPlan;
+use crate::progress::sortable;
 use crate::shard::ClosedPane;
-use crate::udf::record::ordinal;
-use crate::udf::suspects::{Place, widen};
+use crate::udf::suspects::{Place, Span};
 use crate::udf::{self, CalledRows, Callee};
 use crate::window_row::RowFrame;
 
@@ -201,9 +201,11 @@ impl Processor {
         }
         self.begin(Stage::Udf);
         let starts = columns[1].as_primitive::<Int64Type>().clone();
-        let at = |row: usize| (Place::Window(window), ordinal(starts.value(row)));
-        let mut spans = Vec::new();
-        starts.values().iter().for_each(|start| widen(&mut spans, Place::Window(window), ordinal(*start), ordinal(*start) + 1));
+        let place = Place::Window(window);
+        let at = |row: usize| (place, sortable(starts.value(row)));
+        let numbers = || starts.values().iter().map(|start| sortable(*start));
+        let ends = numbers().min().zip(numbers().max());
+        let spans: Vec<Span> = ends.map(|(from, last)| Span { place, from, to: last + 1 }).into_iter().collect();
         let called = CalledRows { len: rows, spans: &spans, at: &at };
         for udf in &definition.udfs {
             let inputs: Vec<ArrayRef> = udf.inputs.iter().map(|column| columns[*column].clone()).collect();

@@ -401,8 +401,8 @@ impl Shard {
 
     fn mark_all_dirty(&mut self) {
         for slot in 0..self.table.slot_end() {
-            if self.table.is_live(slot) && self.table.mark_dirty(slot, self.epoch as u32) {
-                self.dirty.push(slot);
+            if self.table.is_live(slot) {
+                self.mark(slot);
             }
         }
     }

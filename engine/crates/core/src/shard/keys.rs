@@ -11,6 +11,8 @@
 //!
 //! Numbers are big-endian; signed ones have their sign bit turned, so that bytes sort as numbers do.
 
+use crate::progress::{sortable, unsortable};
+
 pub const META: &[u8] = b"m";
 pub const KEYS_FROM: &[u8] = b"k";
 pub const KEYS_TO: &[u8] = b"l";
@@ -106,14 +108,6 @@ pub fn request_age_key(received_us: i64, id: &str) -> Vec<u8> {
 pub fn parse_request_age_key(key: &[u8]) -> Option<(i64, &str)> {
     let received = u64::from_be_bytes(key.get(1..9)?.try_into().ok()?);
     Some((unsortable(received), std::str::from_utf8(&key[9..]).ok()?))
-}
-
-fn sortable(value: i64) -> u64 {
-    (value as u64) ^ (1 << 63)
-}
-
-fn unsortable(value: u64) -> i64 {
-    (value ^ (1 << 63)) as i64
 }
 
 #[cfg(test)]

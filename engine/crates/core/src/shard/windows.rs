@@ -7,17 +7,18 @@ use super::Shard;
 use super::cold::ColdWalk;
 use crate::Result;
 use crate::guards::{self, Guard};
+use crate::progress::{sortable, unsortable};
 use crate::table::Slot;
 
 /// The pane word of a slot that has no open pane is zero; a start is kept with its sign bit turned.
 #[inline]
 pub(crate) fn start_word(start_us: i64) -> u64 {
-    (start_us as u64) ^ (1 << 63)
+    sortable(start_us)
 }
 
 #[inline]
 pub(crate) fn word_start(word: u64) -> i64 {
-    (word ^ (1 << 63)) as i64
+    unsortable(word)
 }
 
 /// What a pane outside of its slot takes beside its words: its place in the map, and the allocator's own.
@@ -217,7 +218,7 @@ impl Shard {
     }
 
     /// Notes that a slot changed outside of a row.
-    fn mark(&mut self, slot: Slot) {
+    pub(super) fn mark(&mut self, slot: Slot) {
         self.changed = true;
         if self.table.mark_dirty(slot, self.epoch as u32) {
             self.dirty.push(slot);

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{self, MAX_SPANS, RunningCall};
+use super::record::{MAX_SPANS, RunningCall};
 use crate::plan::Plan;
-use crate::progress::SplitIndex;
+use crate::progress::{SplitIndex, unsortable};
 use crate::shard::{Shard, SplitInfo};
 
 /// Calls that are kept as suspects; the newest win.
@@ -42,7 +42,7 @@ impl SavedSuspects {
 pub enum Place {
     /// By offset.
     Split(SplitIndex),
-    /// By [`record::ordinal`] of the start.
+    /// By the start, with its sign bit turned.
     Window(usize),
 }
 
@@ -84,7 +84,7 @@ impl ShardAt {
         match span.place {
             Place::Split(split) => self.positions[usize::from(split)] >= span.to,
             Place::Window(window) => {
-                let last_us = record::start_of(span.to.saturating_sub(1));
+                let last_us = unsortable(span.to.saturating_sub(1));
                 last_us.saturating_add(plan.windows[window].size_us) <= self.closed_us
             }
         }
