@@ -107,9 +107,9 @@ fn write(shared: &Shared, sequencer: Option<&Sequencer>, commit: Commit, writes:
 
 /// The one atomic write. While its disk is full it waits: nothing was written, and the same write is whole later.
 fn write_store(shared: &Shared, frozen: &Frozen, writes: &mut WriteSet) -> Result<()> {
-    let store = &shared.stores[usize::from(frozen.shard)];
+    let store = shared.stores.get(frozen.shard)?;
     if *shared.gate.borrow() != Gate::Starting {
-        shared.rocks[usize::from(frozen.shard)].allow_compaction()?;
+        store.allow_compaction()?;
     }
     let mut waits = false;
     let outcome = loop {

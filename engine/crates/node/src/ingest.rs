@@ -15,6 +15,7 @@ use streamjob_core::idempotency::{answer_of, answer_status, answer_text};
 use streamjob_core::journal::{EncodedRecord, MAX_REQUEST_ERRORS, RecordEncoder, RequestError, RequestRecord};
 use streamjob_core::json;
 use streamjob_core::shard::{RequestCommit, request_key};
+use streamjob_core::store::ShardStore;
 use streamjob_core::{Error, Result};
 
 use crate::body::{Broken, SILENCE, collect, inflate};
@@ -288,7 +289,7 @@ impl Ingest {
     /// What the store of the id's home shard has under it.
     async fn stored(&self, id: &str) -> Result<Option<RequestCommit>> {
         let home = shard_of(hash_key(id.as_bytes()), self.shared.plan.config.shards);
-        let store = self.shared.stores[usize::from(home)].clone();
+        let store = self.shared.stores.get(home)?.clone();
         let key = request_key(id);
         let Some(bytes) = blocking(&self.shared, move || store.get(&key)).await? else { return Ok(None) };
         let stored = serde_json::from_slice(&bytes);

@@ -195,7 +195,7 @@ fn update_state(shared: &Shared) {
             .absolute(shared.sent_rows[sink].load(Ordering::Relaxed));
         gauge!("streamjob_sink_pending_rows", "sink" => plan.name.clone()).set(pending[sink] as f64);
     }
-    let stats: Vec<_> = shared.rocks.iter().map(|store| store.stats()).collect();
+    let stats: Vec<_> = shared.stores.opened().map(|store| store.stats()).collect();
     let sum = |figure: fn(&streamjob_state::StoreStats) -> u64| stats.iter().map(figure).sum::<u64>() as f64;
     gauge!("streamjob_rocksdb_sst_bytes").set(sum(|stats| stats.sst_bytes));
     gauge!("streamjob_rocksdb_memtable_bytes").set(sum(|stats| stats.memtable_bytes));

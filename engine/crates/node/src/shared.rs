@@ -11,10 +11,9 @@ use streamjob_core::ledger::Ledger;
 use streamjob_core::plan::Plan;
 use streamjob_core::progress::{END_OF_TIME, SplitIndex};
 use streamjob_core::shard::SplitInfo;
-use streamjob_core::store::ShardStore;
 use streamjob_core::trim::Trimmer;
 use streamjob_core::{Error, Result};
-use streamjob_state::StateDir;
+use streamjob_state::{ShardStores, StateDir};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
@@ -91,8 +90,7 @@ pub struct Shared {
     pub inboxes: Vec<Inbox>,
     /// By shard: its worker.
     pub worker_of: Arc<[u16]>,
-    pub stores: Vec<Arc<dyn ShardStore>>,
-    pub rocks: Vec<Arc<streamjob_state::RocksShardStore>>,
+    pub stores: ShardStores,
     pub splits: Vec<SplitInfo>,
     pub credits: Credits,
     pub bodies: BodyBudget,
@@ -143,15 +141,14 @@ impl Shared {
         traces: Traces,
         metrics: Metrics,
         inboxes: Vec<Inbox>,
-        rocks: Vec<Arc<streamjob_state::RocksShardStore>>,
+        stores: ShardStores,
         splits: Vec<SplitInfo>,
     ) -> Shared {
         let workers = inboxes.len();
         Shared {
             run_id: StateDir::new_incarnation(None).to_string(),
             worker_of: (0..plan.config.shards).map(|shard| shard % workers as u16).collect(),
-            stores: rocks.iter().map(|store| store.clone() as Arc<dyn ShardStore>).collect(),
-            rocks,
+            stores,
             credits: Credits::new(),
             bodies: BodyBudget::new(plan.config.ingest.max_body_bytes as usize),
             traces,

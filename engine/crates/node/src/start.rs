@@ -23,7 +23,7 @@ use streamjob_core::shard::{Shard, SplitInfo};
 use streamjob_core::source_positions::SourcePositions;
 use streamjob_core::trim::Trim;
 use streamjob_core::{Error, Result};
-use streamjob_state::{FileLogStorage, JobIdentity, RocksShardStore, SharedResources, StateDir, StoreOptions, open_all};
+use streamjob_state::{FileLogStorage, JobIdentity, ShardStores, SharedResources, StateDir, StoreOptions};
 
 use crate::committer;
 use crate::feed::Feed;
@@ -56,8 +56,9 @@ const STORE_THREADS: u16 = 2;
 /// An opened state directory with all that it holds.
 pub struct Opened {
     pub plan: Arc<Plan>,
+    // Dropped before the directory, whose lock says that they are closed.
+    stores: ShardStores,
     pub state: StateDir,
-    pub rocks: Vec<Arc<RocksShardStore>>,
     storage: Arc<FileLogStorage>,
     logs: Vec<RecoveredLog<FileLogStorage>>,
     files: Vec<SourceFile>,
@@ -122,7 +123,7 @@ pub struct Running {
 }
 
 impl Opened {
-    /// Opens the state, the stores, the journal and the files. Refuses what does not fit, with the reason.
+    /// Opens the state, the journal and the files, while the stores are opened. Refuses what does not fit, with the reason.
     pub fn open(plan: Arc<Plan>, path: &Path) -> Result<Opened> {
         let identity = JobIdentity::of(&plan.config);
         let mut state = StateDir::open(path, &identity)?;
@@ -131,14 +132,14 @@ impl Opened {
             background_threads: STORE_THREADS,
             ..StoreOptions::default()
         })?;
-        let rocks = open_all(&state.shards_path(), plan.config.shards, &shared, !state.shards_created())?;
+        let stores = ShardStores::open(&state.shards_path(), plan.config.shards, &shared, !state.shards_created())?;
         state.set_shards_created()?;
         let storage = Arc::new(FileLogStorage::open(&state.journal_path())?);
         let logs = recover(&storage)?;
         let mut opened = Opened {
             plan,
             state,
-            rocks,
+            stores,
             storage,
             logs,
             files: Vec::new(),
@@ -224,8 +225,8 @@ impl Opened {
     ) -> Result<Running> {
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..self.worker_count()).map(|_| Inbox::new()).unzip();
         let (commits, commit_receiver) = committer::channel(self.worker_count());
-        let Opened { plan, state, rocks, logs, files, topics, splits, journal_split, journal, positions, .. } = self;
-        let shared = Arc::new(Shared::new(plan, state, traces, Metrics::new()?, inboxes, rocks, splits));
+        let Opened { plan, state, stores, logs, files, topics, splits, journal_split, journal, positions, .. } = self;
+        let shared = Arc::new(Shared::new(plan, state, traces, Metrics::new()?, inboxes, stores, splits));
         let mut workers = Workers { handles: Vec::new(), shared: shared.clone() };
         let calls = CallWatch::open(&shared);
         let reports = workers.spawn(receivers, &commits, udfs, calls.as_ref())?;
@@ -445,7 +446,7 @@ fn open_shards(
 ) -> Result<(Report, Processor)> {
     let mut shards = Vec::new();
     for shard in (0..shared.plan.config.shards).filter(|shard| usize::from(shared.worker_of[usize::from(*shard)]) == worker) {
-        let store = shared.stores[usize::from(shard)].clone();
+        let store = shared.stores.get(shard)?.clone();
         let mut shard = Shard::open(shard, shared.plan.clone(), store, &shared.splits)?;
         // A journal is deleted once all shards have committed it, and its name is never used again.
         shard.forget_splits(|id| id.strip_prefix(JOURNAL).is_some_and(|rest| rest.starts_with('@')) || is_unknown(id));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use streamjob_core::store::{ShardStore, WriteSet};
-use streamjob_state::{RocksShardStore, SharedResources, StoreOptions, open_all};
+use streamjob_state::{RocksShardStore, ShardStores, SharedResources, StoreOptions};
 
 const SHARDS: u16 = 32;
 const VALUE_BYTES: usize = 184;
@@ -35,7 +35,7 @@ fn open(directory: &Path, small_commit_bytes: usize) -> Vec<Arc<RocksShardStore>
 
 fn open_with(directory: &Path, options: StoreOptions) -> Vec<Arc<RocksShardStore>> {
     let shared = SharedResources::new(options).expect("resources");
-    open_all(directory, SHARDS, &shared, true).expect("stores")
+    ShardStores::open(directory, SHARDS, &shared, true).and_then(|stores| stores.all()).expect("stores")
 }
 
 /// `keys` of `total`, evenly spaced, with values that do not compress well.

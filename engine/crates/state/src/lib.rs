@@ -12,11 +12,13 @@ mod resources;
 mod shard;
 mod starts;
 mod stats;
+mod stores;
 mod udf_calls;
 
 pub use directory::{JobIdentity, StateDir};
 pub use log::FileLogStorage;
 pub use resources::{SharedResources, StoreOptions};
-pub use shard::{RocksShardStore, open_all};
+pub use shard::RocksShardStore;
 pub use stats::StoreStats;
+pub use stores::ShardStores;
 pub use udf_calls::{CallNotes, UdfCalls};

@@ -3,18 +3,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rocksdb::{
     DB, IngestExternalFileOptions, Options, ReadOptions, SstFileWriter, WriteBatch, checkpoint::Checkpoint, properties,
 };
-use rustix::process::Resource;
 use streamjob_core::store::{ShardStore, WriteSet};
 use streamjob_core::{Error, Result, crash};
 
-use crate::disk::{create_durably, file_error, full, store_error, sync_directory};
+use crate::disk::{file_error, full, store_error};
 use crate::resources::SharedResources;
 use crate::stats::{Counters, StoreStats};
 
@@ -26,9 +25,6 @@ const INGEST_SUFFIX: &str = ".sst";
 const STALL_LOOK: Duration = Duration::from_millis(2);
 /// After so many looks the commit gives up for now: whoever made it tries again.
 const MAX_STALL_LOOKS: u32 = 5_000;
-
-/// Threads that open stores: opening waits for the disk more than for a core.
-const OPENING_THREADS: usize = 16;
 
 /// The store of one shard, in a directory of its own.
 pub struct RocksShardStore {
@@ -44,49 +40,6 @@ pub struct RocksShardStore {
     known_errors: AtomicU64,
     compacts: AtomicBool,
     shared: Arc<SharedResources>,
-}
-
-/// Opens the stores of shards `0..shards` under `directory` (`00000`, `00001`, …), in parallel.
-///
-/// `create`: one that is not there is created empty; otherwise that is an error, since its state would be lost unseen.
-pub fn open_all(directory: &Path, shards: u16, shared: &Arc<SharedResources>, create: bool) -> Result<Vec<Arc<RocksShardStore>>> {
-    raise_open_files();
-    if create {
-        create_durably(directory).map_err(|error| file_error("cannot create the shards' directory", directory, &error))?;
-    }
-    let next = AtomicUsize::new(0);
-    let open_some = || {
-        let mut opened = Vec::new();
-        loop {
-            let shard = next.fetch_add(1, Ordering::Relaxed);
-            if shard >= usize::from(shards) {
-                return Ok(opened);
-            }
-            let path = directory.join(format!("{shard:05}"));
-            opened.push((shard, Arc::new(RocksShardStore::open(&path, shared, create)?)));
-        }
-    };
-    let mut opened = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..OPENING_THREADS.min(usize::from(shards))).map(|_| scope.spawn(open_some)).collect();
-        let results = threads.into_iter().map(|thread| thread.join().expect("opening a store does not panic"));
-        results.collect::<Result<Vec<_>>>()
-    })?
-    .concat();
-    if create {
-        // Once for all: their names are to be there before it is written down that they are.
-        sync_directory(directory)?;
-    }
-    opened.sort_by_key(|&(shard, _)| shard);
-    Ok(opened.into_iter().map(|(_, store)| store).collect())
-}
-
-/// All stores together have more files open than the usual soft limit of a process; the hard limit is what it may take.
-fn raise_open_files() {
-    let mut limit = rustix::process::getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
-        tracing::warn!("the limit of open files stays as it is: {error}");
-    }
 }
 
 impl RocksShardStore {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use streamjob_core::store::{MemoryStore, ShardStore, WriteSet};
 use streamjob_core::{Actor, Result};
-use streamjob_state::{RocksShardStore, SharedResources, StoreOptions, open_all};
+use streamjob_state::{RocksShardStore, ShardStores, SharedResources, StoreOptions};
 
 use common::SmallDisk;
 
@@ -120,20 +120,36 @@ fn forgetting_spares_what_the_same_commit_puts() {
 fn all_shards_open_in_parallel_and_a_missing_one_is_never_created_empty() {
     let directory = tempfile::tempdir().unwrap();
     let shared = SharedResources::new(StoreOptions::default()).unwrap();
-    let stores = open_all(directory.path(), 9, &shared, true).unwrap();
+    let stores = ShardStores::open(directory.path(), 9, &shared, true).unwrap().all().unwrap();
     for (shard, store) in stores.iter().enumerate() {
         store.commit(&puts(&[("shard", &shard.to_string())])).unwrap();
     }
     drop(stores);
-    let stores = open_all(directory.path(), 9, &shared, false).unwrap();
+    let stores = ShardStores::open(directory.path(), 9, &shared, false).unwrap().all().unwrap();
     for (shard, store) in stores.iter().enumerate() {
         assert_eq!(store.get(b"shard").unwrap().unwrap(), shard.to_string().into_bytes());
     }
     drop(stores);
     std::fs::remove_dir_all(directory.path().join("00004")).unwrap();
-    let error = open_all(directory.path(), 9, &shared, false).err().unwrap();
+    let stores = ShardStores::open(directory.path(), 9, &shared, false).unwrap();
+    assert_eq!(stores.get(3).unwrap().get(b"shard").unwrap().unwrap(), b"3", "the others are there");
+    let error = stores.all().err().unwrap();
+    assert_eq!(stores.get(4).err(), Some(error.clone()));
     assert!(error.message().contains("00004") && error.message().contains("is missing"), "{error}");
     assert!(!error.retryable());
+}
+
+#[test]
+fn an_opening_that_is_given_up_leaves_no_store_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let shared = SharedResources::new(StoreOptions::default()).unwrap();
+    drop(ShardStores::open(directory.path(), 24, &shared, true).unwrap());
+    for _ in 0..5 {
+        drop(ShardStores::open(directory.path(), 24, &shared, false).unwrap());
+    }
+    let stores = ShardStores::open(directory.path(), 24, &shared, false).unwrap();
+    assert_eq!(stores.all().unwrap().len(), 24, "nobody else has one");
+    assert_eq!(stores.opened().count(), 24);
 }
 
 #[test]
