@@ -19,9 +19,11 @@ pub fn tune() {
     }
     #[cfg(target_os = "linux")]
     set_block_hook(|start, bytes| {
-        // SAFETY: the block is whole pages that are allocated and that nobody uses yet; the advice changes nothing in them.
+        let start = start.as_ptr().cast();
+        // SAFETY: the block is whole pages of private memory, allocated, of which nobody uses anything yet: what is in them may be lost.
         unsafe {
-            libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE);
+            libc::madvise(start, bytes, libc::MADV_HUGEPAGE);
+            libc::madvise(start, bytes, libc::MADV_DONTNEED) == 0
         }
     });
 }

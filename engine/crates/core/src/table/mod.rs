@@ -231,7 +231,6 @@ impl KeyTable {
             [u64::from(LONG_KEY), u64::from(self.keep_long_key(key))]
         };
         let words = self.pages.words_mut(slot);
-        words.fill(0);
         words[0] = hash;
         words[1..3].copy_from_slice(&key_words);
         self.epochs[slot as usize] = 0;
@@ -240,8 +239,10 @@ impl KeyTable {
         slot
     }
 
+    /// A slot whose words are zero.
     fn take_slot(&mut self) -> Slot {
         if let Some(slot) = self.free.pop() {
+            self.pages.words_mut(slot).fill(0);
             return slot;
         }
         let slot = self.next_slot;

@@ -17,8 +17,9 @@ const BLOCK_BYTES: usize = 2 << 20;
 /// Slots of whole cache lines begin with one.
 const LINE_BYTES: usize = 64;
 
-/// What is told of each new block: where it begins, and how many bytes it has. Nothing of it was touched yet.
-pub type BlockHook = fn(NonNull<u8>, usize);
+/// What is told of each new block: where it begins, and how many bytes it has. Nobody uses it yet. Says whether each byte of it is zero
+/// now: memory that comes fresh from the system need not be cleared once more.
+pub type BlockHook = fn(NonNull<u8>, usize) -> bool;
 
 static HOOK: OnceLock<BlockHook> = OnceLock::new();
 
@@ -35,6 +36,7 @@ static OPEN: Mutex<Option<(Arc<Block>, usize)>> = Mutex::new(None);
 struct Block {
     start: NonNull<u8>,
     layout: Layout,
+    is_zero: bool,
 }
 
 // SAFETY: a block itself only frees its memory; each byte of it belongs to at most one page.
@@ -47,10 +49,8 @@ impl Block {
             Layout::from_size_align(bytes.next_multiple_of(BLOCK_BYTES), BLOCK_BYTES).expect("a page is far below the limit");
         // SAFETY: the size is not 0.
         let Some(start) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
-        if let Some(hook) = HOOK.get() {
-            hook(start, layout.size());
-        }
-        Arc::new(Block { start, layout })
+        let is_zero = HOOK.get().is_some_and(|hook| hook(start, layout.size()));
+        Arc::new(Block { start, layout, is_zero })
     }
 }
 
@@ -73,7 +73,9 @@ fn cut(bytes: usize) -> (NonNull<u64>, Arc<Block>) {
     // both the block and all pages are multiples of a cache line.
     let page = unsafe {
         let page = block.start.add(used);
-        page.write_bytes(0, bytes);
+        if !block.is_zero {
+            page.write_bytes(0, bytes);
+        }
         page.cast::<u64>()
     };
     *open = Some((block.clone(), used + bytes));
