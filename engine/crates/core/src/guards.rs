@@ -67,10 +67,12 @@ pub enum Guard {
     KeepNumbers = 30,
     /// I11: an idle split that brings rows holds back the watermark again.
     Awake = 31,
+    /// I1: a key's record is newer than what a block of keys has of it.
+    OwnRecordFirst = 32,
 }
 
 impl Guard {
-    pub const ALL: [Guard; 31] = [
+    pub const ALL: [Guard; 32] = [
         Guard::Atomic,
         Guard::Gap,
         Guard::Duplicate,
@@ -102,6 +104,7 @@ impl Guard {
         Guard::StartOrder,
         Guard::KeepNumbers,
         Guard::Awake,
+        Guard::OwnRecordFirst,
     ];
 }
 
@@ -110,19 +113,19 @@ mod switch {
     use std::cell::Cell;
 
     thread_local! {
-        static OFF: Cell<u32> = const { Cell::new(0) };
+        static OFF: Cell<u64> = const { Cell::new(0) };
     }
 
     /// Takes the guard out on this thread, or puts it back.
     pub fn set_off(guard: super::Guard, off: bool) {
         OFF.with(|bits| {
-            let bit = 1 << guard as u32;
+            let bit = 1 << guard as u64;
             bits.set(if off { bits.get() | bit } else { bits.get() & !bit });
         });
     }
 
     pub fn off(guard: super::Guard) -> bool {
-        OFF.with(|bits| bits.get() & (1 << guard as u32) != 0)
+        OFF.with(|bits| bits.get() & (1 << guard as u64) != 0)
     }
 }
 

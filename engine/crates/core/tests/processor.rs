@@ -350,7 +350,7 @@ fn large_batches_of_new_keys_do_not_pile_up() {
     }
 }
 
-/// Where most keys of a shard change, the commit has all of them and forgets the records before: a start merges no older ones.
+/// Where most keys of a shard change, the commit has all of them, in blocks, and forgets what was before: a start merges nothing.
 #[test]
 fn a_commit_of_most_keys_is_whole() {
     const KEYS: u32 = 400;
@@ -362,22 +362,67 @@ fn a_commit_of_most_keys_is_whole() {
         let rows: String = (0..keys).map(row).collect();
         harness.deliver(offset, decoder.decode_ndjson(rows.as_bytes(), 0, Positions::Ordinal));
         offset += u64::from(keys);
-        let (mut records, mut whole) = (0, 0);
+        let (mut records, mut blocks, mut whole) = (0, 0, 0);
         harness.commit_watched(&mut |writes| {
             records += writes.puts().filter(|(key, _)| key.starts_with(b"k")).count();
-            whole += writes.forget.iter().filter(|range| **range == (b"k".to_vec(), b"l".to_vec())).count();
+            blocks += writes.puts().filter(|(key, _)| key.starts_with(b"j")).count();
+            whole += writes.forget.iter().filter(|range| **range == (b"j".to_vec(), b"l".to_vec())).count();
         });
-        (records, whole)
+        (records, blocks, whole)
     };
-    assert_eq!(written(&mut harness, KEYS), (KEYS as usize, usize::from(SHARDS)));
-    assert_eq!(written(&mut harness, KEYS / 4), (KEYS as usize / 4, 0), "a few are written alone");
-    assert_eq!(written(&mut harness, KEYS - KEYS / 4), (KEYS as usize, usize::from(SHARDS)));
+    let whole = (0, usize::from(SHARDS), usize::from(SHARDS));
+    assert_eq!(written(&mut harness, KEYS), whole, "a hundred short keys are one block");
+    assert_eq!(written(&mut harness, KEYS / 4), (KEYS as usize / 4, 0, 0), "a few are written alone");
+    assert_eq!(written(&mut harness, KEYS - KEYS / 4), whole);
+    assert_eq!(written(&mut harness, KEYS / 4), (KEYS as usize / 4, 0, 0));
     harness.crash();
     assert_eq!(harness.processor.shards().iter().map(|shard| shard.table.len()).sum::<usize>(), KEYS as usize);
     harness.end();
     let windows = parse(&harness.port.rows[&0]);
     let counts: i64 = windows.iter().map(|(_, (rows, _))| rows).sum();
-    assert_eq!((windows.len(), counts), (KEYS as usize, i64::from(2 * KEYS)));
+    assert_eq!((windows.len(), counts), (KEYS as usize, i64::from(2 * KEYS + KEYS / 4)), "records are newer than blocks");
+}
+
+/// Keys that leave memory after a commit of all of them are read from its blocks, unless they have newer records.
+#[test]
+fn keys_of_blocks_leave_memory_and_come_back() {
+    const KEYS: u32 = 200;
+    let mut harness = Harness::with_limits(job(), Limits { min_whole_keys: 16, min_hot_keys: 16, ..Limits::default() });
+    let mut decoder = Decoder::new(&harness.plan.config.schema, SHARDS, 1_000_000).expect("a decodable schema");
+    let mut offset = 0;
+    let mut deliver = |harness: &mut Harness, keys: std::ops::Range<u32>| {
+        for key in keys {
+            let row = format!("{{\"device_id\":\"key-{key}\",\"timestamp\":5,\"temperature\":1}}\n");
+            harness.deliver(offset, decoder.decode_ndjson(row.as_bytes(), 0, Positions::Ordinal));
+            offset += 1;
+        }
+    };
+    deliver(&mut harness, 0..KEYS);
+    harness.commit();
+    let blocks = |store: &Arc<dyn ShardStore>| store.scan(b"k", b"l", &mut |_, _| panic!("a key has a record of its own"));
+    harness.stores.iter().try_for_each(blocks).expect("memory");
+    // One after the other, with a commit each: so those before leave memory, and those of the blocks come back.
+    for round in 0..3 {
+        for key in 0..KEYS / (round + 1) {
+            deliver(&mut harness, key..key + 1);
+            harness.commit();
+        }
+        assert!(harness.hot_keys() <= 17, "{} keys in memory", harness.hot_keys());
+        harness.crash();
+        assert!(harness.hot_keys() <= 16, "a start reads {} keys of a shard", harness.hot_keys());
+    }
+    let words = |key: &str| {
+        let hash = hash_key(key.as_bytes());
+        let shard = &harness.processor.shards()[usize::from(shard_of(hash, SHARDS))];
+        shard.look_up(hash, key.as_bytes()).expect("memory").map(|words| words[0])
+    };
+    assert_eq!((words("key-0"), words("key-199"), words("key-200")), (Some(4), Some(2), None), "rows of a key");
+    harness.end();
+    let mut windows = parse(&harness.port.rows[&0]);
+    windows.sort_by(|a, b| a.0.cmp(&b.0));
+    windows.dedup();
+    let counts: i64 = windows.iter().map(|(_, (rows, _))| rows).sum();
+    assert_eq!((windows.len(), counts), (KEYS as usize, i64::from(2 * KEYS + KEYS / 2 + KEYS / 3)));
 }
 
 /// Records of keys that are not in memory are all that there is of them.

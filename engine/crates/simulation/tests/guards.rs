@@ -46,6 +46,7 @@ macro_rules! guards {
 guards! {
     i1_commits_are_atomic: Atomic,
     i1_only_clean_keys_are_evicted: EvictClean,
+    i1_a_keys_own_record_is_newer_than_its_block: OwnRecordFirst,
     i1_windows_of_keys_that_left_memory_close: CloseCold,
     i1_commits_of_a_shard_follow_each_other: OneCommit,
     i2_gaps_are_refused: Gap,

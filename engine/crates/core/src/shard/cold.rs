@@ -6,6 +6,7 @@
 //! pane in the window that closes. Each comes back into memory for the commit that takes the pane off, so closing waits for
 //! commits where memory has no room.
 
+use super::blocks::{self, Entry};
 use super::freeze;
 use super::keys;
 use super::windows::word_start;
@@ -28,12 +29,18 @@ const OVERFULL_TIMES: usize = 2;
 #[derive(Debug)]
 pub(super) struct ColdWalk {
     start_us: i64,
-    /// The first record that was not looked at.
+    /// The first that was not looked at: a key's record, or its place in a block.
     next: Vec<u8>,
 }
 
-/// A key's record: its hash, its key, its value.
-type Found = (u64, Vec<u8>, Vec<u8>);
+/// A key that is only in the store.
+struct Found {
+    hash: u64,
+    key: Vec<u8>,
+    state: Vec<u8>,
+    /// By a record of its own, not by a block.
+    own: bool,
+}
 
 impl Shard {
     /// Drops keys that no commit has to write until the shard is within its share of `state.memory`. Looks at a bounded number
@@ -115,36 +122,43 @@ impl Shard {
             return Ok(None);
         }
         let (found, looks) = self.find_cold(window, start_us, budget, room)?;
-        for (hash, key, value) in found {
+        for Found { hash, key, state, .. } in found {
             let slot = self.table.insert(hash, &key);
             self.keys_brought_in += 1;
-            self.read_slot(slot, &value)?;
+            self.read_slot(slot, &state)?;
             self.close_slot(window, start_us, slot, close);
         }
         Ok(Some(budget.saturating_sub(looks)))
     }
 
-    /// The next records with a pane of this start, at most `room`, whose keys are not in memory; and how many were looked at.
+    /// The next keys with a pane of this start, at most `room`, that are not in memory; and how many were looked at.
     fn find_cold(&mut self, window: usize, start_us: i64, budget: usize, room: usize) -> Result<(Vec<Found>, usize)> {
         let walk = self.windows[window].cold_walk.take().filter(|walk| walk.start_us == start_us);
         let from_first = walk.is_none();
-        let from = walk.map_or_else(|| keys::KEYS_FROM.to_vec(), |walk| walk.next);
-        let (mut found, mut looks, mut next) = (Vec::new(), 0, None);
-        let (table, base_words) = (&self.table, self.plan.base_words());
+        let from = walk.map_or_else(|| keys::BLOCKS_FROM.to_vec(), |walk| walk.next);
+        let table = &self.table;
+        let base_words = self.plan.base_words();
+        let mut looks = ColdLooks { looks: 0, budget, room, found: Vec::new(), next: None };
+        let mut outcome = Ok(());
+        let wanted = |entry: Entry<'_>| {
+            freeze::has_pane(entry.state, base_words, window, start_us) && table.find(entry.hash, entry.key).is_none()
+        };
         self.store.scan(&from, keys::KEYS_TO, &mut |record, value| {
-            looks += 1;
-            if freeze::has_pane(value, base_words, window, start_us)
-                && let Some((hash, key)) = keys::parse_key_record(record)
-                && table.find(hash, key).is_none()
-            {
-                found.push((hash, key.to_vec(), value.to_vec()));
+            let Some((hash, key)) = keys::parse_key_record(record) else { return true };
+            if record.starts_with(keys::KEYS_FROM) {
+                let entry = Entry { hash, key, state: value };
+                return looks.take(entry, true, &wanted);
             }
-            let goes_on = looks < budget && found.len() < room;
-            if !goes_on {
-                next = Some([record, &[0]].concat());
-            }
-            goes_on
+            // Of the block in which the last walk ended only what comes behind.
+            let first = keys::parse_key_record(&from).filter(|_| from.starts_with(keys::BLOCKS_FROM));
+            outcome = blocks::visit(value, &mut |entry| {
+                first.is_some_and(|first| (entry.hash, entry.key) < first) || looks.take(entry, false, &wanted)
+            });
+            outcome.is_ok() && looks.next.is_none()
         })?;
+        outcome?;
+        let ColdLooks { looks, mut found, next, .. } = looks;
+        self.drop_older(&mut found)?;
         // A key may have left memory behind the walk: then it begins anew.
         if next.is_none() && from_first && found.is_empty() {
             let cold = self.windows[window].panes_of(start_us).1;
@@ -152,5 +166,50 @@ impl Shard {
         }
         self.windows[window].cold_walk = next.map(|next| ColdWalk { start_us, next });
         Ok((found, looks))
+    }
+
+    /// Drops what blocks have of keys that have a record of their own: the walk comes to that later.
+    fn drop_older(&self, found: &mut Vec<Found>) -> Result<()> {
+        let mut outcome = Ok(());
+        found.retain(|found| {
+            let own = match found.own {
+                true => Ok(None),
+                false => self.store.get(&keys::key_record(found.hash, &found.key)),
+            };
+            match own {
+                Ok(own) => own.is_none() || guards::off(Guard::OwnRecordFirst),
+                Err(error) => {
+                    outcome = Err(error);
+                    false
+                }
+            }
+        });
+        outcome
+    }
+}
+
+/// What a walk over the store looks at, and where it ends.
+struct ColdLooks {
+    looks: usize,
+    budget: usize,
+    room: usize,
+    found: Vec<Found>,
+    /// The first that was not looked at.
+    next: Option<Vec<u8>>,
+}
+
+impl ColdLooks {
+    /// Looks at the next key; false where the walk ends before it.
+    fn take(&mut self, entry: Entry<'_>, own: bool, wanted: &dyn Fn(Entry<'_>) -> bool) -> bool {
+        let Entry { hash, key, state } = entry;
+        if self.looks >= self.budget || self.found.len() >= self.room {
+            self.next = Some(if own { keys::key_record(hash, key) } else { keys::block_key(hash, key) });
+            return false;
+        }
+        self.looks += 1;
+        if wanted(entry) {
+            self.found.push(Found { hash, key: key.to_vec(), state: state.to_vec(), own });
+        }
+        true
     }
 }

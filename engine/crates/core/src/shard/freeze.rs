@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::blocks::BlockWriter;
 use super::history::HistoryRows;
 use super::windows::word_start;
 use super::{SHARD_FORMAT, Shard, ShardMeta, SinkState, keys};
@@ -92,6 +93,8 @@ struct FrozenSlots {
     overflow: Vec<(Slot, u16, i64, Vec<u64>)>,
     stride: usize,
     base_words: usize,
+    /// They are all keys of the shard.
+    whole: bool,
     /// Places of panes within a slot's words: window, word, length.
     panes: Vec<(u16, usize, usize)>,
 }
@@ -117,20 +120,38 @@ impl FrozenSlots {
         let mut order: Vec<(u64, u32)> = std::iter::zip(heads.iter().map(|head| head.hash), 0..).collect();
         let key_of = |number: u32| self.key(&heads[number as usize]);
         order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| key_of(a.1).cmp(key_of(b.1))));
+        let heads = order.iter().map(|(_, number)| &heads[*number as usize]);
+        match self.whole {
+            true => self.put_blocks(heads, writes),
+            false => self.put_records(heads, writes),
+        }
+    }
+
+    fn put_records<'a>(&self, heads: impl Iterator<Item = &'a SlotHead>, writes: &mut WriteSet) {
         let mut key = Vec::new();
-        for (_, number) in order {
-            let head = &heads[number as usize];
+        for head in heads {
             key.clear();
-            key.push(b'k');
+            key.extend_from_slice(keys::KEYS_FROM);
             key.extend_from_slice(&head.hash.to_be_bytes());
             key.extend_from_slice(self.key(head));
-            let words = &self.copies.words[head.words_at as usize * self.stride..][..self.stride];
-            writes.put_with(&key, |value| self.encode(head.slot, words, value));
+            writes.put_with(&key, |value| self.encode(head, value));
+        }
+    }
+
+    fn put_blocks<'a>(&self, heads: impl Iterator<Item = &'a SlotHead>, writes: &mut WriteSet) {
+        let (mut blocks, mut last) = (BlockWriter::new(), None);
+        for head in heads {
+            blocks.push(head.hash, self.key(head), |state| self.encode(head, state), writes);
+            last = Some(head);
+        }
+        if let Some(head) = last {
+            blocks.end(head.hash, self.key(head), writes);
         }
     }
 
     /// The record has only open panes, wherever they lay: it means the same for any number of panes in a slot.
-    fn encode(&self, slot: Slot, words: &[u64], value: &mut Vec<u8>) {
+    fn encode(&self, head: &SlotHead, value: &mut Vec<u8>) {
+        let (slot, words) = (head.slot, &self.copies.words[head.words_at as usize * self.stride..][..self.stride]);
         value.push(SLOT_FORMAT);
         put_words(&words[..self.base_words], value);
         for (window, at, len) in &self.panes {
@@ -307,11 +328,13 @@ impl Shard {
         let plan = self.plan.clone();
         let (segments, stores, deletes, sends) = self.freeze_sinks(&plan);
         let mut forget = self.freeze_forget(&plan);
-        if self.is_mostly_changed() {
+        let whole = self.is_mostly_changed();
+        if whole {
             self.mark_all_dirty();
-            forget.push((keys::KEYS_FROM.to_vec(), keys::KEYS_TO.to_vec()));
+            forget.push((keys::BLOCKS_FROM.to_vec(), keys::KEYS_TO.to_vec()));
+            self.has_blocks = true;
         }
-        let slots = self.freeze_slots(std::mem::take(buffers));
+        let slots = self.freeze_slots(std::mem::take(buffers), whole);
         let next = HistoryRows::after(&self.history);
         let history = Arc::new(std::mem::replace(&mut self.history, next));
         self.frozen_history = Some(history.clone());
@@ -407,7 +430,7 @@ impl Shard {
         }
     }
 
-    fn freeze_slots(&mut self, mut copies: SlotBuffers) -> FrozenSlots {
+    fn freeze_slots(&mut self, mut copies: SlotBuffers, whole: bool) -> FrozenSlots {
         let stride = self.plan.state_words;
         copies.begin(self.dirty.len(), stride);
         self.copy_dirty(&mut copies);
@@ -416,6 +439,7 @@ impl Shard {
             overflow: Vec::new(),
             stride,
             base_words: self.plan.base_words(),
+            whole,
             panes: self
                 .plan
                 .windows

@@ -3,6 +3,7 @@
 //! | key | value |
 //! | --- | --- |
 //! | `h` window(4) start(8) commit(4) last hash(8) | a chunk of closed rows of one window, sorted by hash |
+//! | `j` hash(8) key | a block of keys of which this is the last: see [`super::blocks`] |
 //! | `k` hash(8) key | one key's slot |
 //! | `m` | the shard's [`ShardMeta`](super::ShardMeta) as JSON |
 //! | `o` sink(4) number(8) | one batch of the outbox |
@@ -14,6 +15,8 @@
 use crate::progress::{sortable, unsortable};
 
 pub const META: &[u8] = b"m";
+pub const BLOCKS_FROM: &[u8] = b"j";
+pub const BLOCKS_TO: &[u8] = KEYS_FROM;
 pub const KEYS_FROM: &[u8] = b"k";
 pub const KEYS_TO: &[u8] = b"l";
 pub const OUTBOX_FROM: &[u8] = b"o";
@@ -21,14 +24,19 @@ pub const OUTBOX_TO: &[u8] = b"p";
 
 /// Key of a hot key's record.
 pub fn key_record(hash: u64, key: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(9 + key.len());
-    bytes.push(b'k');
-    bytes.extend_from_slice(&hash.to_be_bytes());
-    bytes.extend_from_slice(key);
-    bytes
+    place(KEYS_FROM, hash, key)
 }
 
-/// The hash and the key text of a key record.
+/// Key of the block that ends with this key.
+pub fn block_key(hash: u64, key: &[u8]) -> Vec<u8> {
+    place(BLOCKS_FROM, hash, key)
+}
+
+fn place(kind: &[u8], hash: u64, key: &[u8]) -> Vec<u8> {
+    [kind, &hash.to_be_bytes(), key].concat()
+}
+
+/// The hash and the key text of a key's record, or of a block's key.
 pub fn parse_key_record(record: &[u8]) -> Option<(u64, &[u8])> {
     let hash = u64::from_be_bytes(record.get(1..9)?.try_into().ok()?);
     Some((hash, &record[9..]))

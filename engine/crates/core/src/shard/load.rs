@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use super::blocks::{self, Entry};
 use super::{OLDEST_SHARD_FORMAT, SHARD_FORMAT, Shard, ShardMeta, SinkState, freeze, keys, windows};
 use crate::guards::{self, Guard};
 use crate::outbox::Batch;
 use crate::plan::SinkMode;
 use crate::progress::{SplitProgress, SplitStatus};
+use crate::store::ShardStore;
 use crate::table::Slot;
 use crate::{Error, Result};
 
@@ -145,18 +147,43 @@ impl Shard {
         let store = self.store.clone();
         let mut outcome = Ok(());
         store.scan(keys::KEYS_FROM, keys::KEYS_TO, &mut |record, value| {
-            outcome = self.load_key(record, value);
-            outcome.is_ok() && self.held_keys() < self.max_hot_keys
+            outcome = match keys::parse_key_record(record) {
+                Some((hash, key)) => self.load_key(hash, key, value),
+                None => Err(Error::damaged(format!("shard {}: a key's record has no hash", self.id))),
+            };
+            outcome.is_ok() && self.has_room_to_load()
+        })?;
+        outcome?;
+        self.load_blocks(&*store)
+    }
+
+    /// After the records, which are newer: where memory has room, they are all in it.
+    fn load_blocks(&mut self, store: &dyn ShardStore) -> Result<()> {
+        let newer = !self.table.is_empty();
+        let mut outcome = Ok(());
+        store.scan(keys::BLOCKS_FROM, keys::BLOCKS_TO, &mut |_, block| {
+            self.has_blocks = true;
+            let mut loaded = Ok(());
+            let visited = blocks::visit(block, &mut |Entry { hash, key, state }| {
+                let has_room = self.has_room_to_load();
+                if has_room && !(newer && self.table.find(hash, key).is_some()) {
+                    loaded = self.load_key(hash, key, state);
+                }
+                has_room && loaded.is_ok()
+            });
+            outcome = visited.and(loaded);
+            outcome.is_ok() && self.has_room_to_load()
         })?;
         outcome
     }
 
-    fn load_key(&mut self, record: &[u8], value: &[u8]) -> Result<()> {
-        let Some((hash, key)) = keys::parse_key_record(record) else {
-            return Err(Error::damaged(format!("shard {}: a key's record has no hash", self.id)));
-        };
+    fn has_room_to_load(&self) -> bool {
+        self.held_keys() < self.max_hot_keys
+    }
+
+    fn load_key(&mut self, hash: u64, key: &[u8], state: &[u8]) -> Result<()> {
         let slot = self.table.insert(hash, key);
-        self.read_slot(slot, value)
+        self.read_slot(slot, state)
     }
 
     /// Fills a slot that was just made from its record.

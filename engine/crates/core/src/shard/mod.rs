@@ -8,6 +8,7 @@
 //!
 //! Invariant: between two commits everything that a row changes is in the next [`Frozen`], or nothing of it is (I1).
 
+mod blocks;
 mod cold;
 mod freeze;
 mod history;
@@ -62,8 +63,8 @@ pub struct ShardMeta {
 }
 
 /// Format of [`ShardMeta`] and of the records beside it.
-pub const SHARD_FORMAT: u32 = 3;
-/// The oldest that is read as well: its chunks of closed rows are others.
+pub const SHARD_FORMAT: u32 = 4;
+/// The oldest that is read as well: its chunks of closed rows are others. 3 has no blocks of keys.
 pub const OLDEST_SHARD_FORMAT: u32 = 2;
 
 /// A split as the process knows it.
@@ -102,6 +103,8 @@ pub struct Shard {
     dirty: Vec<Slot>,
     /// Keys of the shard, hot or not.
     keys: u64,
+    /// Whether the store may have blocks of keys.
+    has_blocks: bool,
     splits: Vec<SplitProgress>,
     split_ids: Vec<Arc<str>>,
     /// Progress in splits that this process does not read.
@@ -165,6 +168,7 @@ impl Shard {
             committed_epoch: 0,
             dirty: Vec::new(),
             keys: 0,
+            has_blocks: false,
             splits: vec![SplitProgress::new(); splits.len()],
             split_ids: splits.iter().map(|split| split.id.clone()).collect(),
             next_of_source: vec![None; splits.len()],
@@ -336,7 +340,7 @@ impl Shard {
     #[cold]
     fn bring_in(&mut self, hash: u64, key: &[u8]) -> Result<Slot> {
         let cold = self.keys > self.table.len() as u64;
-        let stored = if cold { self.store.get(&keys::key_record(hash, key))? } else { None };
+        let stored = if cold { self.stored(hash, key)? } else { None };
         let slot = self.table.insert(hash, key);
         self.keys_brought_in += 1;
         match stored {
@@ -344,6 +348,15 @@ impl Shard {
             None => self.keys += 1,
         }
         Ok(slot)
+    }
+
+    /// A key's state as the store has it.
+    fn stored(&self, hash: u64, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let own = self.store.get(&keys::key_record(hash, key))?;
+        if self.has_blocks && (own.is_none() || guards::off(Guard::OwnRecordFirst)) {
+            return Ok(blocks::find(&*self.store, hash, key)?.or(own));
+        }
+        Ok(own)
     }
 
     /// The state words of a key for a reader; `None` for a key that the shard does not know.
@@ -354,7 +367,7 @@ impl Shard {
         if self.keys <= self.table.len() as u64 {
             return Ok(None);
         }
-        let Some(value) = self.store.get(&keys::key_record(hash, key))? else { return Ok(None) };
+        let Some(value) = self.stored(hash, key)? else { return Ok(None) };
         let mut words = vec![0; self.plan.state_words];
         freeze::decode_slot(&value, &mut words[..self.plan.base_words()], &mut |_, _, _| {})?;
         Ok(Some(words))
