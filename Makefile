@@ -37,13 +37,15 @@ help: ## This list
 setup: .venv/.sdk .venv/.operator .venv/.engine ## Build and install everything into .venv (first time: 20 to 30 minutes on two cores)
 
 .venv/.system: engine/tools/system.sh
-	@engine/tools/system.sh
+	@PYTHON='$(PYTHON)' engine/tools/system.sh
 	@mkdir -p .venv && touch $@
 
-.venv/.tools: sdk/requirements-dev.lock
+# After the system's packages, which are no reason to install all of this again. A creation that failed or was interrupted
+# leaves a python without pip: only one with it is kept.
+.venv/.tools: sdk/requirements-dev.lock | .venv/.system
 	@$(call say,creating .venv and installing the locked Python packages (a minute or two))
 	@$(PYTHON) -c 'import sys; sys.exit("setup: Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf .venv/{bin,include,lib,lib64,pyvenv.cfg}; $(PYTHON) -m venv .venv; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $< >&2
 	@touch $@
 
@@ -86,7 +88,7 @@ run: setup $(DATA) ## Set up, then run the example on real data: PORT=8080 FOR=2
 # ----------------------------------------------------------------------------------------------------------------- test
 
 .PHONY: test
-test: setup $(DATA) ## Set up, then every test that needs no outside server
+test: wheels $(DATA) .venv/.crash ## Set up, then every test that needs no outside server
 	cd engine && cargo test --quiet --locked -p streamjob-core -p streamjob-simulation
 	cd engine && cargo test --quiet --locked --release --workspace --exclude streamjob-core --exclude streamjob-simulation --exclude streamjob-python
 	$(BIN)/python -m pytest -q sdk
@@ -94,11 +96,15 @@ test: setup $(DATA) ## Set up, then every test that needs no outside server
 	$(BIN)/python -m pytest -q charts/tests
 	$(BIN)/python -m pytest -q engine/crates/python/tests
 	$(BIN)/python -m pytest -q docs/tests bench/tests engine/tools/tests
+	$(INTEGRATION) -m 'not servers'
+
+# The engine as a user runs it: contracts, kills, restarts.
+INTEGRATION := STREAMJOB_CRASH_ENGINE=$(CURDIR)/.venv/crash-engine $(BIN)/python -m pytest -q integration
 
 .PHONY: integration
-integration: wheels $(DATA) .venv/.crash ## The engine as a user runs it: contracts, kills, restarts
+integration: wheels $(DATA) .venv/.crash ## The engine with real brokers and databases, which it installs where apt can
 	@engine/tools/system.sh --servers
-	STREAMJOB_CRASH_ENGINE=$(CURDIR)/.venv/crash-engine $(BIN)/python -m pytest -q integration
+	$(INTEGRATION) -m servers
 
 # A second engine that kills itself at named steps of a commit; only for tests.
 .venv/.crash: .venv/.engine integration/build-crash-engine.sh

@@ -19,6 +19,8 @@ from conftest import skip_or_fail
 from harness import free_port, streamjob_command, wait_until
 from kafka_broker import Broker, jars
 
+pytestmark = pytest.mark.servers
+
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "compose"
 

@@ -19,6 +19,8 @@ from kafka_broker import Broker
 from kafka_jobs import Events, job_text, topics
 from sink_jobs import then_each_window_is_there_once
 
+pytestmark = pytest.mark.servers
+
 DELIVERIES = ["exactly-once", "at-least-once"]
 
 

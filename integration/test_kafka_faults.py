@@ -12,6 +12,8 @@ from kafka_broker import Broker, encoded, flush, produce
 from kafka_jobs import Events, job_text, topics
 from sink_jobs import then_each_window_is_there_once
 
+pytestmark = pytest.mark.servers
+
 
 @pytest.mark.kills
 def test_a_broker_is_killed_paused_and_restarted(

@@ -17,6 +17,8 @@ from receiver import receiving
 from schema_registry import Registry
 from test_formats import BASE_MS, SCHEMA, confluent, readings, record, single_object
 
+pytestmark = pytest.mark.servers
+
 CASE_STUDY = Path(__file__).parents[1] / "examples" / "case-study"
 JOB = """
 apiVersion: streamjob.dev/v1alpha1

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from harness import Job
 from kafka_broker import Broker, encoded, flush, produce
 from test_formats import BASE_MS
+
+pytestmark = pytest.mark.servers
 
 JOB = """
 apiVersion: streamjob.dev/v1alpha1

@@ -20,6 +20,8 @@ from harness import KILLED, Job, Row, Running, duplicates, run_command, wait_unt
 from mosquitto_broker import Mosquitto
 from test_formats import record
 
+pytestmark = pytest.mark.servers
+
 JOB = """
 apiVersion: streamjob.dev/v1alpha1
 kind: StreamJob

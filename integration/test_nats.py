@@ -19,6 +19,8 @@ from nats_accounts import Operator
 from nats_server import Nats
 from sink_jobs import FILE, HTTP, Events, job_text, survive, survive_outages, then_each_window_is_there_once
 
+pytestmark = pytest.mark.servers
+
 WINDOW_S = 120.0
 
 

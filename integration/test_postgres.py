@@ -29,6 +29,8 @@ from sink_jobs import (
     then_each_window_is_there_once,
 )
 
+pytestmark = pytest.mark.servers
+
 WINDOWS = """
 CREATE TABLE windows (key text, window_start timestamptz, window_end timestamptz, revision integer, n bigint,
     total bigint, low bigint, high bigint, opening bigint, closing bigint, _id text {more})

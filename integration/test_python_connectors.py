@@ -20,6 +20,8 @@ from kafka_broker import Broker
 from mosquitto_broker import Mosquitto
 from s3_server import S3Server
 
+pytestmark = pytest.mark.servers
+
 EXAMPLES = Path(__file__).parents[1] / "examples" / "python-connectors"
 ROWS = 40_000
 
