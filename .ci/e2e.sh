@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
 # e2e/ on a kind cluster of its own in the lab of ../shared/cluster, with the engine of dist/engine. `.ci/e2e.sh --if-built`
-# runs only where the lab's programs have been compiled already, which takes half an hour; nothing of the project takes part
-# in bringing the lab up, so that a machine that cannot is named then, and no failure. ENGINE=compile compiles the engine in
-# its image, as whoever calls `docker build` does: another half an hour.
+# runs only where the lab's programs have been compiled already, which takes half an hour, and begins no test after 15
+# minutes; nothing of the project takes part in bringing the lab up, so that a machine that cannot is named then, and no
+# failure. ENGINE=compile compiles the engine in its image, as whoever calls `docker build` does: another half an hour.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 lab=$PWD/../shared/cluster
-export STREAMJOB_E2E_BUDGET_S=${STREAMJOB_E2E_BUDGET_S:-900}
 export CLUSTER=${STREAMJOB_E2E_CLUSTER:-streamjob-e2e}
 up_within=40m # the first time its programs are compiled
 up() { timeout "$up_within" "$lab/$1" "${@:2}" >>"$log" 2>&1 || { tail -20 "$log"; return 1; }; }
@@ -19,6 +18,7 @@ built() { (. "$lab/env.sh" && [ -e "$BIN/.k8s-$K8S_VERSION" ] && [ -e "$BIN/.hel
 if [ "${1:-}" = --if-built ]; then
     shift
     unable=0
+    export STREAMJOB_E2E_BUDGET_S=${STREAMJOB_E2E_BUDGET_S:-900}
     built || { echo "e2e: NOT RUN. The lab's programs are not compiled here; STREAMJOB_CI_E2E=1 compiles them"; exit 0; }
 fi
 if [ "$(id -u)" != 0 ]; then cannot "it needs root"; fi

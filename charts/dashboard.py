@@ -14,6 +14,8 @@ from typing import Any
 TARGET = Path(__file__).parent / "streamjob-operator" / "files" / "dashboards" / "streamjob.json"
 # `PodMonitor.podTargetLabels` makes this of the pods' label streamjob.dev/job.
 JOB = "streamjob_dev_job"
+# Jobs of one name may run in several namespaces; `namespace` is a label that Prometheus' operator gives every target.
+ONE_JOB = ("namespace", JOB)
 WHERE = f'namespace=~"$namespace",{JOB}=~"$streamjob"'
 QUEUE_BOUND_UNITS = 262_144
 WIDTH = 24
@@ -42,21 +44,21 @@ class Row:
 
 def quantile(part: float, metric: str, *labels: str) -> str:
     """A quantile of a histogram over Grafana's own rate interval."""
-    by = ", ".join((JOB, *labels, "le"))
+    by = ", ".join((*ONE_JOB, *labels, "le"))
     return f"histogram_quantile({part}, sum by ({by}) (rate({metric}_bucket{{{WHERE}}}[$__rate_interval])))"
 
 
 def by_job(function: str, metric: str, extra: str = "", *labels: str) -> str:
     """A gauge, brought together by job and `labels`."""
-    return f"{function} by ({', '.join((JOB, *labels))}) ({metric}{{{WHERE}{extra}}})"
+    return f"{function} by ({', '.join((*ONE_JOB, *labels))}) ({metric}{{{WHERE}{extra}}})"
 
 
 def rate(metric: str, *labels: str, extra: str = "") -> str:
     """A counter's rate a second, by job and `labels`."""
-    return f"sum by ({', '.join((JOB, *labels))}) (rate({metric}{{{WHERE}{extra}}}[$__rate_interval]))"
+    return f"sum by ({', '.join((*ONE_JOB, *labels))}) (rate({metric}{{{WHERE}{extra}}}[$__rate_interval]))"
 
 
-NAME = f"{{{{{JOB}}}}}"
+NAME = "/".join(f"{{{{{label}}}}}" for label in ONE_JOB)
 
 ENGINE = (
     Row(

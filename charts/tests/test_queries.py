@@ -37,10 +37,12 @@ OF_TOPICS = {f"streamjob_source_{name}" for name in ("bytes_total", "lag_rows", 
 """Metrics of sources that read a broker, which these tests have not."""
 BROKEN = "broken"
 """The one job that the operator of these tests has in trouble."""
-LABELS = {"namespace": "shop", dashboard.JOB: "telemetry", "pod": "telemetry-0"}
+NAMESPACES = ("shop", "other")
+"""In each of them a job of the same name runs, as Prometheus sees it."""
+LABELS = {dashboard.JOB: "telemetry", "pod": "telemetry-0"}
 
 ENGINE_QUERIES = {
-    f"{row.title}: {panel.title}: {legend}": query
+    f"{row.title}: {panel.title}: {legend}": (legend, query)
     for row in dashboard.ENGINE
     for panel in row.panels
     for legend, query in panel.queries.items()
@@ -50,6 +52,7 @@ OPERATOR_QUERIES = {
 }
 GROUPS = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
 ALERTS = {rule["alert"]: rule["expr"] for group in GROUPS for rule in group["rules"]}
+OF_ENGINES = {rule["alert"] for group in GROUPS if group["name"] == "streamjob-engine" for rule in group["rules"]}
 
 
 class Receiver(http.server.BaseHTTPRequestHandler):
@@ -145,6 +148,13 @@ class Prometheus:
             time.sleep(0.2)
         pytest.fail(f"after {START_S} s Prometheus has nothing for {query}")
 
+    def wait_for_each_job(self, query: str) -> list[dict[str, Any]]:
+        """What a query gives, once it gives something in each namespace."""
+        found = self.wait_for(query)
+        assert all(one["metric"].get("namespace") in NAMESPACES for one in found), f"merges namespaces: {query}"
+        self.wait_for(f"count(count by (namespace) ({query})) == {len(NAMESPACES)}")
+        return self.query(query)
+
 
 @pytest.fixture(scope="module")
 def operator() -> Iterator[str]:
@@ -176,9 +186,10 @@ def operator() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory, engine: str, operator: str) -> Iterator[Prometheus]:
-    """Prometheus with some scrapes of the engine."""
+    """Prometheus with some scrapes of the engine, which stands for a job in each of the namespaces."""
     folder = tmp_path_factory.mktemp("prometheus")
-    scrape = {"job_name": "shop/telemetry", "static_configs": [{"targets": [engine], "labels": LABELS}]}
+    engines = [{"targets": [engine], "labels": {**LABELS, "namespace": namespace}} for namespace in NAMESPACES]
+    scrape = {"job_name": "engines", "static_configs": engines}
     own = {"namespace": "streamjob", "pod": "streamjob-operator-0"}
     static = [{"targets": [operator], "labels": own}]
     other = {"job_name": "operator", "honor_labels": True, "static_configs": static}
@@ -195,7 +206,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, engine: str, operator: 
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         running = Prometheus(f"http://127.0.0.1:{port}")
-        running.wait_for(f"count_over_time(streamjob_checkpoint_lag_seconds[1m]) >= {SAMPLES}")
+        running.wait_for_each_job(f"count_over_time(streamjob_checkpoint_lag_seconds[1m]) >= {SAMPLES}")
         running.wait_for("streamjob_windows_closed_total > 0")
         running.wait_for(f"count_over_time(streamjob_operator_leader[1m]) >= {SAMPLES}")
         yield running
@@ -211,6 +222,11 @@ def for_prometheus(query: str) -> str:
     return filled
 
 
+def filled(legend: str, labels: dict[str, str]) -> str:
+    """A legend as Grafana writes it beside a series."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda label: labels.get(label[1], ""), legend)
+
+
 def numbers(vector: list[dict[str, Any]]) -> list[float]:
     """The values of a vector that are numbers."""
     values = [float(one["value"][1]) for one in vector]
@@ -223,15 +239,17 @@ def without_threshold(alert: str) -> str:
 
 
 @pytest.mark.parametrize("name", ENGINE_QUERIES)
-def test_a_panel_shows_data(prometheus: Prometheus, name: str) -> None:
-    query = for_prometheus(ENGINE_QUERIES[name])
-    found = prometheus.wait_for(query)
+def test_a_panel_shows_data_of_each_job(prometheus: Prometheus, name: str) -> None:
+    legend, query = ENGINE_QUERIES[name]
+    found = prometheus.wait_for_each_job(for_prometheus(query))
     assert all(one["metric"].get(dashboard.JOB) == "telemetry" for one in found), "a panel tells jobs apart"
+    shown = [filled(legend, one["metric"]) for one in found]
+    assert len(set(shown)) == len(shown), "a legend tells series apart"
 
 
 @pytest.mark.parametrize("name", ENGINE_QUERIES)
 def test_a_panel_of_another_namespace_is_empty(prometheus: Prometheus, name: str) -> None:
-    query = for_prometheus(ENGINE_QUERIES[name].replace("$namespace", "nobody"))
+    query = for_prometheus(ENGINE_QUERIES[name][1].replace("$namespace", "nobody"))
     assert prometheus.query(query) == []
 
 
@@ -245,7 +263,10 @@ def test_a_panel_of_the_operator_shows_data(prometheus: Prometheus, name: str) -
 def test_an_alert_can_be_judged_and_is_silent(prometheus: Prometheus, name: str) -> None:
     judged = without_threshold(ALERTS[name])
     assert judged != ALERTS[name], "an alert compares with a number"
-    prometheus.wait_for(judged)
+    if name in OF_ENGINES:
+        prometheus.wait_for_each_job(judged)
+    else:
+        prometheus.wait_for(judged)
     # Of a job that is in trouble some wait for longer than this test takes.
     well = [one for one in prometheus.query(ALERTS[name]) if one["metric"].get("name") != BROKEN]
     assert well == [], "a job that runs well sets off nothing"
