@@ -40,9 +40,9 @@ setup: .venv/.sdk .venv/.operator .venv/.engine ## Build and install everything 
 	@PYTHON='$(PYTHON)' engine/tools/system.sh
 	@mkdir -p .venv && touch $@
 
-# After the system's packages, which are no reason to install all of this again. A creation that failed or was interrupted
-# leaves a python without pip: only one with it is kept.
-.venv/.tools: sdk/requirements-dev.lock | .venv/.system
+# A creation that failed or was interrupted leaves a python without pip: only one with it is kept.
+.venv/.tools: sdk/requirements-dev.lock
+	@PYTHON='$(PYTHON)' engine/tools/system.sh --python
 	@$(call say,creating .venv and installing the locked Python packages (a minute or two))
 	@$(PYTHON) -c 'import sys; sys.exit("setup: Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf .venv/{bin,include,lib,lib64,pyvenv.cfg}; $(PYTHON) -m venv .venv; }

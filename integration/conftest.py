@@ -20,6 +20,12 @@ from nats_server import Nats
 from postgres_server import Postgres
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Counts the kills of the run."""
+    config.stash[_TALLY] = kills.Tally(Path(__file__).parent)
+    config.pluginmanager.register(config.stash[_TALLY])
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Notes on the test whether it failed, for the fixtures that end with it."""
@@ -31,6 +37,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 _SEED = kills.seed()
 _FAILED = pytest.StashKey[bool]()
+_TALLY = pytest.StashKey[kills.Tally]()
 
 
 @pytest.fixture
@@ -66,6 +73,7 @@ def report(request: pytest.FixtureRequest, seed: int) -> Iterator[kills.Report]:
     report = kills.Report(request.node.name, seed)
     yield report
     report.done()
+    request.config.stash[_TALLY].add(report)
 
 
 def skip_or_fail(reason: str) -> None:

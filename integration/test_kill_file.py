@@ -171,6 +171,8 @@ def when_it_runs_until(job: Job, kill: kills.Kill, report: kills.Report) -> None
     if running.lives_for(kill.after_s):
         running.kill()
         report.killed(kill)
+    else:
+        report.came_late(kill)
 
 
 def then_the_output_is_that_of_one_undisturbed_run(

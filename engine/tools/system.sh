@@ -13,6 +13,18 @@ find_libclang() {
     return 1
 }
 if [ "${1:-}" = --has-libclang ]; then find_libclang; exit; fi
+# `python -m venv` needs modules that Debian has in packages of their own.
+python=${PYTHON:-python3}
+has_venv() { $python -c 'import ensurepip, venv' 2>/dev/null; }
+venv_package() {
+    case $python in python3.*) echo "$python-venv" && return ;; esac
+    case $(command -v "${python%% *}") in
+        '' | /usr/bin/python3 | /bin/python3) echo python3-venv ;;
+        *) $python -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])' || echo python3-venv ;;
+    esac
+}
+needed_rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/../Cargo.toml")
+get_rust="install it with rustup (where it is there: rustup update stable) and run make again"
 as_root=()
 [ "$(id -u)" = 0 ] || as_root=(sudo -n)
 has_apt() { command -v apt-get >/dev/null && "${as_root[@]}" true 2>/dev/null; }
@@ -30,11 +42,15 @@ if [ "${1:-}" = --servers ]; then
     { has_apt && install "${missing[@]}"; } || echo "setup: without ${missing[*]} (Debian's package names) some are skipped" >&2
     exit 0
 fi
-command -v c++ >/dev/null || missing+=(g++)
-find_libclang || missing+=(libclang-dev)
-# OpenSSL and librdkafka are built from source: the one by Perl with its usual modules, both by make.
-perl -MFindBin -MIPC::Cmd -MData::Dumper -e 1 2>/dev/null || missing+=(perl)
-command -v make >/dev/null || missing+=(make)
+# What needs no engine asks for Python alone.
+if [ "${1:-}" != --python ]; then
+    command -v c++ >/dev/null || missing+=(g++)
+    find_libclang || missing+=(libclang-dev)
+    # OpenSSL and librdkafka are built from source: the one by Perl with its usual modules, both by make.
+    perl -MFindBin -MIPC::Cmd -MData::Dumper -e 1 2>/dev/null || missing+=(perl)
+    command -v make >/dev/null || missing+=(make)
+fi
+has_venv || missing+=("$(venv_package)")
 [ "${1:-}" = --lint ] && ! command -v valgrind >/dev/null && missing+=(valgrind)
 
 if [ ${#missing[@]} -gt 0 ]; then
@@ -48,7 +64,17 @@ if [ ${#missing[@]} -gt 0 ]; then
         exit 1
     fi
 fi
+if ! has_venv; then
+    echo "setup: $python has not the modules venv and ensurepip; name another Python, 3.11 or newer: make PYTHON=python3.12" >&2
+    exit 1
+fi
+[ "${1:-}" = --python ] && exit
 if ! command -v cargo >/dev/null; then
-    echo "setup: there is no Rust toolchain (cargo); install Rust 1.90 or newer and run make again" >&2
+    echo "setup: there is no Rust toolchain (cargo), $needed_rust or newer is needed; $get_rust" >&2
+    exit 1
+fi
+rust=$(rustc --version 2>/dev/null | sed 's/^rustc \([0-9.]*\).*/\1/')
+if ! printf '%s\n' "$needed_rust" "${rust:-0}" | sort --version-sort --check=quiet; then
+    echo "setup: Rust $needed_rust or newer is needed, this is ${rust:-a cargo without rustc}; $get_rust" >&2
     exit 1
 fi
