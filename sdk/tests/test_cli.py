@@ -51,6 +51,26 @@ def test_check_of_a_bad_job_prints_all_problems(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "run"])
+@pytest.mark.parametrize(
+    ("member", "said"),
+    [
+        ("[" * 3000 + "]" * 3000, "is nested too deeply"),
+        ("{a: " * 1500 + "}" * 1500, "is nested too deeply"),
+        (r'{const: "\ud800"}', "spec.schema.key.const: holds half of a character"),
+    ],
+)
+def test_what_cannot_be_read_or_shown_is_a_problem_like_others(
+    command: str, member: str, said: str, tmp_path: Path
+) -> None:
+    path = write_job(tmp_path, GOOD.replace("key: device_id", f"key: {member}"))
+    result = streamjob(command, path, PYTHONIOENCODING="utf-8:strict")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"{path}:6: ")
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
 def test_a_missing_job_is_told(command: str, tmp_path: Path) -> None:
     result = streamjob(command, tmp_path / "nope.yaml")
     assert result.returncode == 2
@@ -133,6 +153,23 @@ def test_query_of_nobody() -> None:
     result = streamjob("query", "a", "--url", "http://127.0.0.1:1")
     assert (result.returncode, result.stdout) == (1, "")
     assert "http://127.0.0.1:1 does not answer" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("a", "--url", "http://[::1"), "is no URL of a job (Invalid port: ':1'): write for example"),
+        (("a", "--url", "127.0.0.1:8080"), '"127.0.0.1:8080" is no URL of a job: write http://127.0.0.1:8080'),
+        (("a", "--token", "tökén"), "the token has a character that no header can hold"),
+        (("\udcff",), "is not UTF-8 text"),
+    ],
+)
+def test_a_query_that_cannot_be_asked_is_told(arguments: tuple[str, ...], said: str) -> None:
+    result = streamjob("query", *arguments)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("streamjob query: ")
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_version() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import httpx
@@ -123,3 +125,80 @@ def test_a_window_must_be_named_where_there_are_several() -> None:
         with pytest.raises(ClientError, match="name one of the job's windows") as caught:
             ask(client(lambda _: httpx.Response(400, json=said)))
         assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://[::1", r"\(Invalid port: ':1'\): write for example http://127.0.0.1:8080"),
+        ("127.0.0.1:8080", r"write http://127\.0\.0\.1:8080$"),
+        ("localhost:8080", r"write http://localhost:8080$"),
+        ("ftp://127.0.0.1:8080", "write for example http://127.0.0.1:8080"),
+        ("http://127.0.0.1:99999", "write for example"),
+        ("http://xn--", "write for example"),
+        ("http:///jobs", "write for example"),
+        ("", "write for example"),
+    ],
+)
+def test_a_url_that_nobody_can_serve_is_refused_at_once(url: str, said: str) -> None:
+    with pytest.raises(ClientError, match=said):
+        Client(url)
+
+
+@pytest.mark.parametrize("text", ["tökén", "a\nb", "a\x7f", " a"])
+def test_what_no_header_can_hold_is_refused_at_once(text: str) -> None:
+    with pytest.raises(ClientError, match="the token has a character that no header can hold"):
+        Client(token=text)
+    with pytest.raises(ClientError, match="the idempotency key has a character"):
+        client(lambda _: httpx.Response(202, json=ACCEPTED)).ingest([{}], idempotency_key=text)
+
+
+@pytest.mark.parametrize("key", ["x" * 70_000, "\udcff"])
+def test_a_key_that_no_path_can_hold_is_refused_at_once(key: str) -> None:
+    with pytest.raises(ClientError):
+        client(lambda _: httpx.Response(200, json={})).stats(key)
+
+
+def test_a_window_that_no_query_can_hold_is_refused_at_once() -> None:
+    with pytest.raises(ClientError):
+        client(lambda _: httpx.Response(200, json={})).latest("\udcff")
+
+
+class _Server(HTTPServer):
+    """Notes the paths as they come."""
+
+    paths: list[str]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        assert isinstance(self.server, _Server)
+        self.server.paths.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[_Server]:
+    with _Server(("127.0.0.1", 0), _Handler) as server:
+        server.paths = []
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("key", "part"),
+    [(".", "%2E"), ("..", "%2E%2E"), ("...", "..."), ("a.b", "a.b"), ("../x", "..%2Fx"), ("%2E", "%252E")],
+)
+def test_a_key_arrives_as_one_part_of_the_path(server: _Server, key: str, part: str) -> None:
+    with Client(f"http://127.0.0.1:{server.server_port}/") as job:
+        job.stats(key)
+    assert server.paths == [f"/v1/keys/{part}/stats"]

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamjob.problems import value_text
 from streamjob.source import parse_yaml
 
 
@@ -37,6 +38,14 @@ def test_lines_and_core_schema() -> None:
         ("a: !!binary x\n", 1, "has the tag"),
         ("a: {[1, 2]: 3}\n", 1, "simple name"),
         ("a: &x {}\nb:\n  <<: *x\n", 3, "merge keys"),
+        ("a:\n  " + "[" * 3000 + "]" * 3000, 2, "is nested too deeply (write at most 64 levels"),
+        ("a: " + "{a: " * 1500 + "}" * 1500, 1, "is nested too deeply"),
+        ("\n".join(" " * depth + "a:" for depth in range(1500)), 65, "is nested too deeply"),
+        ("a:\n" + "- " * 1500, 2, "is nested too deeply"),
+        ("[" * 65 + "]" * 65 + ": 1\n", 1, "is nested too deeply"),
+        ('a:\n  b: "\\ud800"\n', 2, "a.b: holds half of a character"),
+        ('a:\n  "\\udc00": 1\n', 2, "a: holds half of a character"),
+        ('a:\n  "\\U00110000": 1\n', 2, "is not valid YAML"),
     ],
 )
 def test_problems_have_a_line(text: str, line: int, said: str) -> None:
@@ -50,6 +59,26 @@ def test_aliases_cannot_explode() -> None:
     _, problems = parse_yaml(text, "f.yaml")
     assert len(problems) == 1
     assert "too large" in problems[0].message
+
+
+def test_aliases_cannot_nest_without_end() -> None:
+    text = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 200))
+    _, problems = parse_yaml(text, "f.yaml")
+    assert [problem.message for problem in problems] == ["is nested too deeply"]
+
+
+@pytest.mark.parametrize(("begin", "end"), [("[", "]"), ("{a: ", "}")])
+def test_many_levels_are_read(begin: str, end: str) -> None:
+    source, problems = parse_yaml("a: " + begin * 63 + end * 63, "f.yaml")
+    assert source is not None
+    assert problems == []
+    assert parse_yaml("a: " + begin * 65 + end * 65, "f.yaml")[1]
+
+
+@pytest.mark.parametrize("value", ["\ud800", ["\ud800"], "\udfff" * 100])
+def test_what_is_no_text_is_shown_in_one_that_can_be_printed(value: object) -> None:
+    assert "\\ud" in value_text(value)
+    assert value_text(value).encode()
 
 
 @given(st.text(max_size=60))

@@ -16,6 +16,7 @@ import httpx
 Row = dict[str, Any]
 _RETRIED = (429, 502, 503, 504)
 _PAGE = 1000
+_MAX_PORT = 65535
 
 
 class ClientError(RuntimeError):
@@ -48,6 +49,7 @@ class Client:
 
     `url` is where the job serves, `token` its bearer token if it asks for one, `timeout` what one request may take
     and `patience` how long to go on with a request that is answered with 429 or 503 or by nobody; both in seconds.
+    Raises ClientError for a URL or a token that no request can have.
     """
 
     def __init__(
@@ -60,8 +62,8 @@ class Client:
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._url = url.rstrip("/")
+        headers = {"Authorization": f"Bearer {_header_text('token', token)}"} if token else {}
+        self._url = _base_url(url)
         self._http = httpx.Client(base_url=self._url, headers=headers, timeout=timeout, transport=transport)
         self._patience = patience
         self._sleep = sleep
@@ -89,7 +91,7 @@ class Client:
             return IngestResult(0, 0, [])
         headers = {
             "Content-Type": "application/x-ndjson",
-            "Idempotency-Key": idempotency_key or uuid.uuid4().hex,
+            "Idempotency-Key": _header_text("idempotency key", idempotency_key or uuid.uuid4().hex),
         }
         response = self._send("POST", "/ingest", content="\n".join(lines).encode(), headers=headers)
         body = _json(response)
@@ -99,7 +101,7 @@ class Client:
 
     def stats(self, key: str) -> Row | None:
         """The running statistics of `key`, or None if it never came."""
-        return self._get(f"/v1/keys/{quote(key, safe='')}/stats", {})
+        return self._get(f"/v1/keys/{_path_part(key)}/stats", {})
 
     def windows(
         self,
@@ -128,7 +130,7 @@ class Client:
     ) -> Page:
         """As `windows`, from `cursor` on, the `next` of the page before; with where a `limit` has left off."""
         parameters = {"window": window, "from": _time(start), "to": _time(end)}
-        return self._rows(f"/v1/keys/{quote(key, safe='')}/windows", parameters, limit, cursor)
+        return self._rows(f"/v1/keys/{_path_part(key)}/windows", parameters, limit, cursor)
 
     def latest(self, window: str | None = None, *, limit: int | None = None) -> list[Row]:
         """All rows of the newest window that has closed, one for each key that was in it; at most `limit`.
@@ -172,6 +174,8 @@ class Client:
                     return response
                 pause = _retry_after(response) or wait
                 error = _refused(response)
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as cause:
+                raise ClientError(f"{self._url} cannot be asked for that: {cause}") from cause
             except httpx.TransportError as cause:
                 pause = wait
                 error = ClientError(f"{self._url} does not answer: {cause}. Is the job running, is the URL right?")
@@ -182,6 +186,36 @@ class Client:
                 raise error
             self._sleep(pause)
             wait = min(wait * 2, 5.0)
+
+
+def _base_url(url: str) -> str:
+    """`url` without a slash at its end. Raises ClientError where no job can serve there."""
+    reason = None
+    try:
+        parsed = httpx.URL(url)
+        if parsed.scheme in ("http", "https") and parsed.host and (parsed.port or 0) <= _MAX_PORT:
+            return url.rstrip("/")
+    except (httpx.InvalidURL, UnicodeError) as error:
+        reason = error
+    example = f"http://{url}" if url and "/" not in url else "for example http://127.0.0.1:8080"
+    raise ClientError(f'"{url}" is no URL of a job{f" ({reason})" if reason else ""}: write {example}') from reason
+
+
+def _header_text(what: str, text: str) -> str:
+    """`text`, which a header will hold. Raises ClientError where none can."""
+    if not text.isascii() or not text.isprintable() or text != text.strip():
+        raise ClientError(f"the {what} has a character that no header can hold: use letters, digits and signs of ASCII")
+    return text
+
+
+def _path_part(key: str) -> str:
+    """`key` as one part of a path. Dots alone would lead to the part itself and to the one above it."""
+    if key in (".", ".."):
+        return "%2E" * len(key)
+    try:
+        return quote(key, safe="")
+    except UnicodeEncodeError as error:
+        raise ClientError(f"the key {key!r} is not UTF-8 text") from error
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,32 @@ _BOOL = re.compile(r"^(true|True|TRUE|false|False|FALSE)$")
 _INT = re.compile(r"^[-+]?[0-9]+$")
 _FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
 _MAX_NODES = 100_000  # far above any job; stops a few nested aliases from growing into gigabytes
+_MAX_DEPTH = 64  # mappings and lists in one another; what reads them calls itself for each
+_DEEP = "is nested too deeply"
+_DEEP_FIX = f"write at most {_MAX_DEPTH} levels of mappings and lists"
+_HALF = re.compile("[\ud800-\udfff]")  # an escape can be half of a pair, which is no text
 MISSING: Any = object()
+
+
+class _DeepError(yaml.MarkedYAMLError):
+    """More than _MAX_DEPTH mappings and lists in one another."""
 
 
 class _Loader(yaml.SafeLoader):
     """Composes nodes without YAML 1.1's implicit types, in which the key `on` would be the boolean true."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}
+    _around = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The node that comes next."""
+        if self._around > _MAX_DEPTH:
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise _DeepError(problem_mark=event.start_mark)
+        self._around += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._around -= 1
+        return node
 
 
 @dataclass
@@ -85,7 +104,9 @@ def parse_yaml(text: str, file: str) -> tuple[Source | None, list[Problem]]:
     a problem; its first value is kept so that the rest can be checked as well.
     """
     try:
-        nodes = list(yaml.compose_all(text, Loader=_Loader))
+        nodes = list(_documents(text))
+    except _DeepError as error:
+        return None, [Problem(file, _line(error), "", _DEEP, fix=_DEEP_FIX)]
     except yaml.YAMLError as error:
         return None, [_syntax_problem(error, file)]
     if len(nodes) != 1:
@@ -102,6 +123,19 @@ def parse_yaml(text: str, file: str) -> tuple[Source | None, list[Problem]]:
     return Source(file, data, reader.lines), reader.problems
 
 
+def _documents(text: str) -> Iterator[yaml.Node]:
+    loader = _Loader(text)
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            assert node is not None, "check_node says that there is one"
+            yield node
+    except ValueError as error:  # a number of an escape or of a directive, which Python does not take
+        raise yaml.MarkedYAMLError(problem=str(error), problem_mark=loader.get_mark()) from error
+    finally:
+        loader.dispose()
+
+
 def _syntax_problem(error: yaml.YAMLError, file: str) -> Problem:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     said = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
@@ -111,7 +145,12 @@ def _syntax_problem(error: yaml.YAMLError, file: str) -> Problem:
         fix = "indent with spaces, YAML allows no tabs"
     column = f" at column {mark.column + 1}" if mark else ""
     text = f"is not valid YAML{column}: {said}{f' {context}' if context else ''}"
-    return Problem(file, mark.line + 1 if mark else 1, "", text, fix=fix)
+    return Problem(file, _line(error), "", text, fix=fix)
+
+
+def _line(error: yaml.YAMLError) -> int:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    return mark.line + 1 if mark else 1
 
 
 class _Reader:
@@ -123,6 +162,7 @@ class _Reader:
         self.problems: list[Problem] = []
         self._open: set[int] = set()
         self._count = 0
+        self._is_deep = False
 
     def read(self, node: yaml.Node, path: Path) -> Any:
         """The data of `node`, which stands at `path`."""
@@ -131,6 +171,11 @@ class _Reader:
         if id(node) in self._open or self._count > _MAX_NODES:
             if self._count <= _MAX_NODES + 1:
                 self._report(node, path, "an alias makes the document endless or too large", "write the value out")
+            return None
+        if len(path) > _MAX_DEPTH:  # by aliases
+            if not self._is_deep:
+                self._report(node, (), _DEEP, _DEEP_FIX)
+            self._is_deep = True
             return None
         self._open.add(id(node))
         try:
@@ -150,7 +195,7 @@ class _Reader:
             if not isinstance(key_node, yaml.ScalarNode):
                 self._report(key_node, path, "a key must be a simple name", "use a plain text as the key")
                 continue
-            key = str(key_node.value)
+            key = self._text(key_node, path)
             if key == "<<" and key_node.style is None:
                 self._report(key_node, path, "merge keys are not part of YAML 1.2", "write the members out")
                 continue
@@ -164,7 +209,7 @@ class _Reader:
         return data
 
     def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
-        text = str(node.value)
+        text = self._text(node, path)
         tag = node.tag
         if tag == "tag:yaml.org,2002:str" and node.style is None:
             return plain_scalar(text)
@@ -172,6 +217,13 @@ class _Reader:
             return text
         self._report(node, path, f"has the tag {tag}, which has no meaning here", "remove the tag")
         return text
+
+    def _text(self, node: yaml.ScalarNode, path: Path) -> str:
+        text = str(node.value)
+        if _HALF.search(text) is None:
+            return text
+        self._report(node, path, "holds half of a character", "write the character itself")
+        return text.encode("utf-8", "backslashreplace").decode()
 
     def _report(self, node: yaml.Node, path: Path, message: str, fix: str) -> None:
         self.problems.append(Problem(self.file, node.start_mark.line + 1, path_text(path), message, fix=fix))
