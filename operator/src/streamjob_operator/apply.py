@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TypeGuard
 
 import structlog
 
@@ -30,9 +31,11 @@ from streamjob_operator.decide import (
     SetFinalizer,
     Try,
 )
-from streamjob_operator.decide.storage import GROWTH_AGAIN, growth_refused
+from streamjob_operator.decide.checkpoints import is_at_rest
+from streamjob_operator.decide.operations import after_commit
+from streamjob_operator.decide.storage import GROWTH_AGAIN, resize_refused
 from streamjob_operator.diff import differences
-from streamjob_operator.engine import EngineError, Engines
+from streamjob_operator.engine import Answer, Checkpoint, EngineError, Engines
 from streamjob_operator.index import Index
 from streamjob_operator.kinds import BY_NAME, CLAIM, STATEFUL_SET, STREAM_JOB
 from streamjob_operator.observe import Facts
@@ -44,6 +47,9 @@ MAX_NOTE = 1000
 """Characters of an Event's message; the API server takes 1024."""
 CHECKPOINT_AGAIN = timedelta(seconds=10)
 """When an engine that did not give the checkpoint which a person wants is asked again, until the deadline."""
+OF_ROLLS = frozenset({"Rolling", "StatefulSetRecreated", "Suspending", "Resuming"})
+"""Events that tell of what a checkpoint comes before."""
+NOTHING_TO_COMMIT = "the job is suspended and no pod runs: everything was committed before the pod stopped"
 
 
 @dataclass
@@ -56,24 +62,31 @@ class Applier:
     facts: Facts
 
     async def carry_out(self, observed: Observed, decision: Decision, token: str | None) -> Decision:
-        """Does what was decided. Gives the decision with the status as it is after that."""
+        """Does what was decided. Gives the decision with the status as it is after that.
+
+        What has to come after a checkpoint is left where its answer is not there yet: that brings the next look.
+        """
+        wanted = [_wanted(observed, action) for action in decision.actions if isinstance(action, AskCheckpoint)]
+        self.engines.commits.keep((observed.namespace, observed.name), wanted)
         if decision.forced:
             await self._force(observed, decision)
             return Decision((), decision.status, decision.wake)
         status, wake = decision.status, decision.wake
         async with _meanwhile() as tell:
-            for action in decision.actions:
-                if isinstance(action, Emit):
-                    tell(self._emit(observed, action))
-                elif isinstance(action, AskCheckpoint):
+            for events, action in _as_told(decision.actions):
+                if _precedes_roll(action) and not self._has_committed(observed, action, token):
+                    return Decision((), status and after_commit(observed, status), wake)
+                for event in events:
+                    tell(self._emit(observed, event))
+                if isinstance(action, AskCheckpoint) and action.required:
                     status, again = await self._checkpoint(observed, action, status, token)
                     wake = _sooner(wake, observed.now + CHECKPOINT_AGAIN if again else None)
                 elif isinstance(action, ResizeClaim):
                     why = await self._resize(observed, action)
                     if why is not None and status is not None:
-                        status = growth_refused(observed, status, action.name, why)
+                        status = resize_refused(observed, status, action, why)
                         wake = _sooner(wake, observed.now + GROWTH_AGAIN)
-                else:
+                elif action is not None:
                     await self._act(observed, action)
         return Decision((), status, wake)
 
@@ -123,12 +136,12 @@ class Applier:
             _log.info("deleted", kind=action.kind, namespace=namespace, name=action.name, how="no longer used")
 
     async def _resize(self, observed: Observed, action: ResizeClaim) -> str | None:
-        """Asks for a larger volume. Gives why it is refused: what else the job needs does not wait for it."""
+        """Asks for a volume of another size. Gives why it is refused: what else the job needs does not wait for it."""
         patch = {"spec": {"resources": {"requests": {"storage": action.size}}}}
         try:
             self.index.put(await self.cluster.patch(CLAIM, observed.namespace, action.name, patch))
         except ClusterError as error:
-            _log.warning("not grown", namespace=observed.namespace, name=action.name, error=str(error))
+            _log.warning("not resized", namespace=observed.namespace, name=action.name, error=str(error))
             return str(error)
         return None
 
@@ -259,38 +272,80 @@ class Applier:
             if error.code not in (404, 409):
                 _log.warning("event not written", namespace=observed.namespace, job=observed.name, error=str(error))
 
+    def _ask(self, observed: Observed, action: AskCheckpoint, token: str | None) -> Answer | None:
+        """The engine's answer, None while there is none."""
+        key = (observed.namespace, observed.name)
+        answer = self.engines.commits.take(key, _wanted(observed, action), token)
+        if isinstance(answer, EngineError):
+            _log.warning("no checkpoint", namespace=observed.namespace, job=observed.name, error=str(answer))
+        elif isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _has_committed(self, observed: Observed, action: AskCheckpoint, token: str | None) -> bool:
+        """Whether a roll may go on: the engine has answered.
+
+        Where it could not commit the roll goes on without: the pod's preStop asks again, and state is durable anyway.
+        """
+        return self._ask(observed, action, token) is not None
+
     async def _checkpoint(
         self, observed: Observed, action: AskCheckpoint, status: Object | None, token: str | None
     ) -> tuple[Object | None, bool]:
-        """Asks for a checkpoint, and answers who asked for it. Gives the status, and whether to ask once more.
-
-        A roll goes on without: the pod's preStop asks again, and state is durable anyway.
-        """
-        problem: str | None = None
-        try:
-            if token is None:
-                raise EngineError("there is no control token yet")
-            done = await self.engines.checkpoint(observed.namespace, observed.name, token)
-        except EngineError as error:
-            _log.warning("no checkpoint", namespace=observed.namespace, job=observed.name, error=str(error))
-            operation = observed.operation("Checkpoint")
-            overdue = operation is not None and time_text(observed.now) >= operation["deadline"]
-            if not action.required or not overdue:
-                return status, action.required
-            problem = str(error)[:MAX_NOTE]
-            await self._emit(observed, Emit("CheckpointFailed", problem, warning=True))
-        else:
-            if not action.required:
-                return status, False
-            message = f"checkpoint {done.number} took {done.duration_s:.3f} s"
+        """Answers who asked for a checkpoint. Gives the status, and whether to ask once more."""
+        if is_at_rest(observed):
+            await self._emit(observed, Emit("CheckpointDone", NOTHING_TO_COMMIT))
+            return _answered(observed, status, None), False
+        answer = self._ask(observed, action, token)
+        if answer is None:
+            return status, False  # its answer brings the next look
+        if isinstance(answer, Checkpoint):
+            message = f"checkpoint {answer.number} took {answer.duration_s:.3f} s"
             await self._emit(observed, Emit("CheckpointDone", message))
-        if status is None:
-            return None, False
-        left = [operation for operation in status["operations"] if operation["name"] != "Checkpoint"]
-        rest = {name: value for name, value in status.items() if name != "checkpointProblem"}
-        failed = {"checkpointProblem": problem} if problem is not None else {}
-        answered = {"checkpointRequest": observed.annotations[names.CHECKPOINT], "operations": left}
-        return {**rest, **answered, **failed}, False
+            return _answered(observed, status, None), False
+        operation = observed.operation("Checkpoint")
+        if operation is None or time_text(observed.now) < operation["deadline"]:
+            return status, True
+        problem = str(answer)[:MAX_NOTE]
+        await self._emit(observed, Emit("CheckpointFailed", problem, warning=True))
+        return _answered(observed, status, problem), False
+
+
+def _precedes_roll(action: Action | None) -> TypeGuard[AskCheckpoint]:
+    return isinstance(action, AskCheckpoint) and not action.required
+
+
+def _wanted(observed: Observed, action: AskCheckpoint) -> tuple[str, str | None]:
+    """What a checkpoint is asked for: the annotation of whom it is an answer to, or None for a roll."""
+    asked = observed.annotations.get(names.CHECKPOINT, "") if action.required else None
+    return observed.job["metadata"]["uid"], asked
+
+
+def _answered(observed: Observed, status: Object | None, problem: str | None) -> Object | None:
+    """The status in which a request for a checkpoint is answered."""
+    if status is None:
+        return None
+    left = [operation for operation in status["operations"] if operation["name"] != "Checkpoint"]
+    rest = {name: value for name, value in status.items() if name != "checkpointProblem"}
+    failed = {"checkpointProblem": problem} if problem is not None else {}
+    return {**rest, "checkpointRequest": observed.annotations[names.CHECKPOINT], "operations": left, **failed}
+
+
+def _as_told(actions: Iterable[Action]) -> Iterator[tuple[list[Emit], Action | None]]:
+    """Each action with the Events to be told before it.
+
+    Those of a roll come with the action after them: where that waits for a checkpoint it is decided, and told, again.
+    """
+    held: list[Emit] = []
+    for action in actions:
+        if not isinstance(action, Emit):
+            yield held, action
+            held = []
+        elif action.reason in OF_ROLLS:
+            held.append(action)
+        else:
+            yield [action], None
+    yield held, None
 
 
 def _sooner(wake: datetime | None, other: datetime | None) -> datetime | None:

@@ -14,7 +14,17 @@ from streamjob_operator.cluster import Cluster, ClusterError, Object
 from streamjob_operator.engine import Engines
 from streamjob_operator.index import Index, Key, version
 from streamjob_operator.informer import Echoes, Handler, Informer
-from streamjob_operator.kinds import CHILDREN, CLAIM, CONFIG_MAP, POD, POD_MONITOR, RUNTIME_CLASS, STORAGE_CLASS, Kind
+from streamjob_operator.kinds import (
+    CHILDREN,
+    CLAIM,
+    CONFIG_MAP,
+    POD,
+    POD_MONITOR,
+    RUNTIME_CLASS,
+    STORAGE_CLASS,
+    STREAM_JOB,
+    Kind,
+)
 from streamjob_operator.observe import Facts
 from streamjob_operator.observed import asks, is_terminating
 from streamjob_operator.poll import Poller
@@ -46,11 +56,11 @@ _log = structlog.get_logger("streamjob_operator.controller")
 class Controller:
     """Index, queue and workers."""
 
-    def __init__(self, cluster: Cluster, settings: Settings) -> None:
+    def __init__(self, cluster: Cluster, settings: Settings, leads: Callable[[], bool] = lambda: True) -> None:
         self._cluster, self._settings = cluster, settings
         self.index = Index()
         self._facts = Facts()
-        self._engines = Engines(settings.engine_url)
+        self._engines = Engines(settings.engine_url, lambda key: self.work.add(key, urgent=True))
         self._clock = asyncio.get_running_loop().time
         self.work = Work(self._clock)
         self._reconciler = Reconciler(
@@ -63,9 +73,11 @@ class Controller:
             self._wrote,
             self.work.add_in,
             in_url(every_address()),
+            leads,
         )
         self._informers: list[Informer] = []
         self._echoes = Echoes()
+        self._unlisted: set[str | None] = set()
         self._leads = False
         self._beat_at = self._clock()
 
@@ -77,9 +89,7 @@ class Controller:
         key = (metadata["namespace"], metadata["name"])
         self._echoes.heard(key, version(job))
         if event == "DELETED":
-            if self.index.remove_job(key, metadata["uid"], version(job)):
-                self._reconciler.forget(key)
-                self.work.forget(key)
+            self._lost_job(key, metadata["uid"], version(job))
             return
         before = self.index.job(key)
         self.index.put_job(job, referenced_config_maps(job))
@@ -87,6 +97,13 @@ class Controller:
         # begins to lead looks at all: a queue would only grow until then.
         if self._leads and (before is None or asks(before) != asks(job)):
             self.work.add(key, urgent=before is not None)
+
+    def _lost_job(self, key: Key, uid: str, ended: int) -> None:
+        """The job with this uid is gone, as is known since a version."""
+        if self.index.remove_job(key, uid, ended):
+            self._reconciler.forget(key)
+            self._engines.commits.keep(key, ())
+            self.work.forget(key)
 
     def _wrote(self, key: Key, job: Object) -> None:
         """The answer to what was written into a job: kopf's watch has to tell of it as well."""
@@ -131,9 +148,18 @@ class Controller:
     # ------------------------------------------------------------------------------------------------- what it does
 
     async def lead(self) -> None:
-        """Watches the children, then works, until it is cancelled."""
+        """Lists the jobs, watches the children, then works, until it is cancelled."""
         self._leads = True
+        try:
+            await self._lead()
+        finally:
+            self._engines.commits.stop()
+
+    async def _lead(self) -> None:
         async with asyncio.TaskGroup() as tasks:
+            self._unlisted.update(self._namespaces())
+            await self._list_jobs()
+            tasks.create_task(self._list_others())
             served = await self._watch(tasks)
             tasks.create_task(self._find_pod_monitors(tasks, served))
             _log.info("watches have listed", unwatched=self._unwatched(), **self.index.counts())
@@ -143,6 +169,42 @@ class Controller:
             tasks.create_task(self._resync())
             tasks.create_task(self._poll())
             tasks.create_task(self._show())
+
+    async def _list_jobs(self) -> None:
+        """Lists the jobs where that has not been done since this replica leads.
+
+        The watch of one that waited may have been dead without a word for a while: what it has told of may be from
+        before the last edit, and whoever led has seen that. Until there is a list no job of its namespace is looked at.
+        """
+        for namespace in sorted(self._unlisted, key=str):
+            try:
+                async with asyncio.timeout(SYNC_LIMIT_S):
+                    await self._list_jobs_in(namespace)
+            except (ClusterError, TimeoutError) as error:
+                _log.warning("jobs are not listed: they wait for it", namespace=namespace, error=str(error))
+            else:
+                self._unlisted.discard(namespace)
+
+    async def _list_jobs_in(self, namespace: str | None) -> None:
+        """Takes over what is listed of jobs, where it is newer than what is known, and forgets all else."""
+        known = {key: self.index.job(key) for key in self.index.jobs() if namespace in (None, key[0])}
+        gone = {key: job["metadata"]["uid"] for key, job in known.items() if job is not None}
+        ended = ""
+        async for jobs, ended in self._cluster.pages(STREAM_JOB, namespace):  # noqa: B007 - the last one counts
+            for job in jobs:
+                gone.pop(self.index.put_job(job, referenced_config_maps(job)), None)
+        for key, uid in gone.items():
+            self._lost_job(key, uid, int(ended) if ended.isdecimal() else 0)
+
+    async def _list_others(self) -> None:
+        """Lists the jobs of those namespaces again, later each time, of which there is no list yet."""
+        wait = DISCOVERY_RETRY_S
+        while self._unlisted:
+            await asyncio.sleep(wait)
+            wait, left = min(2 * wait, UNWATCHED_RETRY_S), len(self._unlisted)
+            await self._list_jobs()
+            if len(self._unlisted) < left:
+                self._look_at_all()
 
     async def _watch(self, tasks: asyncio.TaskGroup) -> bool | None:
         """Begins all watches. Gives whether there are PodMonitors, None where that is not known."""
@@ -221,6 +283,8 @@ class Controller:
 
     def _is_watched(self, namespace: str) -> bool:
         """Whether all of a namespace is known: a look that misses children would make them anew."""
+        if not self._unlisted.isdisjoint((None, namespace)):
+            return False
         return all(one.synced.is_set() and not one.refused for one in self._needed(namespace))
 
     def _needed(self, namespace: str) -> list[Informer]:
@@ -236,7 +300,9 @@ class Controller:
 
     def _unwatched(self) -> list[str]:
         """The watches of namespaces that are not watched."""
-        return [one.name for one in self._informers if not one.optional and (one.refused or not one.synced.is_set())]
+        jobs = [f"{STREAM_JOB.plural}{f' in {one}' if one else ''}" for one in sorted(self._unlisted, key=str)]
+        late = [one for one in self._informers if not one.optional and (one.refused or not one.synced.is_set())]
+        return [*jobs, *(one.name for one in late)]
 
     async def _worker(self) -> None:
         while True:
@@ -290,6 +356,7 @@ class Controller:
             self._reconciler.phases.show(time.time())
             metrics.unwatched.set(len(self._unwatched()))
             self._echoes.keep(self.index.jobs())
+            self._engines.commits.keep_jobs(self.index.jobs())
             await asyncio.sleep(10)
 
     async def beat(self) -> None:

@@ -1,9 +1,13 @@
-"""The engine's control interface: two questions over HTTP."""
+"""The engine's control interface: two questions over HTTP.
+
+A look at a job waits for neither: the poller asks how an engine is, `Commits` asks for checkpoints beside the looks.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, TypeVar
+from collections.abc import Callable, Collection, Hashable
+from typing import Annotated, TypeAlias, TypeVar
 
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,6 +17,10 @@ from streamjob_operator.observed import MAX_INTEGER, EngineStatus
 STATUS_TIMEOUT_S = 5.0
 CHECKPOINT_TIMEOUT_S = 35.0
 """The engine itself answers after 30 s at the latest."""
+MAX_CHECKPOINTS = 16
+"""Engines that are asked for a checkpoint at once; each may take CHECKPOINT_TIMEOUT_S."""
+ANSWER_S = 60.0
+"""For how long an answer counts: what has come in since the checkpoint is not in it."""
 MAX_ANSWER_BYTES = 1 << 20
 """A longer answer is none."""
 _CHUNK_BYTES = 1 << 16
@@ -31,15 +39,23 @@ class Checkpoint(BaseModel):
     duration_s: Annotated[float, Field(ge=0)]
 
 
-class Engines:
-    """Asks engines; `url` is a template with {job} and {namespace}."""
+Key = tuple[str, str]
+"""(namespace, name) of a job."""
+Answer: TypeAlias = Checkpoint | Exception
+"""A checkpoint, or why there is none: an EngineError, or a mistake of the operator."""
 
-    def __init__(self, url: str) -> None:
+
+class Engines:
+    """Asks engines; `url` is a template with {job} and {namespace}, `answered` is told of the answers to `commits`."""
+
+    def __init__(self, url: str, answered: Callable[[Key], None] = lambda _: None) -> None:
         self._url = url
         self._session: aiohttp.ClientSession | None = None
+        self.commits = Commits(self, answered)
 
     async def close(self) -> None:
         """Closes the connections."""
+        self.commits.stop()
         if self._session is not None:
             await self._session.close()
 
@@ -72,6 +88,59 @@ class Engines:
         except aiohttp.ClientError as error:  # its text cites what was answered
             raise EngineError(f"{url} does not answer as HTTP should: {type(error).__name__}") from None
         return body
+
+
+class Commits:
+    """Checkpoints that are asked for beside the looks at jobs, since an engine may take as long as it is given.
+
+    One question a job at a time, MAX_CHECKPOINTS in all; others wait for their turn. `answered` is called with the job.
+    What a checkpoint is `wanted` for names its answer: nobody gets that to another question.
+    """
+
+    def __init__(self, engines: Engines, answered: Callable[[Key], None]) -> None:
+        self._engines, self._answered = engines, answered
+        self._places = asyncio.Semaphore(MAX_CHECKPOINTS)
+        self._asked: dict[Key, tuple[Hashable, asyncio.Task[None]]] = {}
+        self._answers: dict[Key, dict[Hashable, tuple[Answer, float]]] = {}
+
+    def take(self, key: Key, wanted: Hashable, token: str | None) -> Answer | None:
+        """The answer, once; None where there is none yet: then the engine is asked, unless a question is under way."""
+        answer, since = self._answers.get(key, {}).pop(wanted, (None, 0.0))
+        if answer is not None and asyncio.get_running_loop().time() - since < ANSWER_S:
+            return answer
+        if token is None:
+            return EngineError("there is no control token yet")
+        if key not in self._asked:
+            self._asked[key] = (wanted, asyncio.create_task(self._ask(key, wanted, token)))
+        return None
+
+    def keep(self, key: Key, wanted: Collection[Hashable]) -> None:
+        """Forgets of a job what nobody wants any more: an answer to it would count for what comes later."""
+        if key in self._asked and self._asked[key][0] not in wanted:
+            self._asked.pop(key)[1].cancel()
+        left = {name: answer for name, answer in self._answers.pop(key, {}).items() if name in wanted}
+        if left:
+            self._answers[key] = left
+
+    def keep_jobs(self, keys: Collection[Key]) -> None:
+        """Forgets all jobs but these."""
+        for key in {*self._asked, *self._answers}.difference(keys):
+            self.keep(key, ())
+
+    def stop(self) -> None:
+        """Ends all questions: who no longer leads asks nothing."""
+        self.keep_jobs(())
+
+    async def _ask(self, key: Key, wanted: Hashable, token: str) -> None:
+        answer: Answer
+        try:
+            async with self._places:
+                answer = await self._engines.checkpoint(*key, token)
+        except Exception as error:  # whoever takes it raises what is no EngineError
+            answer = error
+        self._asked.pop(key, None)
+        self._answers.setdefault(key, {})[wanted] = (answer, asyncio.get_running_loop().time())
+        self._answered(key)
 
 
 async def _whole(stream: aiohttp.StreamReader, url: str) -> bytes:

@@ -10,6 +10,7 @@ import kopf
 import structlog
 
 from streamjob_operator import names
+from streamjob_operator.bench import Bench
 from streamjob_operator.controller import Controller
 from streamjob_operator.validation import InvalidJob, check, sentence
 
@@ -38,6 +39,7 @@ def register(
     webhook: bool,
 ) -> None:
     """Registers the handlers, that of jobs where they are `watched`; `loop` is the controller's, kopf has another."""
+    bench = Bench("webhook")
 
     @kopf.on.login(registry=registry)
     def login(**kwargs: Any) -> Any:
@@ -57,7 +59,7 @@ def register(
 
         @kopf.on.validate(names.GROUP, names.VERSION, names.PLURAL, registry=registry, id="streamjobs")
         async def validate(body: Any, **kwargs: Any) -> None:
-            refuse_invalid(kwargs.get("operation"), dict(body), kwargs.get("old"))
+            await bench.do(refuse_invalid, kwargs.get("operation"), dict(body), kwargs.get("old"))
 
 
 def alive(controller: Controller) -> str:
@@ -81,6 +83,8 @@ def refuse_invalid(operation: str | None, job: dict[str, Any], old: Mapping[str,
     checked = check(job, None)
     if isinstance(checked, InvalidJob):
         lines = [sentence(problem) for problem in checked.problems[:MAX_PROBLEMS]]
+        if len(checked.problems) > MAX_PROBLEMS:
+            lines.append(f"and {len(checked.problems) - MAX_PROBLEMS} more: see them all by streamjob check")
         metadata = job["metadata"]
         _log.info("refused", namespace=metadata.get("namespace"), job=metadata["name"], problems=len(checked.problems))
         raise kopf.AdmissionError("; ".join(lines), code=422)

@@ -16,6 +16,8 @@ from streamjob_operator.kinds import Kind
 
 BACKOFF_INITIAL_S = 0.5
 BACKOFF_MAX_S = 30.0
+QUICK_S = 1.0
+"""A watch that ends sooner, without a word, has served nothing: a proxy may end each at once."""
 Key = tuple[str, str]
 """(namespace, name) of a job."""
 Handler = Callable[[str, Object], None]
@@ -81,6 +83,8 @@ class Informer:
     heard_at: float | None = None
     """The loop's clock when the API server last spoke; None before the watch has begun, which waits for others."""
     _version: str = ""
+    _served: bool = False
+    """Whether this watch has told of anything, or has lasted."""
 
     @property
     def name(self) -> str:
@@ -95,37 +99,59 @@ class Informer:
         """Notes that the API server has spoken."""
         self.heard_at = asyncio.get_running_loop().time()
 
-    async def run(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """Watches until it is cancelled."""
+    async def run(
+        self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep, clock: Callable[[], float] | None = None
+    ) -> None:
+        """Watches until it is cancelled; `clock` gives seconds.
+
+        A watch that has served goes on at once where it ends, as it does every few minutes. One that has not does so
+        once, and waits after that, longer each time; so does a version that is too old, which brings another list.
+        """
+        clock = clock or asyncio.get_running_loop().time
         self.heard()
-        wait = BACKOFF_INITIAL_S
+        wait, free = BACKOFF_INITIAL_S, True
         while True:
-            try:
-                if not self._version:
-                    await self._list()
-                await self._follow()
-                wait = BACKOFF_INITIAL_S
+            cut = await self._once(clock)
+            if cut is not None and self._is_refused(cut) and self.optional:
+                return
+            if self._served:
+                wait, free = BACKOFF_INITIAL_S, True
+            if cut is None and self._served:
                 continue
-            except ClusterError as error:
-                if error.code == 410:
-                    self._version = ""
-                    continue
-                if error.code in (403, 404) and self.optional:
-                    _log.info("not watched: it is not served, or there is no right to see it", kind=self.name)
-                    self.refused = True
-                    self.synced.set()
-                    self.answered.set()
-                    return
-                if error.code == 403:
-                    if not self.refused:
-                        self.refused_at = asyncio.get_running_loop().time()
-                    self.refused = True
-                    self.answered.set()
-                _log.warning("watch interrupted", kind=self.name, error=str(error), code=error.code, wait_s=wait)
-                if error.code != 0:
-                    self._version = ""
+            failed = cut is not None and cut.code != 410
+            if free and not failed:
+                free = False
+                continue
+            said, code = ("it ends at once", None) if cut is None else (str(cut), cut.code)
+            _log.warning("watch interrupted", kind=self.name, error=said, code=code, wait_s=wait)
             await sleep(wait)
             wait = min(wait * 2, BACKOFF_MAX_S)
+
+    async def _once(self, clock: Callable[[], float]) -> ClusterError | None:
+        """Lists where that has to be, then follows to the end of the watch; gives what has cut it off."""
+        self._served = False
+        try:
+            if not self._version:
+                await self._list()
+            await self._follow(clock)
+        except ClusterError as error:
+            if error.code != 0:
+                self._version = ""
+            return error
+        return None
+
+    def _is_refused(self, error: ClusterError) -> bool:
+        """Notes that the right to watch is missing, or for an optional watch what is to be watched."""
+        if error.code in (403, 404) and self.optional:
+            _log.info("not watched: it is not served, or there is no right to see it", kind=self.name)
+            self.synced.set()
+        elif error.code != 403:
+            return False
+        elif not self.refused:
+            self.refused_at = asyncio.get_running_loop().time()
+        self.refused = True
+        self.answered.set()
+        return True
 
     async def _list(self) -> None:
         found: set[tuple[str, str]] = set()
@@ -144,18 +170,21 @@ class Informer:
         self.synced.set()
         self.answered.set()
 
-    async def _follow(self) -> None:
+    async def _follow(self, clock: Callable[[], float]) -> None:
+        began = clock()
         events = self.cluster.watch(
             self.kind, self.namespace, self._version, self.selector, metadata_only=self.metadata_only
         )
         async for event in events:
             self.heard()
+            self._served = True
             item = event["object"]
             self._version = item["metadata"]["resourceVersion"]
             if event["type"] == "BOOKMARK":
                 continue
             self._named(item)
             self.handler(event["type"], item)
+        self._served = self._served or clock() - began >= QUICK_S
         self.heard()
 
     def _named(self, item: Object) -> None:

@@ -78,6 +78,10 @@ class Leader:
             _log.error("no longer leads: the Lease could not be renewed", lease=self._name)
             self.lost.set()
 
+    def holds(self) -> bool:
+        """Whether this candidate may write now."""
+        return self._election.holds(asyncio.get_running_loop().time())
+
     async def release(self) -> None:
         """Hands the Lease over, so that another leads at once."""
         try:

@@ -84,6 +84,10 @@ class Election:
         if self.state == "leading" and now - self._renewed_at >= RENEW_DEADLINE_S:
             self.state = "lost"
 
+    def holds(self, now: float) -> bool:
+        """Whether it leads, and nobody else may yet: also where it was kept from a `tick`."""
+        return self.state == "leading" and now - self._renewed_at < RENEW_DEADLINE_S
+
     def within(self, now: float, seconds: float) -> float:
         """So many seconds, or what a leader may still wait before it has to know that its Lease is renewed."""
         if self.state != "leading":

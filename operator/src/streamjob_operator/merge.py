@@ -24,6 +24,8 @@ MERGE_KEYS: dict[str, tuple[str, ...]] = {
 }
 """Lists whose items are merged one by one, and what tells the items apart; other lists are replaced."""
 
+_GONE = object()
+"""Takes the place of an item that is removed, and may come again further on in the patch."""
 _DEFAULTS = {"protocol": "TCP"}
 _WHOLE = ("volumes",)
 """Lists whose items are replaced as a whole: a volume has one source."""
@@ -67,18 +69,23 @@ def _mappings(base: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
 def _lists(base: list[Any], patch: list[Any], name: str) -> list[Any]:
     keys = MERGE_KEYS[name]
     directives = [item.get(DIRECTIVE) if isinstance(item, dict) else None for item in patch]
-    result = [] if "replace" in directives else list(base)
+    result: list[Any] = [] if "replace" in directives else list(base)
+    places: dict[tuple[Any, ...] | None, int] = {}
+    for at, old in enumerate(result):
+        places.setdefault(identity(old, keys), at)
     for item, directive in zip(patch, directives, strict=True):
         wanted = identity(item, keys)
-        place = next((at for at, old in enumerate(result) if wanted and identity(old, keys) == wanted), None)
+        place = places.get(wanted) if wanted else None
         if directive in ("delete", "replace"):
             if place is not None and directive == "delete":
-                del result[place]
+                result[place] = _GONE
         elif place is None:
-            result.append(merge(None, item))
+            new = merge(None, item)
+            places.setdefault(identity(new, keys), len(result))
+            result.append(new)
         else:
-            result[place] = merge(None if name in _WHOLE else result[place], item)
-    return result
+            result[place] = merge(None if name in _WHOLE or result[place] is _GONE else result[place], item)
+    return [item for item in result if item is not _GONE]
 
 
 def patch_problems(patch: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:

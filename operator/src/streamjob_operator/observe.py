@@ -12,7 +12,7 @@ from streamjob_operator.cluster import ClusterError
 from streamjob_operator.index import Index, Key, References
 from streamjob_operator.kinds import CONFIG_MAP, EVENT, STREAM_JOB
 from streamjob_operator.observed import Cluster, EngineFacts, Object, Observed, Ref, is_terminating
-from streamjob_operator.validation import referenced_config_maps
+from streamjob_operator.validation import MAX_REFERRED_BYTES, referenced_config_maps
 
 _log = structlog.get_logger("streamjob_operator.observe")
 
@@ -95,9 +95,15 @@ async def observe_unseen(api: Api, index: Index, key: Key, now: datetime) -> Obs
 
 
 async def _config_maps(api: Api, index: Index, namespace: str, wanted: References) -> dict[str, dict[str, str]]:
-    """What the job reads of users' ConfigMaps that exist; one is read when its watch has told of another version."""
-    result = {}
+    """What the job reads of users' ConfigMaps that exist; one is read when its watch has told of another version.
+
+    It ends where there is more than a job may have: the check says so, and no more has to be held for it.
+    """
+    result: dict[str, dict[str, str]] = {}
+    held = 0
     for name, keys in sorted(wanted.items()):
+        if held > MAX_REFERRED_BYTES:
+            break
         newest, data = index.config_map(namespace, name, keys)
         if newest is not None and data is None:
             found = await api.get(CONFIG_MAP, namespace, name)
@@ -107,6 +113,7 @@ async def _config_maps(api: Api, index: Index, namespace: str, wanted: Reference
                 data = {key: whole[key] for key in sorted(keys) if key in whole}
         if data is not None:
             result[name] = data
+            held += sum(map(len, data.values()))
     return result
 
 

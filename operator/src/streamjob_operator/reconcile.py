@@ -11,6 +11,7 @@ import structlog
 
 from streamjob_operator import metrics, names
 from streamjob_operator.apply import Applier
+from streamjob_operator.bench import Bench
 from streamjob_operator.cluster import NAME_TAKEN, Cluster, ClusterError
 from streamjob_operator.decide import Choices, Decision, decide, worth_writing
 from streamjob_operator.decide.changes import NO_RIGHTS, REFUSED
@@ -35,7 +36,8 @@ class Reconciler:
     """Looks at jobs. Keeps nothing that the cluster has not, but when it last wrote an engine's facts.
 
     `again` is called with a job that has to be looked at once more, `wrote` with what became of a job by a write,
-    `later` with a job and the seconds until something is due for it, whatever becomes of the look under way.
+    `later` with a job and the seconds until something is due for it, whatever becomes of the look under way. `leads`
+    says whether this replica may write.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Reconciler:
         wrote: Callable[[Key, Object], None] = lambda _key, _job: None,
         later: Callable[[Key, float], None] = lambda _key, _seconds: None,
         listen: str = names.EVERY_ADDRESS,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
         self._cluster = cluster
         self._index = index
@@ -57,6 +60,8 @@ class Reconciler:
         self._again = again
         self._wrote = wrote
         self._later = later
+        self._leads = leads
+        self._bench = Bench("decide")
         self._applier = Applier(cluster, engines, index, facts)
         self._written: dict[Key, datetime] = {}
         self.phases = metrics.Phases()
@@ -85,8 +90,13 @@ class Reconciler:
                 raise
 
     async def _work(self, key: Key, observed: Observed) -> float | None:
+        choices = Choices(self._image, secrets.token_urlsafe(TOKEN_BYTES), self._listen)
         with span("decide", {}):
-            decision = decide(observed, Choices(self._image, secrets.token_urlsafe(TOKEN_BYTES), self._listen))
+            decision = await self._bench.do(decide, observed, choices)
+        if not self._leads():
+            # Meanwhile another may lead. This process ends as soon as it hears of it.
+            _log.warning("not written: no longer leads", namespace=key[0], job=key[1])
+            return None
         if decision.wake is not None and decision.wake > observed.now:
             # A look that fails comes again later each time, and a deadline does not wait for it.
             self._later(key, (decision.wake - observed.now).total_seconds())

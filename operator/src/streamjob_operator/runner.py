@@ -86,9 +86,9 @@ async def _wait_for_api(cluster: Cluster) -> None:
 
 
 async def _serve(settings: Settings, cluster: Cluster, stop: asyncio.Event) -> int:
-    controller = Controller(cluster, settings)
     namespace = settings.lease_namespace or own_namespace()
     leader = Leader(cluster, namespace, settings.lease_name, settings.holder())
+    controller = Controller(cluster, settings, leader.holds)
     watching = asyncio.create_task(_kopf(settings, cluster, controller), name="kopf")
     election = asyncio.create_task(leader.run(), name="election")
     leading = asyncio.create_task(_lead(leader, controller), name="controller")

@@ -25,7 +25,11 @@ MAX_MESSAGE = 1024
 MAX_KEPT = 64
 """Checked jobs that are kept: a job that changes is looked at several times within a second."""
 MAX_KEPT_BYTES = 8 << 20
-"""Bytes of these jobs, as JSON with their code; a larger one is checked at each look."""
+"""Bytes of these jobs, as JSON with their code, and of what came out; a larger one is checked at each look."""
+MAX_CODE_BYTES = 1 << 20
+"""Bytes of the functions of a job, and of the job as the engine reads it: a ConfigMap has no room for more."""
+MAX_REFERRED_BYTES = 2 * MAX_CODE_BYTES
+"""Bytes of code from ConfigMaps of one job: that of its functions, and that of its sources and sinks."""
 _METADATA = ("name", "namespace")
 _POD_SPEC = ("spec", "podTemplate", "spec")
 
@@ -37,6 +41,11 @@ class ValidJob:
     job: StreamJob
     config: str
     udfs: dict[str, str]
+
+    @property
+    def size(self) -> int:
+        """Its characters, code that functions share once; the model stands for the text that was checked."""
+        return len(self.config) + sum(map(len, set(self.udfs.values())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,11 @@ class InvalidJob:
         """All problems on one line, cut to MAX_MESSAGE characters."""
         text = "; ".join(sentence(problem) for problem in self.problems)
         return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
+
+    @property
+    def size(self) -> int:
+        """Its characters."""
+        return sum(len(sentence(problem)) for problem in self.problems)
 
 
 ConfigMaps = Mapping[str, Mapping[str, str]]
@@ -80,13 +94,14 @@ class CheckedJobs:
             return found[1]
 
     def put(self, text: str, checked: Checked) -> None:
-        """Keeps an outcome; a text counts as large as it is, in ASCII."""
-        if len(text) > self._limit_bytes:
+        """Keeps an outcome; it counts as large as the text, in ASCII, and itself."""
+        size = len(text) + checked.size
+        if size > self._limit_bytes:
             return
         key = _hash(text)
         with self._lock:
-            self._bytes += len(text) - self._kept.pop(key, (0, None))[0]
-            self._kept[key] = (len(text), checked)
+            self._bytes += size - self._kept.pop(key, (0, None))[0]
+            self._kept[key] = (size, checked)
             while len(self._kept) > self._limit or self._bytes > self._limit_bytes:
                 self._bytes -= self._kept.pop(next(iter(self._kept)))[0]
 
@@ -112,6 +127,8 @@ def check(resource: Mapping[str, Any], config_maps: ConfigMaps | None) -> Checke
 
     Without `config_maps` (None) code in ConfigMaps stays unknown: what a webhook can say.
     """
+    if sum(len(text) for texts in (config_maps or {}).values() for text in texts.values()) > MAX_REFERRED_BYTES:
+        return _too_much("the code in its ConfigMaps", MAX_REFERRED_BYTES, resource["metadata"]["name"])
     metadata = {key: value for key, value in resource["metadata"].items() if key in _METADATA}
     data = {
         "apiVersion": resource.get("apiVersion", names.API_VERSION),
@@ -144,7 +161,15 @@ def _checked(text: str) -> Checked:
     udfs = {udf["name"]: udf["source"] for udf in normalised["udfs"]}
     normalised["udfs"] = [{**udf, "source": ""} for udf in normalised["udfs"]]
     config = json.dumps(normalised, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for what, texts in (("the code of its functions", udfs.values()), ("the job with its connectors' code", (config,))):
+        if sum(len(text.encode()) for text in texts) > MAX_CODE_BYTES:
+            return _too_much(what, MAX_CODE_BYTES, source.file)
     return ValidJob(loaded.job, config, udfs)
+
+
+def _too_much(what: str, limit: int, file: str) -> InvalidJob:
+    fix = "put what is shared, and data, into an image of your own: spec.image"
+    return InvalidJob((Problem(file, 1, "spec", f"{what} has more than {limit >> 20} MiB", fix=fix),))
 
 
 def referenced_config_maps(resource: Mapping[str, Any]) -> dict[str, frozenset[str]]:

@@ -390,6 +390,13 @@ def test_volumes_grow_and_the_pod_stays(running: Operator, space: Space) -> None
     until("another StatefulSet", lambda: (new := space.get("statefulsets", "telemetry")) and _uid(new) != _uid(old))
     until("a larger claim", lambda: asked("state-telemetry-0") == "2Gi")
     until("Growing", lambda: space.condition("StorageReady").get("reason") == "Growing")
+    space.patch("streamjobs", "telemetry", {"spec": {"storage": {"size": "1Gi"}}})
+    until("told", lambda: space.condition("StorageReady").get("reason") == "ShrinkNotPossible")
+    assert asked("state-telemetry-0") == "2Gi", "no claim asks for what its volume has"
+    space.patch("streamjobs", "telemetry", {"spec": {"storage": {"size": "1025Mi"}}})
+    until("the growth taken back", lambda: asked("state-telemetry-0") == "1025Mi")
+    space.patch("streamjobs", "telemetry", {"spec": {"storage": {"size": "2Gi"}}})
+    until("a larger claim again", lambda: asked("state-telemetry-0") == "2Gi")
     space.bind_claim("state-telemetry-0", "2Gi")
     until("grown", lambda: space.condition("StorageReady").get("reason") == "Bound")
     kept = space.get("pods", "telemetry-0")

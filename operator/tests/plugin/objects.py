@@ -20,6 +20,7 @@ def job(name: str = "telemetry", *, phase: str | None = "Running", **status: Any
         "StorageReady": ("True", "Bound", "all volumes are bound"),
         "EngineReachable": ("True", "Answers", "the engine's control interface answers"),
         "Suspended": ("False", "NotAsked", "spec.suspend is false"),
+        "OutputsMayRepeat": ("False", "AsExpected", "the state is as new as its output"),
     }
     conditions = [condition(kind, *values) for kind, values in good.items()]
     full = {
@@ -50,6 +51,14 @@ def job(name: str = "telemetry", *, phase: str | None = "Running", **status: Any
         "spec": {"shards": 32, "replicas": 1, "suspend": False, "deletionPolicy": "Retain", "deletionDeadline": "5m"},
         "status": {**full, **status},
     }
+
+
+def without_pod(phase: str, **status: Any) -> dict[str, Any]:
+    """A job without a pod that serves."""
+    seen = job(phase=phase, readyReplicas=0, **status)
+    for fact in ("lagRows", "rate"):
+        del seen["status"]["engine"][fact]
+    return seen
 
 
 def condition(kind: str, status: str, reason: str, message: str, at: str = "2026-03-04T09:30:00Z") -> dict[str, Any]:
@@ -145,7 +154,7 @@ def broken_roll() -> Observation:
             involvedObject={"kind": "Pod", "name": "telemetry-0", "uid": "p0"},
         ),
     ]
-    seen = job(phase="Degraded", conditions=conditions, operations=[roll], readyReplicas=0)
+    seen = without_pod("Degraded", conditions=conditions, operations=[roll])
     return Observation(seen, [pod(ready=False, state={"waiting": waiting})], [], events, NOW)
 
 
@@ -155,7 +164,9 @@ def crashing() -> Observation:
     ended = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
     waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 2m40s restarting failed container"}}
     message = (
-        "the container engine of telemetry-0 ends with exit code 137: back-off; see kubectl logs telemetry-0 --previous"
+        "the container engine of telemetry-0 ends by OOMKilled with exit code 137: it needs more memory than its "
+        "limit: raise the limit in spec.podTemplate, or lower spec.state.memory; "
+        "see kubectl logs telemetry-0 --previous"
     )
     conditions = [
         condition("Ready", "False", "Failed", message, at),
@@ -163,7 +174,7 @@ def crashing() -> Observation:
         condition("EngineReachable", "Unknown", "NotAsked", "there is no serving pod to ask", at),
     ]
     crashed = pod(ready=False, restartCount=5, state=waiting, lastState=ended)
-    return Observation(job(phase="Failed", conditions=conditions), [crashed], [], [], NOW)
+    return Observation(without_pod("Failed", conditions=conditions), [crashed], [], [], NOW)
 
 
 def suspended() -> Observation:
@@ -173,9 +184,23 @@ def suspended() -> Observation:
         condition("EngineReachable", "Unknown", "NotAsked", "there is no serving pod to ask"),
         condition("Suspended", "True", "Asked", "spec.suspend is true"),
     ]
-    seen = job(phase="Suspended", conditions=conditions, readyReplicas=0, replicas=0)
+    seen = without_pod("Suspended", conditions=conditions, replicas=0)
     seen["spec"]["suspend"] = True
     return Observation(seen, [], [claim()], [], NOW)
+
+
+def restored() -> Observation:
+    """Its state is older than its output, and it runs."""
+    message = (
+        "the state was restored from before the last output, so outputs may have been repeated since: consumers of "
+        "message sinks must expect that"
+    )
+    told = event(
+        "OutputsMayRepeat", message, "2026-03-04T11:59:00Z", kind="StreamJob", name="telemetry", type="Warning"
+    )
+    seen = job()
+    seen["status"]["conditions"][-1] = condition("OutputsMayRepeat", "True", "Restored", message)
+    return Observation(seen, [pod()], [claim()], [told], NOW)
 
 
 def deleting() -> Observation:
@@ -212,6 +237,7 @@ SCENES = {
     "broken_roll": broken_roll,
     "crashing": crashing,
     "suspended": suspended,
+    "restored": restored,
     "deleting": deleting,
     "unseen": unseen,
     "stale": stale,

@@ -16,6 +16,8 @@ HARMLESS = {"AsExpected", "Answers", "Bound", "NotAsked", "NoVolumeYet", "PodsRe
 """Reasons that a condition gives where nothing is wrong."""
 OF_REFUSALS = {NAME_TAKEN, NO_RIGHTS, REFUSED}
 """Reasons that stand in a variable: what a request was refused for."""
+OF_THE_CLUSTER = ("health.py", "storage.py")
+"""Files with the cluster's own words, in tuples, which become reasons."""
 PLACES = {"Condition": 2, "Trouble": 0, "no": 0, "_invalid": 2}
 """Calls that carry a reason, and which argument it is."""
 
@@ -29,7 +31,7 @@ def reasons() -> set[str]:
                 at = PLACES[node.func.id]
                 if len(node.args) > at and isinstance(node.args[at], ast.Constant):
                     found.add(str(node.args[at].value))
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple) and path.name == "health.py":
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple) and path.name in OF_THE_CLUSTER:
                 found |= {str(one.value) for one in node.value.elts if isinstance(one, ast.Constant)}
     return found
 

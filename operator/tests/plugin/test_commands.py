@@ -6,6 +6,7 @@ import http.server
 import json
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlparse
@@ -14,6 +15,8 @@ import pytest
 import yaml
 
 from plugin import objects
+from streamjob_operator.decide.operations import DEADLINES
+from streamjob_operator.engine import CHECKPOINT_TIMEOUT_S
 from streamjob_operator.plugin.arguments import parse
 from streamjob_operator.plugin.cli import main
 
@@ -307,6 +310,13 @@ def test_a_checkpoint_is_done_when_this_request_was_answered(api: Api, capsys: p
     assert answer["lastCheckpoint"]["number"] == 412
     api.then = set_status(checkpointRequest="another")
     assert main(["checkpoint", "telemetry", "--timeout", "1s"]) == 3
+
+
+def test_who_waits_for_a_checkpoint_waits_longer_than_the_operator_takes_to_answer() -> None:
+    last_question = timedelta(seconds=CHECKPOINT_TIMEOUT_S)
+    assert timedelta(seconds=parse(["checkpoint", "x"]).timeout) > DEADLINES["Checkpoint"] + last_question
+    assert parse(["checkpoint", "x", "--timeout", "5s"]).timeout == 5
+    assert parse(["restart", "x"]).timeout == 120
 
 
 def test_a_checkpoint_that_failed_is_not_done(api: Api, capsys: pytest.CaptureFixture[str]) -> None:

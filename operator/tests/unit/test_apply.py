@@ -34,6 +34,7 @@ class Refusing:
 
     refuses: Callable[[str, str], int]
     done: list[tuple[str, str, Any]] = field(default_factory=list)
+    job: dict[str, Any] = field(default_factory=dict)
 
     def take(self, verb: str, kind: str, body: Any) -> None:
         code = self.refuses(verb, kind)
@@ -46,6 +47,8 @@ class Refusing:
     ) -> dict[str, Any]:
         self.take(subresource or ("try" if dry_run else "apply"), manifest["kind"], manifest)
         answer = copy.deepcopy(manifest)
+        if subresource == "status":
+            answer = {**copy.deepcopy(self.job), "status": answer["status"]}
         answer["metadata"] |= {"uid": "uid-1", "resourceVersion": "1000"}
         return answer
 
@@ -73,13 +76,17 @@ def looked(
     config_map: dict[str, Any] | None = None,
     later: Callable[[float], None] = lambda _: None,
 ) -> None:
-    """One look by the real reconciler at a world's objects; a refusal ends it as it does in a worker."""
+    """One look by the real reconciler at a world's objects; a refusal ends it as it does in a worker.
+
+    Where it asks the engine first, the look that the answer brings as well.
+    """
 
     async def course() -> None:
         index = Index()
         resource = copy.deepcopy(world.job)
         assert resource is not None
         index.put_job(resource, referenced_config_maps(resource))
+        cluster.job = resource
         if config_map is not None:
             index.see_config_map(config_map)
         for (kind, name), thing in world.things.items():
@@ -90,9 +97,11 @@ def looked(
             seen["metadata"].setdefault("labels", {})[names.JOB_LABEL] = "telemetry"
             index.put(seen)
         known = facts or Facts(storage_classes={"fast": (True, True)})
+        answered = asyncio.Event()
+        engines = Engines("", lambda _: answered.set())
         reconciler = Reconciler(
             cluster,  # type: ignore[arg-type]
-            Engines(""),
+            engines,
             index,
             known,
             "engine:1",
@@ -101,6 +110,10 @@ def looked(
         )
         with contextlib.suppress(ClusterError):
             await reconciler.look(KEY)
+            if engines.commits._asked or engines.commits._answers:
+                await answered.wait()
+                cluster.done = [one for one in cluster.done if one[0] != "status"]
+                await reconciler.look(KEY)
 
     asyncio.run(course())
 
@@ -221,6 +234,29 @@ def test_a_growth_that_is_refused_is_told_and_everything_else_goes_on() -> None:
         again = Refusing(cluster.refuses)
         looked(world, again)
         assert not [event for event in again.of("create", "Event") if event["reason"] == "VolumeGrowth"]
+
+
+def test_a_growth_that_may_not_be_taken_back_is_told_with_the_size_that_goes_on() -> None:
+    world = World(job=job(storage={"size": "20Gi"}))
+    world.settle()
+    assert world.job is not None
+    claim = world.things["PersistentVolumeClaim", "state-telemetry-0"]
+    claim["status"]["capacity"]["storage"] = "10Gi"
+    world.job["spec"]["storage"]["size"] = "15Gi"
+    cluster = Refusing(lambda _verb, kind: 422 if kind == "PersistentVolumeClaim" else 0)
+    looked(world, cluster)
+    (manifest,) = cluster.of("status", "StreamJob")
+    (told,) = [found for found in manifest["status"]["conditions"] if found["type"] == "StorageReady"]
+    assert (told["status"], told["reason"]) == ("False", "LoweringRefused")
+    assert "set spec.storage.size to 20Gi" in told["message"]
+    world.job["status"] = manifest["status"]
+    again = Refusing(cluster.refuses)
+    looked(world, again)
+    assert not [event for event in again.of("create", "Event") if event["reason"] == "VolumeGrowth"], "told once"
+    allowed = Refusing(lambda _verb, _kind: 0)
+    looked(world, allowed)
+    patch = {"spec": {"resources": {"requests": {"storage": "15Gi"}}}}
+    assert allowed.of("patch", "PersistentVolumeClaim") == [patch]
 
 
 def test_a_job_that_is_refused_can_be_suspended_all_the_same() -> None:

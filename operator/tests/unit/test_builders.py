@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from typing import Any
@@ -14,6 +15,9 @@ from streamjob_operator.builders import Inputs, children
 from streamjob_operator.settings import API_HOST, every_address, in_url
 from streamjob_operator.validation import ValidJob, check
 from unit.jobs import CODE, job
+
+METADATA = ("169.254.169.254", "fe80::a9fe:a9fe", "fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16")
+"""Where AWS, Azure, GCP, Alibaba and OpenStack tell a machine of itself."""
 
 
 def build(
@@ -34,6 +38,11 @@ def _named(name: str) -> str:
 def pod(**spec: Any) -> dict[str, Any]:
     template: dict[str, Any] = build(**spec)["StatefulSet", "telemetry"]["spec"]["template"]
     return template
+
+
+def test_a_container_that_fails_leaves_the_end_of_its_log() -> None:
+    (engine,) = pod()["spec"]["containers"]
+    assert engine["terminationMessagePolicy"] == "FallbackToLogsOnError"
 
 
 def test_one_job_gives_all_its_children() -> None:
@@ -115,6 +124,23 @@ def test_pods_pass_the_restricted_pod_security_level() -> None:
     volumes = {next(key for key in volume if key != "name") for volume in spec["volumes"]}
     assert volumes <= {"configMap", "secret", "emptyDir"}
     assert spec["automountServiceAccountToken"] is False
+
+
+def test_no_pod_reaches_where_clouds_keep_the_credentials_of_their_machines() -> None:
+    name_servers, rest = build()["NetworkPolicy", "telemetry"]["spec"]["egress"]
+    assert [port["port"] for port in name_servers["ports"]] == [53, 53]
+    assert "ports" not in rest
+    refused = []
+    for peer in rest["to"]:
+        everything = ipaddress.ip_network(peer["ipBlock"]["cidr"])
+        for text in peer["ipBlock"]["except"]:
+            network = ipaddress.ip_network(text)
+            assert str(network) == text, "as the API server takes it"
+            assert network.subnet_of(everything)  # type: ignore[arg-type]
+            refused.append(network)
+    for address in METADATA:
+        assert any(ipaddress.ip_address(address) in network for network in refused), address
+    assert sum(network.prefixlen == network.max_prefixlen for network in refused) == 4, "and nothing else"
 
 
 def test_what_rolls_the_pod() -> None:

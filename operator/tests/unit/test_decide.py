@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import copy
-from datetime import timedelta
+import json
+from datetime import datetime, timedelta
 from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streamjob_operator import names
 from streamjob_operator.conditions import time_text
@@ -21,8 +26,17 @@ from streamjob_operator.decide import (
     decide,
     worth_writing,
 )
+from streamjob_operator.decide.checkpoints import is_at_rest
 from streamjob_operator.decide.decision import STUCK_GRACE
 from streamjob_operator.decide.deletion import MAX_DEADLINE, decide_deletion
+from streamjob_operator.decide.health import (
+    MAX_SAID,
+    MAX_TEXT,
+    NOT_SERVING_GRACE,
+    RESTART_RECENT,
+    TERMINATION_GRACE,
+    last_said,
+)
 from streamjob_operator.decide.operations import DEADLINES
 from streamjob_operator.decide.status import FACTS_INTERVAL
 from streamjob_operator.diff import Difference
@@ -352,6 +366,121 @@ def test_a_growth_that_waits_for_the_file_system_has_its_time_from_the_pods_star
     assert operations() == ["Resize"]
 
 
+def growth(has: str, asked: str, wanted: str, **status: Any) -> World:
+    """A job whose volume has one size and was asked for another, while the spec wants a third."""
+    world = settled(storage={"size": asked})
+    assert world.job is not None
+    claim = world.things["PersistentVolumeClaim", "state-telemetry-0"]
+    claim["status"] = {"phase": "Bound", "capacity": {"storage": has}, **status}
+    world.job["spec"]["storage"] = {"size": wanted}
+    return world
+
+
+QUOTA = {"type": "ControllerResizeError", "status": "True", "message": "quota of the backend exceeded"}
+INFEASIBLE = {"storage": "ControllerResizeInfeasible"}
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "said"),
+    [
+        ({"conditions": [QUOTA]}, "ControllerResizeError", "ControllerResizeError: quota of the backend exceeded"),
+        (
+            {"conditions": [QUOTA], "allocatedResourceStatuses": INFEASIBLE},
+            "ControllerResizeError",
+            "quota of the backend exceeded; ControllerResizeInfeasible:",
+        ),
+        ({"allocatedResourceStatuses": INFEASIBLE}, "ControllerResizeInfeasible", "above 10Gi and below 20Gi"),
+        ({"allocatedResourceStatuses": {"storage": "NodeResizeInfeasible"}}, "NodeResizeInfeasible", "does not grow"),
+        ({"conditions": [QUOTA | {"type": "NodeResizeError"}]}, "NodeResizeError", "from 10Gi to 20Gi"),
+        ({"conditions": [QUOTA | {"status": "False"}]}, "Growing", "waits"),
+        ({"conditions": [QUOTA | {"type": "FileSystemResizePending"}]}, "FileSystemResizePending", "its node"),
+        ({"conditions": [QUOTA | {"type": "Resizing"}]}, "Growing", "waits"),
+    ],
+)
+def test_why_a_volume_does_not_grow_is_told(status: dict[str, Any], reason: str, said: str) -> None:
+    told = condition(look(growth("10Gi", "20Gi", "20Gi", **status).observe()), "StorageReady")
+    assert (told["status"], told["reason"]) == ("False", reason)
+    assert said in told["message"]
+
+
+def test_a_failure_of_a_growth_that_has_ended_is_none() -> None:
+    world = growth("20Gi", "20Gi", "20Gi", conditions=[QUOTA])
+    assert condition(look(world.observe()), "StorageReady")["reason"] == "Bound"
+    other = copy.deepcopy(world.things["PersistentVolumeClaim", "state-telemetry-0"])
+    other["metadata"]["name"] = "state-telemetry-1"
+    other["status"] = {"phase": "Bound", "capacity": {"storage": "10Gi"}}
+    world.things["PersistentVolumeClaim", "state-telemetry-1"] = other
+    assert condition(look(world.observe()), "StorageReady")["reason"] == "Growing", "that of another volume"
+
+
+def test_a_growth_that_has_not_ended_is_taken_back_to_what_is_above_the_volume() -> None:
+    world = growth("10Gi", "20Gi", "15Gi", conditions=[QUOTA])
+    assert world.job is not None
+    decision = look(world.observe())
+    assert decision.actions[1] == ResizeClaim("state-telemetry-0", "15Gi")
+    assert decision.actions[0] == Emit(
+        "VolumeGrowth", "spec.storage.size: the growth of volumes to 20Gi is taken back, they grow to 15Gi"
+    )
+    assert condition(decision, "StorageReady")["reason"] == "ControllerResizeError"
+    refused = condition(decision, "StorageReady") | {"reason": "LoweringRefused"}
+    world.job["status"]["conditions"] = [refused]
+    assert not [one for one in look(world.observe()).actions if isinstance(one, Emit) and one.reason == "VolumeGrowth"]
+    world.settle()
+    (claim,) = world.of("PersistentVolumeClaim")
+    assert claim["spec"]["resources"]["requests"]["storage"] == "15Gi"
+    (stateful_set,) = world.of("StatefulSet")
+    (template,) = stateful_set["spec"]["volumeClaimTemplates"]
+    assert template["spec"]["resources"]["requests"]["storage"] == "15Gi"
+    assert world.job["status"]["phase"] == "Running"
+
+
+@pytest.mark.parametrize(
+    ("has", "asked", "wanted", "said"),
+    [
+        ("10Gi", "20Gi", "10Gi", "spec.storage.size: 10241Mi; with 20Gi it goes on"),
+        ("10Gi", "20Gi", "5Gi", "ControllerResizeError: quota of the backend exceeded"),
+        ("20Gi", "20Gi", "10Gi", "never shrink"),
+        ("30Gi", "20Gi", "10Gi", "never shrink"),
+        ("0", "20Gi", "10Gi", "never shrink"),
+    ],
+)
+def test_no_claim_asks_for_what_its_volume_has_or_for_less(has: str, asked: str, wanted: str, said: str) -> None:
+    decision = look(growth(has, asked, wanted, conditions=[QUOTA]).observe())
+    assert decision.actions == ()
+    told = condition(decision, "StorageReady")
+    assert told["reason"] == "ShrinkNotPossible"
+    assert said in told["message"]
+
+
+def test_a_claim_without_a_volume_is_not_lowered() -> None:
+    decision = look(growth("10Gi", "20Gi", "15Gi", phase="Pending").observe())
+    assert decision.actions == ()
+    assert condition(decision, "StorageReady")["reason"] == "ShrinkNotPossible"
+
+
+def test_a_job_that_is_suspended_and_has_no_pod_has_committed_everything() -> None:
+    world = settled()
+    assert world.job is not None
+    world.job["metadata"]["annotations"] = {names.CHECKPOINT: "now"}
+    world.job["spec"]["suspend"] = True
+    assert is_at_rest(world.observe()) is False
+    pod = world.things.pop(("Pod", "telemetry-0"))
+    assert is_at_rest(world.observe()) is False, "another one may come"
+    assert not [action for action in look(world.observe()).actions if isinstance(action, AskCheckpoint)]
+    world.things["Pod", "telemetry-0"] = pod
+    asked = world.job["metadata"].pop("annotations")  # nobody would answer it here
+    world.settle()
+    world.job["metadata"]["annotations"] = asked
+    assert is_at_rest(world.observe())
+    assert AskCheckpoint(required=True) in look(world.observe()).actions
+    stateful_set = world.things["StatefulSet", "telemetry"]
+    stateful_set["status"]["replicas"] = 1
+    assert not is_at_rest(world.observe()), "its pod is not known yet"
+    world.job["spec"]["where"] = "v >"
+    stateful_set["status"]["replicas"] = 0
+    assert AskCheckpoint(required=True) in look(world.observe()).actions, "whatever the spec says"
+
+
 def test_names_that_are_no_text_stop_no_decision() -> None:
     containers = [{"name": {"a": "b"}, "image": "x"}, {"name": ["c"]}]
     assert look(observed(job(podTemplate={"spec": {"containers": containers}}))).status is not None
@@ -363,7 +492,7 @@ def test_names_that_are_no_text_stop_no_decision() -> None:
 
 def test_code_that_is_nested_too_deeply_is_an_invalid_job() -> None:
     udf = job()["spec"]["udfs"][0]
-    for code in ("-" * 100_000 + "1", "x = a" + ".b" * 50_000, "if a:\n  pass\n" + "elif b:\n  pass\n" * 20_000):
+    for code in ("-" * 20_000 + "1", "x = a" + ".b" * 10_000, "if a:\n  pass\n" + "elif b:\n  pass\n" * 5_000):
         decision = look(observed(job(udfs=[{**udf, "code": {"inline": code}}])))
         assert decision.status["phase"] == "Invalid"
         assert "nested too deeply" in condition(decision, "SpecValid")["message"]
@@ -477,7 +606,6 @@ def test_what_a_serving_engine_complains_about_is_told() -> None:
     complaints: list[tuple[dict[str, Any], str]] = [
         ({"disk_full": True}, "the volume is full"),
         ({"blocked_shards": 2}, "2 shards wait"),
-        ({"outputs_may_repeat": True}, "outputs may repeat"),
     ]
     for fact, word in complaints:
         world.facts = EngineFacts(status=EngineStatus(**{**FACTS, **fact}))
@@ -486,15 +614,306 @@ def test_what_a_serving_engine_complains_about_is_told() -> None:
         assert word in condition(decision, "Degraded")["message"]
 
 
+def repeats(decision: Any) -> list[Emit]:
+    return [one for one in decision.actions if isinstance(one, Emit) and one.reason == "OutputsMayRepeat"]
+
+
+def test_a_restored_job_runs_and_says_for_ever_and_once_that_outputs_may_repeat() -> None:
+    world = settled()
+    assert not [one for one in look(world.observe()).status["conditions"] if one["type"] == "OutputsMayRepeat"]
+    world.facts = EngineFacts(status=EngineStatus(**FACTS))
+    assert condition(look(world.observe()), "OutputsMayRepeat")["status"] == "False"
+    world.facts = EngineFacts(status=EngineStatus(**FACTS, outputs_may_repeat=True))
+    decision = look(world.observe())
+    assert decision.status["phase"] == "Running"
+    assert condition(decision, "Ready")["status"] == "True"
+    assert condition(decision, "Degraded")["status"] == "False"
+    assert condition(decision, "OutputsMayRepeat")["status"] == "True"
+    (event,) = repeats(decision)
+    assert event.warning
+    world.look()
+    for facts in (world.facts, None):  # None is what a new operator knows
+        world.facts = facts
+        again = look(world.observe())
+        assert repeats(again) == []
+        assert condition(again, "OutputsMayRepeat")["status"] == "True"
+    assert world.job is not None
+    world.job["spec"]["where"] = "v >"
+    assert condition(look(world.observe()), "OutputsMayRepeat")["status"] == "True", "an invalid spec as well"
+
+
+def test_an_invalid_job_that_was_restored_says_so_as_well() -> None:
+    world = settled()
+    assert world.job is not None
+    world.job["spec"]["where"] = "v >"
+    world.facts = EngineFacts(status=EngineStatus(**FACTS, outputs_may_repeat=True))
+    decision = look(world.observe())
+    assert len(repeats(decision)) == 1
+    assert condition(decision, "OutputsMayRepeat")["status"] == "True"
+
+
 def test_a_start_that_takes_too_long_is_told_as_stuck() -> None:
     world = World()
     decision = world.look()
     assert decision is not None
     assert decision.status is not None
+    assert decision.status["phase"] == "Pending"
     assert decision.status["operations"][0]["name"] == "Start"
     assert decision.wake == NOW + DEADLINES["Start"]
-    world.now += DEADLINES["Start"]
-    assert condition(look(world.observe()), "Degraded")["reason"] == "DeadlineExceeded"
+    world.stateful_set_controller()
+    assert look(world.observe()).status["phase"] == "Starting"
+    world.now += DEADLINES["Start"] - timedelta(seconds=1)
+    assert look(world.observe()).status["phase"] == "Starting"
+    world.now += timedelta(seconds=1)
+    late = look(world.observe())
+    assert late.status["phase"] == "Degraded"
+    assert condition(late, "Degraded")["reason"] == "DeadlineExceeded"
+    assert "kubectl describe pod" in condition(late, "Degraded")["message"]
+    unscheduled = {"type": "PodScheduled", "status": "False", "message": "no node has so much memory"}
+    world.things["Pod", "telemetry-0"]["status"] = {"conditions": [unscheduled]}
+    assert "no node" in degraded(world, "Unschedulable")
+    world.now -= timedelta(seconds=1)
+    assert look(world.observe()).status["phase"] == "Pending"
+
+
+def test_a_roll_that_takes_too_long_is_told_as_stuck_whether_or_not_the_old_pod_serves() -> None:
+    for serves in (True, False):
+        world = settled()
+        assert world.job is not None
+        world.job["spec"]["image"] = "engine:2"
+        world.look()
+        if not serves:
+            world.things["Pod", "telemetry-0"]["status"] = {}
+        decision = look(world.observe())
+        assert [one["name"] for one in decision.status["operations"]] == ["Roll"]
+        assert decision.status["phase"] == "Progressing"
+        world.now += DEADLINES["Roll"]
+        late = look(world.observe())
+        assert late.status["phase"] == "Degraded"
+        assert condition(late, "Degraded")["reason"] == "DeadlineExceeded"
+
+
+def test_a_stop_that_takes_too_long_is_told_as_stuck() -> None:
+    world = settled()
+    assert world.job is not None
+    world.job["spec"]["suspend"] = True
+    world.hung.add(("Pod", "telemetry-0"))
+    world.look()
+    assert world.job["status"]["phase"] == "Progressing"
+    world.now += DEADLINES["Suspend"]
+    assert look(world.observe()).status["phase"] == "Degraded"
+
+
+def unready(world: World, *, began: datetime, since: datetime, **container: Any) -> dict[str, Any]:
+    """The job's pod, whose container runs since `began` and which is not ready `since`."""
+    pod: dict[str, Any] = world.things["Pod", "telemetry-0"]
+    pod["spec"]["nodeName"] = "node-1"
+    conditions = [
+        {"type": "ContainersReady", "status": "False", "lastTransitionTime": time_text(since)},
+        {"type": "Ready", "status": "False", "lastTransitionTime": time_text(since)},
+    ]
+    running = {"running": {"startedAt": time_text(began)}}
+    engine = {"name": "engine", "image": "engine:1", "ready": False, "restartCount": 0, "state": running, **container}
+    pod["status"] = {"phase": "Running", "conditions": conditions, "containerStatuses": [engine]}
+    return pod
+
+
+def degraded(world: World, reason: str) -> Any:
+    decision = look(world.observe())
+    assert decision.status["phase"] == "Degraded"
+    told = condition(decision, "Degraded")
+    assert (told["status"], told["reason"]) == ("True", reason)
+    assert condition(decision, "Ready")["message"] == told["message"]
+    return told["message"]
+
+
+def well(world: World, phase: str = "Starting") -> Any:
+    decision = look(world.observe())
+    assert decision.status["phase"] == phase
+    assert condition(decision, "Degraded")["status"] == "False"
+    return decision
+
+
+def test_a_pod_whose_node_is_lost_is_told() -> None:
+    world = settled()
+    hour = timedelta(hours=1)
+    pod = unready(world, began=world.now - hour, since=world.now, started=True, ready=True)
+    well(world)
+    pod["status"]["conditions"][0]["status"] = "True"  # as the kubelet last said: only the cluster says not ready
+    assert "kubectl delete node node-1" in degraded(world, "NodeLost")
+    pod["spec"]["readinessGates"] = [{"conditionType": "a.dev/b"}]
+    well(world)
+    pod["status"]["reason"] = "NodeLost"
+    degraded(world, "NodeLost")
+    pod["metadata"]["deletionTimestamp"] = time_text(world.now)
+    degraded(world, "NodeLost")
+
+
+def test_a_pod_that_does_not_stop_in_time_is_told() -> None:
+    world = settled()
+    world.things["Pod", "telemetry-0"]["metadata"]["deletionTimestamp"] = time_text(world.now)
+    decision = well(world)
+    assert decision.wake == world.now + TERMINATION_GRACE
+    world.now += TERMINATION_GRACE
+    assert "kubectl describe pod telemetry-0" in degraded(world, "StuckTerminating")
+    world.now += timedelta(minutes=15)
+    assert look(world.observe()).status["phase"] == "Degraded"
+
+
+def test_a_pod_that_has_served_and_does_not_is_told_after_a_while() -> None:
+    world = settled()
+    unready(world, began=world.now - timedelta(hours=1), since=world.now, started=True)
+    assert well(world).wake == world.now + NOT_SERVING_GRACE
+    world.now += NOT_SERVING_GRACE
+    assert "kubectl logs telemetry-0" in degraded(world, "NotServing")
+
+
+def test_a_pod_that_recovers_for_long_and_has_not_served_yet_starts() -> None:
+    world = settled()
+    began = world.now
+    for started in (False, True):  # the kubelet says that it has started before it says that it is ready
+        unready(world, began=began, since=began - timedelta(seconds=5), started=started)
+        world.now += timedelta(minutes=10)
+        well(world)
+
+
+ENDED = {"reason": "Error", "exitCode": 1, "message": "no such folder"}
+OUT_OF_MEMORY = {"reason": "OOMKilled", "exitCode": 137, "message": '{"event": "job_ready"}'}
+
+
+def test_a_container_that_begins_again_and_again_is_told_while_it_runs() -> None:
+    for ended, reason, words in (
+        (ENDED, "ContainerEnded", "by Error with exit code 1: no such folder; 27 restarts, see kubectl logs"),
+        (OUT_OF_MEMORY, "OOMKilled", "with exit code 137: it needs more memory than its limit: raise the limit in"),
+        ({}, "ContainerEnded", "has ended; 27 restarts"),
+    ):
+        world = settled()
+        last = {"terminated": {**ended, "finishedAt": time_text(world.now)}} if ended else {}
+        restarted = {"restartCount": 27, "lastState": last}
+        began = world.now
+        unready(world, began=began, since=began, started=False, **restarted)
+        assert words in degraded(world, reason)
+        world.now += RESTART_RECENT
+        assert words in degraded(world, reason), "it has not come up since, however long that takes"
+        unready(world, began=began, since=began, started=True, **restarted)
+        well(world)
+        unready(world, began=began, since=began, ready=True, started=True, **restarted)
+        world.now -= timedelta(minutes=1)
+        well(world)  # another container of the pod keeps it from serving
+        world.now += timedelta(minutes=1)
+        unready(world, began=began, since=began, started=True, **restarted)
+        world.now -= timedelta(seconds=1)
+        degraded(world, reason)
+
+
+def test_a_container_that_has_ended_is_told() -> None:
+    world = settled()
+    unready(world, began=world.now, since=world.now, state={"terminated": OUT_OF_MEMORY})
+    message = degraded(world, "OOMKilled")
+    assert message.endswith("or lower spec.state.memory; see kubectl logs telemetry-0")
+
+
+def test_a_container_that_has_prepared_the_pod_has_done_its_work() -> None:
+    world = settled()
+    pod = unready(world, began=world.now, since=world.now)
+    first = {"name": "first", "restartCount": 2, "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
+    pod["status"]["initContainerStatuses"] = [first]
+    well(world)
+    first["state"] = {"terminated": ENDED}
+    assert "the container first of telemetry-0 has ended" in degraded(world, "ContainerEnded")
+
+
+def test_a_pod_that_was_evicted_is_told_by_why() -> None:
+    world = settled()
+    pod = unready(world, began=world.now, since=world.now, state={"terminated": OUT_OF_MEMORY})
+    pod["status"] |= {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}
+    assert "low on resource" in degraded(world, "Evicted")
+
+
+def test_a_pod_of_a_job_that_starts_for_the_first_time_and_has_run_is_degraded_and_not_pending() -> None:
+    world = settled()
+    assert world.job is not None
+    world.job["status"]["phase"] = "Starting"
+    unready(world, began=world.now, since=world.now, state={"terminated": ENDED})
+    degraded(world, "ContainerEnded")
+
+
+def crashes(**ended: Any) -> str:
+    """What is told of a pod whose container ends again and again."""
+    world = settled()
+    waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s"}}
+    last = {"terminated": {"exitCode": 1, "reason": "Error", **ended}}
+    unready(world, began=world.now, since=world.now, restartCount=9, state=waiting, lastState=last)
+    decision = look(world.observe())
+    assert decision.status["phase"] == "Failed"
+    assert condition(decision, "Degraded")["reason"] == "CrashLoopBackOff"
+    return str(condition(decision, "Degraded")["message"])
+
+
+def test_an_engine_that_ends_again_and_again_says_why() -> None:
+    line = {"event": "job_failed", "message": "the disk is full:\n make room", "actor": "user"}
+    log = f'ut": 1}}\n{{"event": "job_ready"}}\n{json.dumps(line)}\n'
+    by = "the container engine of telemetry-0 ends by Error with exit code 1: "
+    look = "; see kubectl logs telemetry-0 --previous"
+    assert crashes(message=log) == f"{by}the disk is full: make room{look}"
+    assert crashes(message="thread main panicked\nat the disco\n") == f"{by}thread main panicked at the disco{look}"
+    assert crashes() == f"{by}back-off 5m0s{look}"
+    assert crashes(**OUT_OF_MEMORY).startswith(
+        "the container engine of telemetry-0 ends by OOMKilled with exit code 137: it needs more memory than its limit"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", ""),
+        ("  \n\n", ""),
+        ('{"event": "job_failed"}', "job_failed"),
+        ('{"message": 5, "event": 6}', '{"message": 5, "event": 6}'),
+        ('{"message": "of before"}\nSegmentation\nfault', "Segmentation fault"),
+        ('cut"}\n{"message": "of before"}\n{"message": "the last"}', "the last"),
+        ("7", "7"),
+        ('{"message": "a\\ud800\\u0000b"}', "a b"),
+        ("[" * 2 * MAX_SAID, "[" * MAX_TEXT),
+        (json.dumps({"message": "x" * MAX_TEXT + "end"}), "x" * (MAX_TEXT - 3) + "end"),
+    ],
+)
+def test_what_a_container_said_last_is_read_with_care(text: str, said: str) -> None:
+    assert last_said(text) == said
+
+
+@given(st.text() | st.text(alphabet='{}[]":,\\ud80message\n').map(lambda text: f'{{"message": "{text}"}}'))
+def test_whatever_a_container_said_fits_into_a_status(text: str) -> None:
+    said = last_said(text)
+    assert len(said) <= MAX_TEXT
+    assert not said or said.isprintable()
+    said.encode()
+
+
+def test_without_a_serving_pod_there_is_no_rate_and_no_lag() -> None:
+    world = settled()
+    assert world.job is not None
+    watermark = "2030-01-01T00:00:00Z"
+    checkpoint = {"number": 7, "completed_at": watermark}
+    facts = EngineStatus(**FACTS, watermark=watermark, last_checkpoint=checkpoint)
+    world.facts = EngineFacts(status=facts)
+    world.look()
+    engine = world.job["status"]["engine"]
+    assert (engine["rate"], engine["lagRows"]) == (10, 5)
+    world.facts = None  # as a new operator knows it
+    assert look(world.observe()).status["engine"] == engine, "a pod that serves is asked again soon"
+    lasting = {name: value for name, value in engine.items() if name not in ("rate", "lagRows")}
+    assert set(lasting) == {"version", "shards", "watermark", "lastCheckpoint"}
+    serves = world.things["Pod", "telemetry-0"]["status"]
+    for asked in (None, EngineFacts(status=facts)):  # what it said last may still be known
+        world.facts = asked
+        world.things["Pod", "telemetry-0"]["status"] = {}
+        assert look(world.observe()).status["engine"] == lasting
+        world.things["Pod", "telemetry-0"]["status"] = serves
+    world.facts = None
+    world.job["spec"]["suspend"] = True
+    world.settle()
+    assert (world.job["status"]["phase"], world.job["status"]["engine"]) == ("Suspended", lasting)
 
 
 def test_what_could_not_be_created_is_cited() -> None:

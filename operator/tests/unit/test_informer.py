@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
 from streamjob_operator import names
 from streamjob_operator.cluster import ClusterError
 from streamjob_operator.index import Index, version
-from streamjob_operator.informer import BACKOFF_INITIAL_S, BACKOFF_MAX_S, Echoes, Informer
+from streamjob_operator.informer import BACKOFF_INITIAL_S, BACKOFF_MAX_S, QUICK_S, Echoes, Informer
 from streamjob_operator.kinds import SERVICE
 
 Step = list[Any] | ClusterError
@@ -51,7 +52,9 @@ class Script:
             yield told
 
 
-def course(lists: list[Step], watches: list[Step]) -> tuple[list[tuple[str, str]], Script, list[float], Informer]:
+def course(
+    lists: list[Step], watches: list[Step], lasts_s: float = 0.0
+) -> tuple[list[tuple[str, str]], Script, list[float], Informer]:
     """Runs an informer to the end of its script; gives what it told, and its waits."""
     told: list[tuple[str, str]] = []
     waits: list[float] = []
@@ -72,7 +75,8 @@ def course(lists: list[Step], watches: list[Step]) -> tuple[list[tuple[str, str]
         async def sleep(seconds: float) -> None:
             waits.append(seconds)
 
-        task = asyncio.create_task(informer.run(sleep))
+        now = itertools.count(0.0, lasts_s)  # a watch looks at it where it begins and where it ends
+        task = asyncio.create_task(informer.run(sleep, lambda: next(now)))
         ended = asyncio.create_task(script.exhausted.wait())
         await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
         task.cancel()
@@ -114,6 +118,26 @@ def test_waits_grow_to_a_bound() -> None:
     assert waits[0] == BACKOFF_INITIAL_S
     assert waits == sorted(waits)
     assert waits[-1] == BACKOFF_MAX_S
+
+
+def test_watches_that_end_at_once_without_a_word_wait_longer_each_time() -> None:
+    nothing: list[Step] = [[] for _ in range(9)]
+    _, script, waits, _ = course([[[]]], nothing)
+    assert len(script.since) == 10
+    assert len(waits) == 8, "the first goes on at once"
+    assert waits[:3] == [BACKOFF_INITIAL_S, 2 * BACKOFF_INITIAL_S, 4 * BACKOFF_INITIAL_S]
+    assert waits[-1] == BACKOFF_MAX_S
+    assert course([[[]]], list(nothing), lasts_s=QUICK_S)[2] == [], "each has lasted"
+    told: list[Step] = [[event("BOOKMARK", "", number)] for number in range(5)]
+    assert course([[[]]], told)[2] == [], "each has told of something"
+    assert course([[[]]], [[], [], [event("BOOKMARK", "", 1)], [], []])[2] == [BACKOFF_INITIAL_S] * 2, "from the start"
+
+
+def test_versions_that_are_always_too_old_are_no_tight_loop() -> None:
+    lists: list[Step] = [[[item("a", 1)]] for _ in range(5)]
+    assert course(lists, [GONE] * 4)[2] == [BACKOFF_INITIAL_S * 2**number for number in range(3)]
+    pages: list[Step] = [GONE, GONE, GONE, [[]]]
+    assert course(pages, [])[2] == [BACKOFF_INITIAL_S, 2 * BACKOFF_INITIAL_S], "a list whose pages expire"
 
 
 def test_without_the_right_an_optional_watch_ends_and_holds_up_nobody() -> None:

@@ -152,3 +152,13 @@ def test_who_has_lost_ends_at_once() -> None:
         assert asyncio.get_running_loop().time() - before < RETRY_S, "it did not sleep after that"
 
     asyncio.run(course())
+
+
+def test_who_has_not_renewed_in_time_does_not_lead_though_nobody_has_told_it_yet() -> None:
+    store, election = Store(), Election("a")
+    assert not election.holds(0.0)
+    step(store, election, 0.0)
+    assert election.holds(RENEW_DEADLINE_S - 0.001)
+    assert not election.holds(RENEW_DEADLINE_S), "no tick came in between"
+    election.tick(RENEW_DEADLINE_S)
+    assert not election.holds(0.0)

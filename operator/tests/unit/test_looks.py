@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from streamjob_operator import names
+from streamjob_operator import names, reconcile
 from streamjob_operator.apply import CHECKPOINT_AGAIN
 from streamjob_operator.cluster import ClusterError
 from streamjob_operator.controller import Controller
-from streamjob_operator.decide import AskCheckpoint, Decision
-from streamjob_operator.engine import Checkpoint
+from streamjob_operator.decide import AskCheckpoint, Choices, Decision, decide
+from streamjob_operator.engine import MAX_CHECKPOINTS, Checkpoint
 from streamjob_operator.kinds import Kind
 from streamjob_operator.metrics import queue_depth, registry
 from streamjob_operator.observed import EngineFacts, EngineStatus, Observed
@@ -103,6 +103,10 @@ class Server:
         self.calls.append(("list", kind.kind, fields))
         if namespace in self.forbidden:
             raise ClusterError(403, "Forbidden", "no Role here")
+        if kind.kind == names.KIND and not fields:
+            jobs = [one for (known, _), one in self.things.items() if known == names.KIND]
+            yield [copy.deepcopy(one) for one in jobs if namespace in (None, one["metadata"]["namespace"])], "100"
+            return
         found = self.things.get((kind.kind, fields.removeprefix("metadata.name=")))
         yield ([copy.deepcopy(found)] if found is not None else []), str(self.version)
 
@@ -463,7 +467,9 @@ def test_a_checkpoint_that_failed_is_told_as_such_until_one_succeeds() -> None:
             return Checkpoint(number=7, duration_s=0.1)
 
         applier.engines.checkpoint = checkpoint  # type: ignore[method-assign]
-        status = (await applier.carry_out(observed, Decision(decision.actions, status), "token")).status
+        for _ in range(2):  # the question, then its answer
+            status = (await applier.carry_out(observed, Decision(decision.actions, status), "token")).status
+            await asyncio.sleep(0)
         assert status is not None
         assert status["checkpointRequest"] == "first"
         assert "checkpointProblem" not in status
@@ -486,6 +492,217 @@ def test_a_checkpoint_that_somebody_wants_is_asked_for_again_soon() -> None:
             assert done.status == pending, "not answered yet"
         roll = Decision((AskCheckpoint(),), {"operations": []}, deadline)
         assert (await applier.carry_out(observed, roll, None)).wake == deadline, "a roll goes on without"
+
+    with_controller(server, course)
+
+
+class Asked:
+    """In the place of an engine's checkpoint: notes who is asked, and answers once it is let."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.jobs: list[str] = []
+        self.ended: list[str] = []
+        self.at_once = 0
+        self.let = asyncio.Event()
+
+    async def checkpoint(self, _namespace: str, name: str, _token: str) -> Checkpoint:
+        self.jobs.append(name)
+        self.at_once = max(self.at_once, len(self.jobs) - len(self.ended))
+        try:
+            await self.let.wait()
+        finally:
+            self.ended.append(name)
+        self.server.calls.append(("committed", names.KIND, name))
+        return Checkpoint(number=7, duration_s=0.1)
+
+
+def serving(name: str) -> Object:
+    """A pod that serves, of the job of its name."""
+    pod = thing("Pod", f"{name}-0", labels=names.labels(name), resourceVersion="1")
+    return pod | {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+
+
+def edited(server: Server, **spec: Any) -> Object:
+    """The job as somebody has changed it."""
+    server.job["spec"] |= spec
+    server.job["metadata"]["generation"] = server.job["metadata"].get("generation", 1) + 1
+    return server.changed(server.job)
+
+
+def with_hanging_engine(server: Server, course: Callable[[Controller, Asked], Coroutine[Any, Any, None]]) -> None:
+    """Runs a course with a job that has run, and an engine that does not answer before it is let."""
+
+    async def run(controller: Controller) -> None:
+        asked = Asked(server)
+        controller._engines.checkpoint = asked.checkpoint  # type: ignore[method-assign]
+        assert await look(controller)
+        controller.index.put(serving("telemetry"))
+        server.calls.clear()
+        async with asyncio.timeout(20):
+            await course(controller, asked)
+
+    with_controller(server, run)
+
+
+def test_a_roll_waits_for_the_checkpoint_and_no_worker_waits_with_it() -> None:
+    server = Server(job())
+
+    async def course(controller: Controller, asked: Asked) -> None:
+        controller.saw_job("MODIFIED", edited(server, image="engine:2"))
+        assert await look(controller)
+        applied = [call for call in server.calls if call[:2] == ("apply", "StatefulSet")]
+        assert applied == [], "the look is over, and nothing rolls before the engine has answered"
+        assert ("create", "Event", "Rolling") not in server.calls
+        (operation,) = server.job["status"]["operations"]
+        assert (operation["name"], operation["blockedBy"]) == ("Roll", "the engine to commit")
+        assert conditions(server)["Progressing"]["message"].endswith("waits for the engine to commit")
+        assert server.job["status"]["observedGeneration"] == server.job["metadata"]["generation"]
+        since = operation["startedAt"]
+        controller.work.add(KEY)
+        assert await look(controller)
+        assert server.job["status"]["operations"][0]["startedAt"] == since
+        assert asked.jobs == ["telemetry"], "one question a job"
+        assert not await look(controller)
+        asked.let.set()
+        while not await look(controller):  # its answer brings it
+            await asyncio.sleep(0)
+        calls = [call for call in server.calls if call[0] == "committed" or call[1] in ("StatefulSet", "Event")]
+        assert calls[0] == ("committed", names.KIND, "telemetry")
+        assert sorted(calls[1:]) == [("apply", "StatefulSet", "telemetry"), ("create", "Event", "Rolling")]
+        assert asked.jobs == ["telemetry"]
+        (operation,) = server.job["status"]["operations"]
+        assert operation["message"].startswith("spec.template")
+
+    with_hanging_engine(server, course)
+
+
+def test_an_answer_counts_for_the_roll_that_was_asked_for_and_no_later_one() -> None:
+    server = Server(job())
+
+    async def course(controller: Controller, asked: Asked) -> None:
+        for image in ("engine:2", "streamjob-engine:0.1.0", "engine:3"):
+            controller.saw_job("MODIFIED", edited(server, image=image))
+            assert await look(controller)
+            await asyncio.sleep(0)
+        assert len(asked.jobs) == 2, "the roll that was taken back is not what the engine has committed for"
+        assert len(asked.ended) == 1
+        assert ("apply", "StatefulSet", "telemetry") not in server.calls
+
+    with_hanging_engine(server, course)
+
+
+def test_an_old_answer_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(job())
+
+    async def course(controller: Controller, asked: Asked) -> None:
+        asked.let.set()
+        monkeypatch.setattr("streamjob_operator.engine.ANSWER_S", 0.0)
+        controller.saw_job("MODIFIED", edited(server, image="engine:2"))
+        assert await look(controller)
+        await asyncio.sleep(0)
+        assert await look(controller)
+        assert ("apply", "StatefulSet", "telemetry") not in server.calls
+        await asyncio.sleep(0)
+        assert asked.jobs == ["telemetry"] * 2
+
+    with_hanging_engine(server, course)
+
+
+def test_a_job_that_goes_and_a_lead_that_is_lost_end_the_question() -> None:
+    server = Server(job())
+
+    async def course(controller: Controller, asked: Asked) -> None:
+        ends: list[Callable[[], None]] = [
+            lambda: controller.saw_job("DELETED", copy.deepcopy(server.job)),
+            controller._engines.commits.stop,
+            lambda: controller._engines.commits.keep_jobs([]),
+        ]
+        for number, end in enumerate(ends, 1):
+            controller._engines.commits.take(KEY, "a roll", "token")
+            await asyncio.sleep(0)
+            assert len(asked.jobs) == number
+            end()
+            await asyncio.sleep(0)
+            assert len(asked.ended) == number
+            assert not controller._engines.commits._asked
+
+    with_hanging_engine(server, course)
+
+
+def test_a_mistake_in_a_question_is_told_as_any_other() -> None:
+    server = Server(job())
+
+    async def course(controller: Controller, _: Asked) -> None:
+        async def mistaken(*_: Any) -> Checkpoint:
+            raise TypeError("secret")
+
+        controller._engines.checkpoint = mistaken  # type: ignore[method-assign]
+        controller.saw_job("MODIFIED", edited(server, image="engine:2"))
+        assert await look(controller)
+        await asyncio.sleep(0)
+        with pytest.raises(TypeError):
+            await look(controller)
+        assert conditions(server)["Degraded"]["reason"] == "InternalError"
+
+    with_hanging_engine(server, course)
+
+
+def test_jobs_whose_engines_hang_hold_up_no_other() -> None:
+    """More of them than there are workers, and than are asked at once."""
+    hanging = [f"hangs-{number}" for number in range(MAX_CHECKPOINTS + 4)]
+    jobs = [job() for _ in hanging]
+    for name, one in zip(hanging, jobs, strict=True):
+        one["metadata"] |= {"name": name, "uid": f"uid-{name}"}
+    server = Server(job(), *jobs)
+
+    async def run() -> None:
+        controller = Controller(server, Settings(workers=2))  # type: ignore[arg-type]
+        asked = Asked(server)
+        controller._engines.checkpoint = asked.checkpoint  # type: ignore[method-assign]
+        lead = asyncio.create_task(controller.lead())
+        try:
+            async with asyncio.timeout(30):
+                while not all(server.things[names.KIND, name].get("status") for name in (*hanging, KEY[1])):
+                    await asyncio.sleep(0.01)
+                for name in hanging:
+                    controller.index.put(serving(name))
+                    one = server.things[names.KIND, name]
+                    one["spec"]["image"] = "engine:2"
+                    one["metadata"]["generation"] = 2
+                    controller.saw_job("MODIFIED", server.changed(one))
+                while len(asked.jobs) < MAX_CHECKPOINTS:
+                    await asyncio.sleep(0.01)
+                controller.saw_job("MODIFIED", edited(server, image="engine:2"))
+                while server.job["status"]["observedGeneration"] != 2:
+                    await asyncio.sleep(0.01)
+            assert asked.at_once == MAX_CHECKPOINTS
+            assert sorted(asked.jobs) == sorted(set(asked.jobs)), "one question a job"
+            assert asked.ended == []
+            assert controller.work.longest() < 5
+        finally:
+            lead.cancel()
+            await asyncio.wait({lead})
+            assert not controller._engines.commits._asked, "who no longer leads asks nothing"
+            await controller.close()
+
+    asyncio.run(run())
+
+
+def test_a_checkpoint_of_a_job_at_rest_is_answered_at_once_and_without_the_engine() -> None:
+    asked_for = job(suspend=True)
+    asked_for["metadata"]["annotations"] = {names.CHECKPOINT: "now"}
+    server = Server(asked_for)
+
+    async def course(controller: Controller) -> None:
+        asked = Asked(server)
+        controller._engines.checkpoint = asked.checkpoint  # type: ignore[method-assign]
+        assert await look(controller)
+        assert server.job["status"]["checkpointRequest"] == "now"
+        assert "checkpointProblem" not in server.job["status"]
+        assert server.job["status"]["operations"] == []
+        assert ("create", "Event", "CheckpointDone") in server.calls
+        assert asked.jobs == []
 
     with_controller(server, course)
 
@@ -748,7 +965,8 @@ def test_pod_monitors_that_may_not_be_watched_hold_up_no_job(monkeypatch: pytest
     async def run() -> None:
         async with leading(server) as (controller, _):
             async with asyncio.timeout(20):
-                while ("list", "PodMonitor", "") not in server.calls:
+                made = ("Service", "telemetry")
+                while ("list", "PodMonitor", "") not in server.calls or made not in server.things:
                     await asyncio.sleep(0.01)
                 server.calls.clear()
                 del server.things["Service", "telemetry"]
@@ -781,3 +999,115 @@ def test_no_answer_is_neither_a_right_nor_its_refusal() -> None:
             await until_granted(server, ("silent", "shop"), check_s=0)  # type: ignore[arg-type]
 
     asyncio.run(given())
+
+
+def test_who_begins_to_lead_lists_the_jobs_before_the_first_look() -> None:
+    """The watch of a replica that waits may have hung, without a word, since before the last edit."""
+    server = Server(job())
+
+    async def run() -> None:
+        controller = Controller(server, Settings())  # type: ignore[arg-type]
+        old, gone = copy.deepcopy(server.job), copy.deepcopy(server.job)
+        gone["metadata"] |= {"name": "gone", "uid": "uid-gone"}
+        for one in (old, gone):
+            controller.saw_job(None, one)
+        edited(server, image="engine:9")
+        lead = asyncio.create_task(controller.lead())
+        try:
+            async with asyncio.timeout(20):
+                while server.job.get("status") is None:
+                    assert not lead.done(), lead
+                    await asyncio.sleep(0.01)
+            assert [key[1] for key in controller.index.jobs()] == ["telemetry"]
+            made = {call for call in server.calls if call[0] == "apply"}
+            assert not {call for call in made if call[2].startswith("gone")}
+            template = server.things["StatefulSet", "telemetry"]["spec"]["template"]
+            assert template["spec"]["containers"][0]["image"] == "engine:9"
+            assert server.calls[0] == ("list", names.KIND, "")
+            controller.saw_job("MODIFIED", old)
+            known = controller.index.job(KEY)
+            assert known is not None
+            assert known["spec"]["image"] == "engine:9", "what comes late is older"
+        finally:
+            lead.cancel()
+            await asyncio.wait({lead})
+            await controller.close()
+
+    asyncio.run(run())
+
+
+def test_no_job_is_looked_at_before_its_namespace_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    soon(monkeypatch)
+    monkeypatch.setattr("streamjob_operator.controller.UNWATCHED_RETRY_S", 0.05)
+
+    class Late(Server):
+        refused = 3
+
+        async def pages(self, kind: Kind, *rest: Any, **more: Any) -> AsyncIterator[tuple[list[Object], str]]:
+            if kind.kind == names.KIND and not more.get("fields") and self.refused:
+                self.refused -= 1
+                assert not [call for call in self.calls if call[0] == "apply"]
+                raise ClusterError(503, "ServiceUnavailable", "later")
+            async for page in super().pages(kind, *rest, **more):
+                yield page
+
+    server = Late(job())
+
+    async def run() -> None:
+        controller = Controller(server, Settings())  # type: ignore[arg-type]
+        controller.saw_job(None, copy.deepcopy(server.job))
+        lead = asyncio.create_task(controller.lead())
+        try:
+            async with asyncio.timeout(20):
+                while server.job.get("status") is None:
+                    assert not lead.done(), lead
+                    await asyncio.sleep(0.01)
+            assert server.refused == 0
+            assert controller._unwatched() == []
+        finally:
+            lead.cancel()
+            await asyncio.wait({lead})
+            await controller.close()
+
+    asyncio.run(run())
+
+
+# --------------------------------------------------------------------------------------------------- a long decision
+
+
+def test_the_loop_goes_on_while_a_job_is_decided_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Lease is renewed, and the probe answered, by the same loop."""
+    went_on = threading.Event()
+
+    def slow(observed: Observed, choices: Choices) -> Decision:
+        assert went_on.wait(60), "the loop waits for the decision"
+        return decide(observed, choices)
+
+    monkeypatch.setattr(reconcile, "decide", slow)
+
+    async def course(controller: Controller) -> None:
+        asyncio.get_running_loop().call_later(0.01, went_on.set)
+        assert await look(controller)
+
+    with_controller(Server(job()), course)
+
+
+def test_who_does_not_lead_any_more_after_a_long_decision_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(job())
+    leads = True
+
+    def lost(observed: Observed, choices: Choices) -> Decision:
+        nonlocal leads
+        leads = False
+        return decide(observed, choices)
+
+    monkeypatch.setattr(reconcile, "decide", lost)
+
+    async def course(controller: Controller) -> None:
+        controller._reconciler._leads = lambda: leads
+        server.calls.clear()
+        assert await look(controller)
+        assert server.calls == []
+        assert "status" not in server.job
+
+    with_controller(server, course)

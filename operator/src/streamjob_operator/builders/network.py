@@ -5,7 +5,10 @@ from __future__ import annotations
 from streamjob_operator import names
 from streamjob_operator.builders.base import Inputs, Manifest, child
 
-_LINK_LOCAL = {"0.0.0.0/0": ["169.254.0.0/16"], "::/0": ["fe80::/10"]}
+_ALIBABA, _AWS, _AZURE, _GCP = "100.100.100.200/32", "fd00:ec2::254/128", "168.63.129.16/32", "fd20:ce::254/128"
+"""Where clouds tell a machine of itself, with its credentials, beside link-local addresses."""
+_REACHED = {"0.0.0.0/0": ["169.254.0.0/16", _ALIBABA, _AZURE], "::/0": ["fe80::/10", _AWS, _GCP]}
+"""All addresses, each family with those that are left out: link-local ones, and where clouds keep credentials."""
 
 
 def client_service(inputs: Inputs) -> Manifest:
@@ -26,8 +29,11 @@ def nodes_service(inputs: Inputs) -> Manifest:
 
 
 def network_policy(inputs: Inputs) -> Manifest:
-    """In: the one listener. Out: all but link-local addresses, where clouds keep the credentials of their machines."""
-    peers = [{"ipBlock": {"cidr": cidr, "except": refused}} for cidr, refused in _LINK_LOCAL.items()]
+    """In: the one listener. Out: all but where clouds keep the credentials of their machines; names are asked anywhere.
+
+    A name server may be at just such an address.
+    """
+    peers = [{"ipBlock": {"cidr": cidr, "except": refused}} for cidr, refused in _REACHED.items()]
     dns = {"ports": [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]}
     spec = {
         "podSelector": {"matchLabels": names.selector(inputs.name)},

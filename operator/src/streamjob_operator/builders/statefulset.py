@@ -129,6 +129,8 @@ def _container(inputs: Inputs) -> Manifest:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
+        # Why it ended is in the pod's status then, for whoever may not read logs: the operator cites it.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [{"name": name, "mountPath": path} for name, path in mounts]
         + [{"name": name, "mountPath": path, "readOnly": True} for name, path in secured],
         **_life(),

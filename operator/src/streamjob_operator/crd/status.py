@@ -18,7 +18,7 @@ class Condition(Model):
     """One aspect of the state."""
 
     type: str
-    """Which aspect: Ready, Progressing, Degraded, SpecValid, StorageReady, EngineReachable or Suspended."""
+    """Which: Ready, Progressing, Degraded, SpecValid, StorageReady, EngineReachable, Suspended or OutputsMayRepeat."""
 
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
@@ -37,13 +37,13 @@ class Condition(Model):
 
 
 class CheckpointStatus(Model):
-    """A checkpoint that every shard has committed."""
+    """The newest commit of any shard; other shards may have older ones."""
 
     number: int
-    """Its number."""
+    """How many commits of shards there were since the engine's process started; each start counts anew."""
 
     completed_at: datetime
-    """When it was complete."""
+    """When it was durable."""
 
 
 class EngineStatus(Model):
@@ -56,10 +56,10 @@ class EngineStatus(Model):
     """How many shards run."""
 
     lag_rows: int | None = None
-    """Rows that were received and are not applied yet."""
+    """Rows that were received and are not applied yet; absent where no pod serves."""
 
     rate: int | None = None
-    """Events a second."""
+    """Events a second; absent where no pod serves."""
 
     watermark: datetime | None = None
     """Up to where event time is complete."""
@@ -68,7 +68,7 @@ class EngineStatus(Model):
     """The hashes of the running UDFs' code, joined by commas."""
 
     last_checkpoint: CheckpointStatus | None = None
-    """The newest checkpoint."""
+    """The newest commit of any shard; a checkpoint that was asked for is answered by checkpointRequest."""
 
 
 class Operation(Model):

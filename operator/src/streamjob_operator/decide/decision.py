@@ -14,10 +14,10 @@ from streamjob_operator.decide.changes import Changes, find_changes
 from streamjob_operator.decide.checkpoints import ask_checkpoint, checkpoint_asked
 from streamjob_operator.decide.configs import unused_configs
 from streamjob_operator.decide.deletion import decide_deletion
-from streamjob_operator.decide.health import is_rolling, ready_pods, stuck_pods, trouble
+from streamjob_operator.decide.health import is_rolling, next_trouble, ready_pods, stuck_pods, trouble
 from streamjob_operator.decide.invalid import decide_invalid
 from streamjob_operator.decide.operations import Operation, next_deadline, running
-from streamjob_operator.decide.status import running_status
+from streamjob_operator.decide.status import REPEATS, RESTORED, running_status
 from streamjob_operator.decide.storage import Storage, look_at_storage, state_conflict
 from streamjob_operator.observed import Observed, is_own, name_taken
 from streamjob_operator.validation import InvalidJob, ValidJob, check
@@ -44,6 +44,7 @@ def decide(observed: Observed, choices: Choices) -> Decision:
     hold: tuple[Action, ...] = ()
     if names.FINALIZER not in (observed.job["metadata"].get("finalizers") or ()):
         hold = (SetFinalizer(True),)
+    hold = (*hold, *_repeats(observed))
     checked = check(observed.job, observed.config_maps)
     if isinstance(checked, InvalidJob):
         return _invalid(observed, hold, "Invalid", checked.message)
@@ -51,6 +52,15 @@ def decide(observed: Observed, choices: Choices) -> Decision:
     if conflict is not None:
         return _invalid(observed, hold, "ImmutableMember", conflict)
     return _valid(observed, checked, choices, hold)
+
+
+def _repeats(observed: Observed) -> list[Emit]:
+    """Tells once that outputs may repeat: the condition then says so for ever."""
+    facts = observed.engine.status if observed.engine is not None else None
+    old = observed.condition(REPEATS)
+    if facts is None or not facts.outputs_may_repeat or (old is not None and old["status"] == "True"):
+        return []
+    return [Emit("OutputsMayRepeat", RESTORED, warning=True)]
 
 
 def _invalid(observed: Observed, hold: tuple[Action, ...], reason: str, message: str) -> Decision:
@@ -102,7 +112,8 @@ def _valid(observed: Observed, valid: ValidJob, choices: Choices, hold: tuple[Ac
         found=problem,
         operations=tuple(operations),
     )
-    due = (next_deadline(observed, operations), observed.now if changes.look_again else None, wake)
+    again = observed.now if changes.look_again else None
+    due = (next_deadline(observed, operations), next_trouble(observed), again, wake)
     return Decision(actions, status, min((time for time in due if time is not None), default=None))
 
 

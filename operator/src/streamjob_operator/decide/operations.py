@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from streamjob_operator.conditions import parse_time, time_text
+from streamjob_operator.conditions import MAX_MESSAGE, parse_time, time_text
 from streamjob_operator.observed import Observed
 
 DEADLINES = {
@@ -62,6 +62,24 @@ def running(
         since, said = started or observed.now, message or name
     deadline = (started or since) + (allowed if allowed is not None else DEADLINES[name])
     return Operation(name, started or since, deadline, blocked_by, said)
+
+
+def after_commit(observed: Observed, status: dict[str, Any]) -> dict[str, Any]:
+    """A status that tells of a roll which has not begun: it waits for the engine to commit what it has.
+
+    Its message is not that of the roll, which begins, and is told, only then.
+    """
+    told: list[dict[str, Any]] = []
+    conditions = status["conditions"]
+    for one in status["operations"]:
+        if one["name"] != "Roll":
+            told.append(one)
+            continue
+        waits = running(observed, "Roll", "the engine to commit", f"once the engine has committed: {one['message']}")
+        told.append(waits.status())
+        message = f"{waits.message}; waits for {waits.blocked_by}"[:MAX_MESSAGE]
+        conditions = [{**had, "message": message} if had["reason"] == "Roll" else had for had in conditions]
+    return {**status, "operations": told, "conditions": conditions}
 
 
 def next_deadline(observed: Observed, operations: Iterable[Operation]) -> datetime | None:

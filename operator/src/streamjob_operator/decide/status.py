@@ -15,6 +15,14 @@ from streamjob_operator.observed import Observed
 
 FACTS_INTERVAL = timedelta(minutes=1)
 """How often changed facts of the engine are written, where nothing else changed."""
+REPEATS = "OutputsMayRepeat"
+"""The condition, and the Event, of a state that is older than its output. It stays so: no phase hangs on it."""
+RESTORED = (
+    "the state was restored from before the last output, so outputs may have been repeated since: consumers of message "
+    "sinks must expect that"
+)
+_OF_SERVING = ("lagRows", "rate")
+"""Facts of an engine that says them now: without a serving pod there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,7 @@ def running_status(
         storage,
         _engine(observed),
         _suspended(observed, suspended),
+        *_repeats(observed),
     ]
     return _status(observed, summary, conditions)
 
@@ -65,6 +74,7 @@ def invalid_status(
         *_kept(observed, ("StorageReady",)),
         _engine(observed),
         _suspended(observed, observed.suspended),
+        *_repeats(observed),
     ]
     return _status(observed, summary, conditions)
 
@@ -72,10 +82,11 @@ def invalid_status(
 def deleting_status(observed: Observed, summary: Summary) -> dict[str, Any]:
     """The status of a job on its way out."""
     wait = f"waits for {summary.message}"
+    lasting = ("Degraded", "SpecValid", "StorageReady", "EngineReachable", "Suspended", REPEATS)
     conditions = [
         Condition("Ready", False, "Deleting", wait),
         Condition("Progressing", True, "Deleting", wait),
-        *_kept(observed, ("Degraded", "SpecValid", "StorageReady", "EngineReachable", "Suspended")),
+        *_kept(observed, lasting),
     ]
     return _status(observed, summary, conditions)
 
@@ -121,7 +132,9 @@ def _status(observed: Observed, summary: Summary, conditions: list[Condition]) -
         "selector": names.selector_text(observed.name),
         "operations": [operation.status() for operation in summary.operations],
     }
-    engine = engine_status(observed)
+    engine = engine_status(observed) or {}
+    if not ready_pods(observed):
+        engine = {name: value for name, value in engine.items() if name not in _OF_SERVING}
     if engine:
         status["engine"] = engine
     if old.get("checkpointRequest") is not None:
@@ -133,30 +146,37 @@ def _status(observed: Observed, summary: Summary, conditions: list[Condition]) -
 
 def _summary(observed: Observed, suspended: bool, found: Trouble | None, operations: tuple[Operation, ...]) -> Summary:
     ready = ready_pods(observed)
-    late = next((operation for operation in operations if operation.overdue(observed.now)), None)
-    if suspended:
-        if observed.pods:
-            return Summary("Progressing", "the pod commits and stops", operations)
+    late = _overdue(observed, operations)
+    if suspended and not observed.pods:
         return Summary("Suspended", "spec.suspend is true; the state stays on its volumes", operations)
+    if suspended and late is None:
+        return Summary("Progressing", "the pod commits and stops", operations)
     if found is not None and not ready:
-        served_before = observed.status.get("phase") in ("Running", "Degraded", "Progressing")
-        phase = "Failed" if found.lasting else "Degraded" if served_before else "Pending"
+        served = found.ran or observed.status.get("phase") in ("Running", "Degraded", "Progressing")
+        phase = "Failed" if found.lasting else "Degraded" if served or late is not None else "Pending"
         return Summary(phase, found.message, operations)
+    problem = _engine_problem(observed) if ready else None
+    if late is not None:
+        return Summary("Degraded", problem or _late(late), operations)
     if any(operation.name == "Roll" for operation in operations):
         return Summary("Progressing", "the pod is replaced by one of the new template", operations)
+    if problem is not None:
+        return Summary("Degraded", problem, operations)
     if ready:
-        problem = _engine_problem(observed)
-        if problem is not None or late is not None:
-            return Summary("Degraded", problem or _late(late), operations)
         return Summary("Running", "all pods serve", operations)
     if observed.pods:
         return Summary("Starting", "the pod starts and recovers its state", operations)
     return Summary("Pending", "waits for the pod to be created", operations)
 
 
-def _late(operation: Operation | None) -> str:
-    assert operation is not None
-    return f"{operation.name} takes longer than it should: waits for {operation.blocked_by}"
+def _overdue(observed: Observed, operations: tuple[Operation, ...]) -> Operation | None:
+    """The first operation whose deadline has passed."""
+    return next((operation for operation in operations if operation.overdue(observed.now)), None)
+
+
+def _late(operation: Operation) -> str:
+    look = "kubectl describe pvc says" if operation.name == "Resize" else "kubectl describe pod and the pod's log say"
+    return f"{operation.name} takes longer than it should: waits for {operation.blocked_by}; {look} why"
 
 
 def _engine_problem(observed: Observed) -> str | None:
@@ -172,8 +192,6 @@ def _engine_problem(observed: Observed) -> str | None:
         return f"{blocked} shards wait: a sink or function does not take their rows; see the engine's log"
     if facts.status.disk_full:
         return "the volume is full, and requests are refused: enlarge spec.storage.size, or shorten spec.history.raw"
-    if facts.status.outputs_may_repeat:
-        return "the state was restored from before the last output: outputs may repeat"
     return None
 
 
@@ -196,8 +214,8 @@ def _degraded(
 ) -> Condition:
     if found is not None:
         return Condition("Degraded", True, found.reason, found.message)
-    if any(operation.overdue(observed.now) for operation in operations):
-        late = next(operation for operation in operations if operation.overdue(observed.now))
+    late = _overdue(observed, operations)
+    if late is not None:
         return Condition("Degraded", True, "DeadlineExceeded", _late(late))
     if summary.phase == "Degraded":
         return Condition("Degraded", True, "Engine", summary.message)
@@ -224,6 +242,16 @@ def _suspended(observed: Observed, suspended: bool) -> Condition:
     if observed.pods:
         return Condition("Suspended", False, "Stopping", "the pod commits and stops")
     return Condition("Suspended", True, "Asked", "spec.suspend is true")
+
+
+def _repeats(observed: Observed) -> list[Condition]:
+    """Whether outputs may repeat: what the engine says now, else what it said last; nothing before it was asked."""
+    facts = observed.engine.status if observed.engine is not None else None
+    if facts is None:
+        return _kept(observed, (REPEATS,))
+    if facts.outputs_may_repeat:
+        return [Condition(REPEATS, True, "Restored", RESTORED)]
+    return [Condition(REPEATS, False, "AsExpected", "the state is as new as its output")]
 
 
 def worth_writing(old: Mapping[str, Any], new: Mapping[str, Any], last_written: datetime | None, now: datetime) -> bool:

@@ -7,6 +7,10 @@ import os
 
 from streamjob.units import UnitError, parse_duration
 
+WAIT_S = 120
+"""How long a command waits that is done soon or not at all."""
+CHECKPOINT_WAIT_S = 360
+"""Longer than the operator takes for its answer, with its last question to the engine: a test compares them."""
 _EPILOG = """\
 examples:
   kubectl streamjob status                     all jobs of the namespace
@@ -73,12 +77,16 @@ def parser(program: str | None = None) -> argparse.ArgumentParser:
         command.add_argument("job", metavar="JOB", nargs="?" if optional else None, help="the StreamJob's name")
         return command
 
-    def add_wait(command: argparse.ArgumentParser, *, default: bool) -> None:
+    def add_wait(command: argparse.ArgumentParser, *, default: bool, wait_s: int = WAIT_S) -> None:
         command.add_argument(
             "--wait", action=argparse.BooleanOptionalAction, default=default, help="wait until it is done"
         )
         command.add_argument(
-            "--timeout", metavar="DURATION", type=seconds, default=120, help="how long to wait (default: 2m)"
+            "--timeout",
+            metavar="DURATION",
+            type=seconds,
+            default=wait_s,
+            help=f"how long to wait (default: {wait_s // 60}m)",
         )
 
     status = add("status", "a job on one screen, or all jobs in a table", optional=True)
@@ -93,7 +101,7 @@ def parser(program: str | None = None) -> argparse.ArgumentParser:
     add_wait(add("suspend", "commit everything and stop the pods; volumes and position stay"), default=False)
     add_wait(add("resume", "start a suspended job where it stopped"), default=False)
     add_wait(add("restart", "replace the pod after a checkpoint"), default=False)
-    add_wait(add("checkpoint", "commit everything now"), default=True)
+    add_wait(add("checkpoint", "commit everything now"), default=True, wait_s=CHECKPOINT_WAIT_S)
     ui = add("ui", "forward a port of this machine to the job, until Ctrl-C")
     ui.add_argument("--port", metavar="N", type=_port, default=0, help="the port on this machine (default: a free one)")
     ui.add_argument("--open", action="store_true", help="open it in a browser")

@@ -112,7 +112,7 @@ def _facts(seen: Observation) -> list[str]:
         ("rate", f"{number(engine.get('rate'))} events/s", "shards", number(engine.get("shards"))),
         ("lag", f"{number(engine.get('lagRows'))} rows", "watermark", behind),
         (
-            "checkpoint",
+            "last commit",
             f"#{number(checkpoint.get('number'))}, {age} ago" if checkpoint else NOTHING,
             "engine",
             str(engine.get("version") or NOTHING),
