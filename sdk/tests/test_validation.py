@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jobs import GOOD, good_data, load_text, problems_of, spoilt
@@ -40,6 +40,11 @@ CASES = [
     ("unit: ms", "unit: ms, format: rfc3339", 0, "spec.schema.time", "both unit and format", None, "unit: ms"),
     ("unit: ms", "format: iso", 0, "spec.schema.time.format", "no % directive", '"iso"', "rfc3339"),
     ("unit: ms", 'format: "%Y-%Q"', 0, "spec.schema.time.format", "directive %Q", '"%Y-%Q"', "rfc3339"),
+    ("unit: ms", 'format: "%F %T %Z"', 0, "spec.schema.time.format", "%Z, and the name", '"%F %T %Z"', "use %z"),
+    ("unit: ms", 'format: "%d.%m. %H"', 0, "spec.schema.time.format", "no year", '"%d.%m. %H"', "add %Y"),
+    ("unit: ms", 'format: "%Y-%F"', 0, "spec.schema.time.format", "%Y twice", '"%Y-%F"', "once"),
+    ("unit: ms", 'format: "%Y-%V"', 0, "spec.schema.time.format", "%G or %V", '"%Y-%V"', "%G-%V-%u"),
+    ("unit: ms", 'format: "%Y%.3f"', 0, "spec.schema.time.format", "directive %.3f", '"%Y%.3f"', "rfc3339"),
     (
         "unit: ms",
         "format: rfc3339, timezone: Europe/Berlim",
@@ -303,6 +308,31 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("folders", "within"),
+    [
+        (["out/w", "out"], {0: "the sink s1"}),
+        (["out", "out/w"], {1: "the sink s0"}),
+        (["./out/", "x/../out/w/x"], {1: "the sink s0"}),
+        (["/job/out", "out/w"], {1: "the sink s0"}),
+        (["a/b/c", "a-b", "a", "a/b"], {0: "the sink s2", 3: "the sink s2"}),
+        (["/", "out"], {1: "the sink s0", None: "the sink s0"}),
+        (["dead/w"], {0: "the dead letters"}),
+        (["."], {None: "the sink s0"}),
+        (["out", "out2", "ou", "x/out"], {}),
+    ],
+)
+def test_a_folder_within_anothers_is_told(folders: list[str], within: dict[int | None, str]) -> None:
+    """A run would make them in the order of the job, and then find the outer one not empty."""
+    sinks = "".join(f"    - {{name: s{n}, from: events, file: {{path: {path}}}}}\n" for n, path in enumerate(folders))
+    found = problems_of(f"{GOOD[: GOOD.index('    - name: out')]}{sinks}  deadLetters: {{file: {{path: dead}}}}\n")
+    places = {None: "spec.deadLetters.file.path"}
+    assert {problem.path: problem.message for problem in found} == {
+        places.get(n, f"spec.sinks[{n}].file.path"): f"lies within the folder of {owner}" for n, owner in within.items()
+    }
+    assert all(problem.fix == "use a folder beside it" for problem in found)
+
+
 RENAMED = {"spec.windows[0].name", "spec.udfs[0].output.ok", "spec.udfs[0].window"}
 USES = {"spec.sinks[0].from", "spec.sinks[1].where"}
 
@@ -497,10 +527,20 @@ def test_the_engines_bounds_are_told(old: str, new: str, below: int, path: str, 
 
 LINES = GOOD.splitlines(keepends=True)
 WORDS = re.findall(r"[A-Za-z0-9_.]+", GOOD)
+NESTED = ["[" * 3000 + "]" * 3000, "{a: " * 1500 + "}" * 1500, "- " * 1500, "(" * 3000 + "x" + ")" * 3000]
+ESCAPES = ['"\\ud800"', '{const: "\\ud800"}', '{"\\udc00": 1}', '"\\U00110000"']
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(0, len(LINES) - 1), st.sampled_from(["drop", "twice", "value", "word"]), st.sampled_from(WORDS))
+@given(
+    st.integers(0, len(LINES) - 1),
+    st.sampled_from(["drop", "twice", "value", "word"]),
+    st.sampled_from(WORDS) | st.sampled_from(NESTED + ESCAPES),
+)
+@example(6, "value", NESTED[0])
+@example(6, "value", NESTED[1])
+@example(5, "value", ESCAPES[1])
+@example(6, "word", ESCAPES[0])
 def test_any_damage_is_reported_and_never_a_crash(index: int, how: str, word: str) -> None:
     lines = list(LINES)
     if how == "drop":
@@ -510,10 +550,11 @@ def test_any_damage_is_reported_and_never_a_crash(index: int, how: str, word: st
     elif how == "value":
         lines[index] = lines[index].split(":")[0] + f": {word}\n"
     else:
-        lines[index] = re.sub(r"[A-Za-z0-9_]+", word, lines[index], count=1)
+        lines[index] = re.sub(r"[A-Za-z0-9_]+", lambda _: word, lines[index], count=1)
     for problem in problems_of("".join(lines)):
         assert problem.line >= 1
         assert problem.message
+        assert str(problem).encode(), "it can be printed"
 
 
 def _with_config_map(read: Callable[[str, str], str]) -> LoadedJob:

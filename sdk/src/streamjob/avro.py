@@ -95,9 +95,14 @@ def _wrong(text: str, wanted: Fields | None) -> tuple[str, str] | None:
     if len(text.encode()) > _MAX_TEXT:
         return "the Avro schema is longer than 1 MiB", "leave documentation out"
     try:
-        schema = json.loads(text)
+        return _wrong_record(json.loads(text), wanted)
     except ValueError as error:
         return f"the Avro schema is no valid JSON: {error}", "correct the JSON"
+    except RecursionError:
+        return "the Avro schema is nested too deeply", "declare types by name, and use the names"
+
+
+def _wrong_record(schema: Any, wanted: Fields | None) -> tuple[str, str] | None:
     if not isinstance(schema, dict) or schema.get("type") not in ("record", "error"):
         return "the outermost type of the Avro schema must be a record", 'write {"type": "record", "name": …}'
     if wanted is None:
@@ -119,6 +124,8 @@ class _Names:
 
     def __init__(self) -> None:
         self._types: dict[str, dict[str, Any]] = {}
+        self._fields: dict[int, dict[Any, list[Any]]] = {}
+        self._known: dict[tuple[int, tuple[str, ...], str], bool] = {}
 
     def note(self, schema: Any, space: str) -> None:
         """Notes all types that are declared in a schema; names without a dot are in `space`."""
@@ -136,9 +143,20 @@ class _Names:
             self.note(field.get("type") if isinstance(field, dict) else None, space)
 
     def has(self, schema: Any, path: tuple[str, ...], space: str) -> bool:
-        """Whether a path leads to something; where the schema is wrong otherwise, the engine says so."""
+        """Whether a path leads to something; where the schema is wrong otherwise, the engine says so.
+
+        Each part of a schema is asked once for a path: through several fields of one name, and types that hold
+        themselves, there are more ways than can be followed.
+        """
         if not path:
             return True
+        key = (id(schema), path, space)
+        if key not in self._known:
+            self._known[key] = False  # for a type that leads to itself
+            self._known[key] = self._has(schema, path, space)
+        return self._known[key]
+
+    def _has(self, schema: Any, path: tuple[str, ...], space: str) -> bool:
         if isinstance(schema, list):
             return any(self.has(branch, path, space) for branch in schema)
         if isinstance(schema, str):
@@ -150,13 +168,19 @@ class _Names:
         kind = schema.get("type")
         if kind in ("record", "error"):
             space = _full(schema, space)[1]
-            fields = [field for field in schema.get("fields") or () if isinstance(field, dict)]
-            return any(
-                field.get("name") == path[0] and self.has(field.get("type"), path[1:], space) for field in fields
-            )
+            return any(self.has(type_, path[1:], space) for type_ in self._types_of(schema, path[0]))
         if kind == "map":
             return self.has(schema.get("values"), path[1:], space)
         return not isinstance(kind, str) and self.has(kind, path, space)
+
+    def _types_of(self, record: dict[str, Any], name: str) -> list[Any]:
+        """The types of a record's fields of a name, of which there is one in a right schema."""
+        if id(record) not in self._fields:
+            fields = self._fields[id(record)] = {}
+            for field in record.get("fields") or ():
+                if isinstance(field, dict) and isinstance(field.get("name"), str):
+                    fields.setdefault(field["name"], []).append(field.get("type"))
+        return self._fields[id(record)].get(name, [])
 
 
 def _full(schema: dict[str, Any], space: str) -> tuple[str, str]:

@@ -24,6 +24,7 @@ ANY: Final = "unknown"
 NULL: Final = "null"
 _NUMERIC = ("int64", "float64", ANY)
 _MAX_DEPTH = 40  # each level is two of JSON, whose readers stop at 128
+_MAX_NODES = 10_000  # columns, literals and calls of one expression
 _INT_RANGE = range(-(2**63), 2**63)
 
 
@@ -128,13 +129,30 @@ def _lower(node: exp.Expr, columns: Columns) -> Typed:
         typed = _Lowering(columns).lower(node)
     except RecursionError:
         raise too_deep from None
-    if _depth(typed.expression) > _MAX_DEPTH:
+    depth, nodes = _measure(typed.expression, {})
+    if depth > _MAX_DEPTH:
         raise too_deep
+    if nodes > _MAX_NODES:
+        raise ExpressionError(f"grows to more than {_MAX_NODES:,} columns, literals and calls", "use a UDF")
     return typed
 
 
-def _depth(expression: Expression) -> int:
-    return 1 + max((_depth(arg) for arg in expression.get("args", ())), default=0)
+def size(expression: Expression) -> int:
+    """The number of its columns, literals and calls."""
+    return _measure(expression, {})[1]
+
+
+def _measure(expression: Expression, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Depth and size of a tree in which one object may stand at several places, each of which is looked at once.
+
+    BETWEEN, CASE and nullif use an argument more than once: nested in each other they would be followed without end.
+    """
+    found = known.get(id(expression))
+    if found is None:
+        parts = [_measure(arg, known) for arg in expression.get("args", ())]
+        found = 1 + max((part[0] for part in parts), default=0), 1 + sum(part[1] for part in parts)
+        known[id(expression)] = found
+    return found
 
 
 def _population(name: str) -> str:

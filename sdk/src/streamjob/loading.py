@@ -11,8 +11,9 @@ from typing import Any
 from streamjob.avro import Texts, resolve_schemas
 from streamjob.models import StreamJob
 from streamjob.modules import ModuleText
-from streamjob.problems import JobError, Path, Problem
+from streamjob.problems import JobError, Path, Problem, few_suggestions
 from streamjob.resolve import ReadConfigMap, ReadText, ResolvedUdf, read_text, resolve_connectors, resolve_udfs
+from streamjob.scope import Scope
 from streamjob.source import Source, parse_yaml, plain_source
 from streamjob.validation.cross import check_cross
 from streamjob.validation.spec import check_spec
@@ -32,6 +33,8 @@ class LoadedJob:
     """The texts of its Avro schemas, by their places in the job."""
     modules: Mapping[Path, ModuleText] = field(default_factory=dict)
     """The modules of its sources and sinks in Python, by their places in the job."""
+    scope: Scope | None = None
+    """Its columns with the expressions that were lowered."""
 
 
 def load_job(
@@ -63,8 +66,16 @@ def load_source(
     config_maps: ReadConfigMap | None = None,
 ) -> LoadedJob:
     """Validates a job that is read already; `problems` are those of its reading. Raises JobError."""
-    parsed, spec_problems, view = check_spec(source)
+    with few_suggestions():
+        return _loaded(source, problems, base_dir, read, config_maps)
+
+
+def _loaded(
+    source: Source, problems: list[Problem], base_dir: str, read: ReadText, config_maps: ReadConfigMap | None
+) -> LoadedJob:
+    parsed, spec_problems, view, more = check_spec(source)
     problems = [*problems, *spec_problems]
+    scope = None
     udfs: list[ResolvedUdf] = []
     schemas: dict[Path, str] = {}
     modules: dict[Path, ModuleText] = {}
@@ -72,10 +83,12 @@ def load_source(
         udfs, udf_problems = resolve_udfs(parsed, view, base_dir, read, config_maps)
         schemas, schema_problems = resolve_schemas(parsed, view, base_dir, read)
         modules, module_problems = resolve_connectors(parsed, view, base_dir, read, config_maps)
-        problems += udf_problems + schema_problems + module_problems + check_cross(parsed, view, base_dir, udfs)
+        examination = check_cross(parsed, view, base_dir, udfs)
+        scope, more = examination.scope, more + examination.more
+        problems += udf_problems + schema_problems + module_problems + examination.problems
     if problems or parsed is None:
-        raise JobError(problems)
-    return LoadedJob(parsed, base_dir, tuple(udfs), source, schemas, modules)
+        raise JobError(problems, more)
+    return LoadedJob(parsed, base_dir, tuple(udfs), source, schemas, modules, scope)
 
 
 def _source(job: JobLike, read: ReadText) -> tuple[Source | None, list[Problem], str]:

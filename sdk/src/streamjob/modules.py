@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streamjob.models import CodeSpec, ConfigMapCode
 from streamjob.problems import Path, Problem, suggest
 from streamjob.source import Source
-from streamjob.udf_source import ModuleFacts, look_at
+from streamjob.udf_source import MAX_JOB_TOKENS, MAX_TOKENS, ModuleFacts, count_tokens, look_at, unknown
 
 ReadText = Callable[[str], str]
 """Reads the UTF-8 text of an absolute path; raises OSError or UnicodeDecodeError."""
@@ -64,6 +64,8 @@ class Reader:
     read: ReadText
     config_maps: ReadConfigMap | None
     problems: list[Problem]
+    looked: dict[str, int] = field(default_factory=dict)
+    """The texts that were looked at, with their words and signs."""
 
     def is_unknown(self, module: Module) -> bool:
         """Whether the code is in a ConfigMap where there are none, which is no problem of the job."""
@@ -110,7 +112,7 @@ class Reader:
         config_map = module.config_map
         code = f"ConfigMap {config_map.name}, key {config_map.key}" if config_map else "inline code"
         try:
-            facts = look_at(text, module.file or code)
+            facts = self._look(text)
         except SyntaxError as error:
             self._wrong(module, text, path, error.lineno or 1, f"Python syntax error: {error.msg}")
         except ValueError as error:
@@ -122,6 +124,14 @@ class Reader:
                 self.problems.append(self.source.problem((*path, module.member), message, fix=fix))
             return facts
         return None
+
+    def _look(self, text: str) -> ModuleFacts:
+        if text not in self.looked:
+            tokens = count_tokens(text)
+            if tokens > MAX_TOKENS or sum(self.looked.values()) + tokens > MAX_JOB_TOKENS:
+                return unknown()
+            self.looked[text] = tokens
+        return look_at(text)
 
     def _wrong(self, module: Module, text: str, path: Path, line: int, message: str) -> None:
         got = _line_of(text, line)

@@ -11,7 +11,6 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from streamjob.expressions import lower_aggregate, lower_where
 from streamjob.loading import LoadedJob
 from streamjob.models import (
     EVENTS,
@@ -49,7 +48,7 @@ def normalise(loaded: LoadedJob) -> dict[str, Any]:
     Raises ValueError for code that only Kubernetes can read.
     """
     spec = loaded.job.spec
-    scope = Scope(loaded.job, loaded.udfs, None)
+    scope = loaded.scope or Scope(loaded.job, loaded.udfs, None)
     schema = spec.schema_
     return {
         "api_version": loaded.job.api_version,
@@ -68,7 +67,7 @@ def normalise(loaded: LoadedJob) -> dict[str, Any]:
                 {"name": name, "type": field.type, "path": _path(field.path)} for name, field in schema.fields.items()
             ],
         },
-        "where": None if spec.where is None else lower_where(spec.where, scope.event_fields()),
+        "where": None if spec.where is None else scope.condition(spec.where, None),
         "sources": [_source(source, index, loaded) for index, source in enumerate(spec.sources)],
         "time": {
             "max_out_of_orderness_us": int(spec.time.max_out_of_orderness),
@@ -383,9 +382,8 @@ def secret(value: Secret, base_dir: str) -> dict[str, str]:
 
 def _window(window: WindowSpec, scope: Scope) -> dict[str, Any]:
     aggregates = []
-    columns = scope.event_columns()
     for name, text in window.aggregates.items():
-        aggregate = lower_aggregate(text, columns)
+        aggregate = scope.aggregate(text)
         aggregates.append({"name": name, "function": aggregate.function, "argument": aggregate.argument})
     return {"name": window.name, "tumbling": {"size_us": int(window.tumbling)}, "aggregates": aggregates}
 
@@ -406,10 +404,7 @@ def _udf(udf: ResolvedUdf) -> dict[str, Any]:
 
 
 def _sink(sink: SinkSpec, index: int, loaded: LoadedJob, scope: Scope) -> dict[str, Any]:
-    where = None
-    if sink.where is not None:
-        columns = scope.event_columns() if sink.from_ == EVENTS else scope.window_columns(sink.from_)
-        where = lower_where(sink.where, columns)
+    where = None if sink.where is None else scope.condition(sink.where, sink.from_)
     file, http, python, base_dir = sink.file, sink.http, sink.python, loaded.base_dir
     return {
         "name": sink.name,

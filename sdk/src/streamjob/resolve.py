@@ -97,6 +97,8 @@ def _missing(what: str, facts: ModuleFacts | None, unknown: bool, path: Path, so
         return []  # it is there, and what is wrong with it is reported
     example = "inputs: [temperature]" if what == "inputs" else "output: {score: float64}"
     message = "is missing, and the function has no @udf that declares it"
+    if facts is not None and facts.too_long:
+        message = "is missing, and so much code is not looked into for it"
     if unknown:
         message = "is missing, and code in a ConfigMap cannot be asked for it"
     return [source.problem((*path, what), message, fix=f"add for example {example}")]

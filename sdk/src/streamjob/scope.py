@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from streamjob.expressions import ANY, lower_aggregate
-from streamjob.models import StreamJob, WindowSpec
+from streamjob.expressions import ANY, Aggregate, Expression, lower_aggregate, lower_where, size
+from streamjob.models import EVENTS, StreamJob, WindowSpec
 from streamjob.resolve import ResolvedUdf
 from streamjob.sql import ExpressionError
+
+MAX_NODES = 65_536
+"""Columns, literals and calls in all lowered expressions of a job: some functions use an argument more than once."""
 
 STATISTICS = {
     "count": "float64",
@@ -48,6 +51,52 @@ class Scope:
         self.time_field = schema.time.field
         self.windows: dict[str, WindowSpec | None] = dict.fromkeys(self._raw_items("windows"))
         self.windows.update({window.name: window for window in job.spec.windows})
+        self._aggregates: dict[str, Aggregate | ExpressionError] = {}
+        self._conditions: dict[tuple[str, str | None], Expression] = {}
+        self._results: dict[str, dict[str, str]] = {}
+        self._windows: dict[str, dict[str, str]] = {}
+        self._events: dict[str, str] | None = None
+        self._inputs: dict[str, str] | None = None
+        self._nodes = 0
+
+    def aggregate(self, text: str) -> Aggregate:
+        """An aggregate over events, lowered once. Raises ExpressionError that says the same each time."""
+        found = self._aggregates.get(text)
+        if found is None:
+            found = self._aggregates[text] = self._lowered(text)
+        if isinstance(found, ExpressionError):
+            raise ExpressionError(str(found), found.fix)
+        return found
+
+    def _lowered(self, text: str) -> Aggregate | ExpressionError:
+        try:
+            aggregate = lower_aggregate(text, self.event_columns())
+            self._count(aggregate.argument)
+            return aggregate
+        except ExpressionError as error:
+            # Without its traceback and cause, which hold all that the parser has made.
+            return ExpressionError(str(error), error.fix)
+
+    def condition(self, text: str, rows: str | None) -> Expression:
+        """A condition on the rows of a window or of EVENTS, or on events as they come (None), lowered once.
+
+        Raises ExpressionError.
+        """
+        if (text, rows) not in self._conditions:
+            expression = lower_where(text, self.event_fields() if rows is None else self.columns(rows))
+            self._count(expression)
+            self._conditions[text, rows] = expression
+        return self._conditions[text, rows]
+
+    def columns(self, rows: str) -> dict[str, str]:
+        """What sinks of a window or of EVENTS may name. Not to be changed."""
+        return self.event_columns() if rows == EVENTS else self.window_columns(rows)
+
+    def _count(self, expression: Expression | None) -> None:
+        self._nodes += 0 if expression is None else size(expression)
+        if self._nodes > MAX_NODES:
+            message = f"makes the job's expressions larger than {MAX_NODES:,} columns, literals and calls"
+            raise ExpressionError(message, "simplify them, or use a UDF")
 
     def _raw_names(self, *path: str) -> list[str]:
         value: Any = self._raw
@@ -68,11 +117,18 @@ class Scope:
         return {**self.fields, self.time_field: "int64"}
 
     def event_columns(self) -> dict[str, str]:
-        """The fields and the outputs of event UDFs: what aggregates and sinks of events may name."""
-        return self._with_outputs(self.event_fields(), "event", None)
+        """The fields and the outputs of event UDFs: what aggregates and sinks of events may name. Not to be changed."""
+        if self._events is None:
+            self._events = self._with_outputs(self.event_fields(), "event", None)
+        return self._events
 
     def udf_inputs(self) -> dict[str, str]:
-        """What an event UDF may take: the fields, the time field and the statistics of numeric fields."""
+        """What an event UDF may take: the fields, the time and the statistics of numeric fields. Not to be changed."""
+        if self._inputs is None:
+            self._inputs = self._udf_inputs()
+        return self._inputs
+
+    def _udf_inputs(self) -> dict[str, str]:
         columns = self.event_fields()
         for name, kind in self.fields.items():
             if kind in ("float64", "int64", ANY):
@@ -80,25 +136,33 @@ class Scope:
         return columns
 
     def window_results(self, window: str) -> dict[str, str]:
-        """Key, bounds and aggregates of a window: what its UDFs may take."""
+        """Key, bounds and aggregates of a window: what its UDFs may take. Not to be changed."""
         spec = self.windows.get(window)
         if spec is None:
             return OpenColumns()
+        if window not in self._results:
+            self._results[window] = self._window_results(window, spec)
+        return self._results[window]
+
+    def _window_results(self, window: str, spec: WindowSpec) -> dict[str, str]:
         columns = dict(WINDOW_COLUMNS)
-        arguments = self.event_columns()
         raw = next((w for w in self._raw.get("windows", ()) if isinstance(w, dict) and w.get("name") == window), {})
         raw_aggregates = raw.get("aggregates")
         columns.update(dict.fromkeys(map(str, raw_aggregates if isinstance(raw_aggregates, dict) else ()), ANY))
         for name, text in spec.aggregates.items():
             try:
-                columns[name] = lower_aggregate(text, arguments).type
+                columns[name] = self.aggregate(text).type
             except ExpressionError:
                 columns[name] = ANY
         return columns
 
     def window_columns(self, window: str) -> dict[str, str]:
-        """A window's results and the outputs of its UDFs: what its sinks may name."""
-        return self._with_outputs(self.window_results(window), "window", window)
+        """A window's results and the outputs of its UDFs: what its sinks may name. Not to be changed."""
+        if window not in self._windows:
+            results = self.window_results(window)
+            copy = OpenColumns(results) if isinstance(results, OpenColumns) else dict(results)
+            self._windows[window] = self._with_outputs(copy, "window", window)
+        return self._windows[window]
 
     def _with_outputs(self, columns: dict[str, str], on: str, window: str | None) -> dict[str, str]:
         complete = not isinstance(columns, OpenColumns)

@@ -16,15 +16,15 @@ _BOOL = re.compile(r"^(true|True|TRUE|false|False|FALSE)$")
 _INT = re.compile(r"^[-+]?[0-9]+$")
 _FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
 _MAX_NODES = 100_000  # far above any job; stops a few nested aliases from growing into gigabytes
-_MAX_DEPTH = 64  # mappings and lists in one another; what reads them calls itself for each
-_DEEP = "is nested too deeply"
-_DEEP_FIX = f"write at most {_MAX_DEPTH} levels of mappings and lists"
+MAX_DEPTH = 64  # mappings and lists in one another; what reads them calls itself for each
+DEEP = "is nested too deeply"
+DEEP_FIX = f"write at most {MAX_DEPTH} levels of mappings and lists"
 _HALF = re.compile("[\ud800-\udfff]")  # an escape can be half of a pair, which is no text
 MISSING: Any = object()
 
 
 class _DeepError(yaml.MarkedYAMLError):
-    """More than _MAX_DEPTH mappings and lists in one another."""
+    """More than MAX_DEPTH mappings and lists in one another."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -35,7 +35,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """The node that comes next."""
-        if self._around > _MAX_DEPTH:
+        if self._around > MAX_DEPTH:
             event = self.peek_event()  # type: ignore[no-untyped-call]
             raise _DeepError(problem_mark=event.start_mark)
         self._around += 1
@@ -106,7 +106,7 @@ def parse_yaml(text: str, file: str) -> tuple[Source | None, list[Problem]]:
     try:
         nodes = list(_documents(text))
     except _DeepError as error:
-        return None, [Problem(file, _line(error), "", _DEEP, fix=_DEEP_FIX)]
+        return None, [Problem(file, _line(error), "", DEEP, fix=DEEP_FIX)]
     except yaml.YAMLError as error:
         return None, [_syntax_problem(error, file)]
     if len(nodes) != 1:
@@ -172,9 +172,9 @@ class _Reader:
             if self._count <= _MAX_NODES + 1:
                 self._report(node, path, "an alias makes the document endless or too large", "write the value out")
             return None
-        if len(path) > _MAX_DEPTH:  # by aliases
+        if len(path) > MAX_DEPTH:  # by aliases
             if not self._is_deep:
-                self._report(node, (), _DEEP, _DEEP_FIX)
+                self._report(node, (), DEEP, DEEP_FIX)
             self._is_deep = True
             return None
         self._open.add(id(node))

@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 import ast
+import hashlib
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
+from threading import Lock
+
+MAX_TOKENS = 32_768
+"""Words and signs of a text that is looked at. Each takes up to a kilobyte while it is, so this is 30 MB."""
+MAX_JOB_TOKENS = 4 * MAX_TOKENS
+"""The same of all different texts of a job together."""
+MAX_KEPT = 8
+"""Texts whose facts are remembered: functions of a job often share one."""
+
+_TOKEN = re.compile(r"\w+|[^\w\s]|\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +31,16 @@ class Declared:
 
 @dataclass(slots=True)
 class ModuleFacts:
-    """The names a module surely has, those it registers, and whether it may have more that only running shows."""
+    """The names a module surely has, those it registers, and whether it may have more that only running shows.
+
+    Nobody changes them: they are remembered. `too_long` says that the text was not looked at.
+    """
 
     names: set[str] = field(default_factory=set)
     registered: set[str] = field(default_factory=set)
     dynamic: bool = False
     declared: dict[str, Declared] = field(default_factory=dict)
+    too_long: bool = False
 
     def may_have(self, function: str) -> bool:
         """Whether `function` is there, or may be."""
@@ -33,16 +51,66 @@ class ModuleFacts:
         return [*sorted(self.registered), *sorted(name for name in self.names if name not in self.registered)]
 
 
-def look_at(text: str, filename: str) -> ModuleFacts:
-    """The facts of a module's text. Raises SyntaxError (with its line) or ValueError if it is no Python."""
-    try:
-        return _facts(text, filename)
-    except (RecursionError, MemoryError):  # the parser says so of what is nested too deeply
-        raise ValueError("it is nested too deeply") from None
+@dataclass(frozen=True, slots=True)
+class _Wrong:
+    """Why a text is no Python: the line and the message of a syntax error, or only the message."""
+
+    line: int | None
+    message: str
 
 
-def _facts(text: str, filename: str) -> ModuleFacts:
-    tree = ast.parse(text, filename)
+class Looks:
+    """Looks at texts, each once while it is among the newest MAX_KEPT; checks use it from several threads."""
+
+    def __init__(self, facts: Callable[[str], ModuleFacts] | None = None) -> None:
+        self._facts = facts or _facts
+        self._kept: dict[bytes, ModuleFacts | _Wrong] = {}
+        self._lock = Lock()
+
+    def look_at(self, text: str) -> ModuleFacts:
+        """The facts of a module's text. Raises SyntaxError (with its line) or ValueError if it is no Python.
+
+        Of a text with more than MAX_TOKENS words and signs it is not known what it has.
+        """
+        key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        with self._lock:
+            found = self._kept.pop(key, None)
+            if found is None:
+                found = self._looked(text)
+            self._kept[key] = found  # its place is among the newest
+            while len(self._kept) > MAX_KEPT:
+                del self._kept[next(iter(self._kept))]
+        if not isinstance(found, _Wrong):
+            return found
+        if found.line is None:
+            raise ValueError(found.message)
+        raise SyntaxError(found.message, (None, found.line, None, None))
+
+    def _looked(self, text: str) -> ModuleFacts | _Wrong:
+        if count_tokens(text) > MAX_TOKENS:
+            return unknown()
+        try:
+            return self._facts(text)
+        except SyntaxError as error:
+            return _Wrong(error.lineno or 1, error.msg)
+        except ValueError as error:
+            return _Wrong(None, str(error))
+        except (RecursionError, MemoryError):  # the parser says so of what is nested too deeply
+            return _Wrong(None, "it is nested too deeply")
+
+
+def count_tokens(text: str) -> int:
+    """The words and signs of a text, up to one more than MAX_TOKENS. Data within quotes counts like code."""
+    return sum(1 for _ in islice(_TOKEN.finditer(text), MAX_TOKENS + 1))
+
+
+def unknown() -> ModuleFacts:
+    """The facts of a text that is not looked at."""
+    return ModuleFacts(dynamic=True, too_long=True)
+
+
+def _facts(text: str) -> ModuleFacts:
+    tree = ast.parse(text)
     facts = ModuleFacts()
     _statements(tree.body, facts)
     for node in ast.walk(tree):
@@ -114,3 +182,7 @@ def _name(node: ast.expr) -> str | None:
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else None
+
+
+look_at = Looks().look_at
+"""`Looks.look_at` of this process."""

@@ -24,7 +24,8 @@ class WindowSpec(Model):
     aggregates: Annotated[
         dict[ColumnName, Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_AGGREGATES)
     ]
-    """Results by name: `count()`, `count(x)`, `sum`, `mean`, `min`, `max`, `variance`, `stddev`, `first` or `last`."""
+    """Results by name: `count()`, `count(x)`, `sum`, `mean`, `min`, `max`, `variance`, `stddev`, `first` or `last`. All
+    different expressions of a job have at most 163,840 characters together."""
 
 
 class ConfigMapCode(Model):
@@ -38,7 +39,13 @@ class ConfigMapCode(Model):
 
 
 class CodeSpec(Model):
-    """The text of a Python module; exactly one of the kinds is set."""
+    """The text of a Python module; exactly one of the kinds is set.
+
+    A check looks into it, without running it, for the function or class and for what `@udf` declares. It does not look
+    into a text of more than 32,768 words and signs (some 150 KiB of code, or less with data in it), nor into more than
+    131,072 of a job: that code is run as well, but its `inputs` and `output` have to be in the job, and an error in it
+    shows only when the job starts.
+    """
 
     inline: Annotated[str, Field(min_length=1)] | None = None
     """The module's text itself."""

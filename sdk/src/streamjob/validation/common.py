@@ -10,7 +10,7 @@ from streamjob.models import EVENTS, ClientTls, ConnectionBackoff, Secret, Secre
 from streamjob.models.base import Model
 from streamjob.models.python import PythonBackoff
 from streamjob.models.sinks import Backoff
-from streamjob.problems import Path, Problem, did_you_mean
+from streamjob.problems import MAX_PROBLEMS, Path, Problem, did_you_mean
 from streamjob.resolve import ResolvedUdf
 from streamjob.scope import Scope
 from streamjob.source import MISSING, Source
@@ -19,13 +19,17 @@ from streamjob.units import format_duration
 
 @dataclass
 class Examination:
-    """A job with the right shape, its resolved UDFs and the problems found so far."""
+    """A job with the right shape, its resolved UDFs and the problems found so far.
+
+    Beyond MAX_PROBLEMS of them only their number is noted, in `more`.
+    """
 
     job: StreamJob
     source: Source
     base_dir: str
     udfs: list[ResolvedUdf]
     problems: list[Problem] = field(default_factory=list)
+    more: int = 0
 
     def __post_init__(self) -> None:
         raw = self.source.data.get("spec") if isinstance(self.source.data, dict) else None
@@ -33,6 +37,9 @@ class Examination:
 
     def report(self, path: Path, message: str, *, got: Any = MISSING, fix: str) -> None:
         """Notes a problem at `path`."""
+        if len(self.problems) >= MAX_PROBLEMS:
+            self.more += 1
+            return
         self.problems.append(self.source.problem(path, message, got=got, fix=fix))
 
     def backoff(self, path: Path, backoff: Backoff | ConnectionBackoff | PythonBackoff) -> None:
@@ -94,10 +101,10 @@ class Examination:
             missing = "keyFile" if tls.key_file is None else "certificateFile"
             self.report(path, f"has no {missing}", fix=f"add {missing}:")
 
-    def members(self, sink: SinkSpec) -> list[str] | None:
-        """The members of the rows that a sink gets; none where it is not known what it gets."""
+    def members(self, sink: SinkSpec) -> dict[str, None] | None:
+        """The members of the rows that a sink gets, in order; none where it is not known what it gets."""
         if sink.from_ == EVENTS:
-            return [*self.scope.event_columns(), "_id"]
+            return dict.fromkeys((*self.scope.event_columns(), "_id"))
         if sink.from_ in self.scope.windows:
-            return [*self.scope.window_columns(sink.from_), "revision", "_id"]
+            return dict.fromkeys((*self.scope.window_columns(sink.from_), "revision", "_id"))
         return None

@@ -72,7 +72,7 @@ def check_kafka_sink(examination: Examination, path: Path, sink: SinkSpec, kafka
     _connection(examination, path, kafka)
     scope = examination.scope
     if sink.from_ == EVENTS or sink.from_ in scope.windows:
-        columns = scope.event_columns() if sink.from_ == EVENTS else scope.window_columns(sink.from_)
+        columns = scope.columns(sink.from_)
         for member, column in (("key", kafka.key), ("partition", kafka.partition)):
             if column is None:
                 continue

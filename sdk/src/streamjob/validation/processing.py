@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from streamjob.expressions import lower_aggregate
 from streamjob.models import EVENTS, WindowSpec
-from streamjob.problems import Path, suggest
+from streamjob.problems import Path, did_you_mean, known_names, suggest
 from streamjob.resolve import ResolvedUdf
 from streamjob.scope import RESERVED_WINDOW, OpenColumns
 from streamjob.sql import ExpressionError
@@ -22,12 +19,11 @@ def check_windows(examination: Examination) -> None:
     windows = examination.job.spec.windows
     path: Path = ("spec", "windows")
     examination.unique(path, [window.name for window in windows], "window")
-    columns = examination.scope.event_columns()
     for index, window in enumerate(windows):
-        _window(examination, (*path, index), window, columns)
+        _window(examination, (*path, index), window)
 
 
-def _window(examination: Examination, path: Path, window: WindowSpec, columns: Mapping[str, str]) -> None:
+def _window(examination: Examination, path: Path, window: WindowSpec) -> None:
     if window.name == EVENTS:
         examination.report((*path, "name"), f'"{EVENTS}" stands for the single events', fix="rename the window")
     if window.tumbling < 1_000:
@@ -40,7 +36,7 @@ def _window(examination: Examination, path: Path, window: WindowSpec, columns: M
         if name in RESERVED_WINDOW:
             examination.report(place, f"{name} is a column that every window has", got=name, fix="rename the aggregate")
         try:
-            lower_aggregate(text, columns)
+            examination.scope.aggregate(text)
         except ExpressionError as error:
             examination.report(place, str(error), fix=error.fix)
 
@@ -83,13 +79,12 @@ def _stage(examination: Examination, path: Path, udf: ResolvedUdf) -> bool:
 def _inputs(examination: Examination, path: Path, udf: ResolvedUdf) -> None:
     scope = examination.scope
     columns = scope.udf_inputs() if udf.on == "event" else scope.window_results(str(udf.window))
+    listed = scope.event_fields() if udf.on == "event" else columns
     for index, name in enumerate(udf.inputs or ()):
         if columns.get(name) is not None:
             continue
-        # Not to list every statistic of every field where nothing is near.
-        short = [column for column in columns if not column.startswith("stats.")]
-        near = suggest(name, columns, "")
-        fix = near if near.startswith("did") else suggest(name, short, "columns")
+        # Where nothing is near, fields are listed and no statistics of them.
+        fix = did_you_mean(name, columns) or known_names(listed, "columns")
         message = "there is no such column"
         parts = name.split(".")
         if len(parts) > 2 and parts[0] == "stats" and scope.fields.get(".".join(parts[1:-1])) in ("string", "bool"):

@@ -6,10 +6,9 @@ import re
 import zoneinfo
 from collections.abc import Callable
 
-from streamjob.expressions import lower_where
 from streamjob.models import SourceSpec
 from streamjob.paths import parse_path
-from streamjob.problems import Path, suggest
+from streamjob.problems import Path, did_you_mean, suggest
 from streamjob.sql import ExpressionError
 from streamjob.units import format_duration, format_size
 from streamjob.validation.common import Examination
@@ -18,10 +17,11 @@ from streamjob.validation.kafka import check_kafka_source
 from streamjob.validation.mqtt import check_mqtt_source
 from streamjob.validation.python import check_python_source
 
-_DIRECTIVES = set("YCymdbBhaAjHkIlMSfpPzZTFDRsenGgUWuwVx%") | {"3f", "6f", "9f", ".f", ".3f", ".6f", ".9f", ":z", "+"}
-_PADDED = set("YCymdjHkIlMSeGgUWVs")
-"""Numbers, which may be padded in another way: %-d."""
-_DIRECTIVE = re.compile(r"%(-|_|0)?(\.?[369]?f|:z|.|$)")
+_DIRECTIVES = set("YymdjHIMSfpzaAbBwuGVsFTRDh%")
+"""Those that the engine reads, as Python's strptime does; s, F, T, R, D and h come on top."""
+_EXPANDED = {"%F": "%Y-%m-%d", "%T": "%H:%M:%S", "%R": "%H:%M", "%D": "%m/%d/%y", "%h": "%b"}
+_DIRECTIVE = re.compile(r"%([-_0:#].|\.?[369]?f|.|$)", re.DOTALL)
+_MAX_FORMAT_BYTES = 256
 _MIN_MEMORY = 16 * 2**20
 _MAX_BODY = 512 * 2**20
 """A request is one record of the journal, which is at most this long."""
@@ -70,11 +70,15 @@ def _paths(examination: Examination) -> None:
     path: Path = ("spec", "schema")
     fields = [(name, field.path, (*path, "fields", name)) for name, field in schema.fields.items()]
     taken: dict[tuple[str, ...], str] = {}
+    through: dict[tuple[str, ...], tuple[str, ...]] = {}
     for name, written, place in [*fields, (schema.time.field, schema.time.path, (*path, "time"))]:
         way = (name,) if written is None else parse_path(written)
-        other = next((known for known in taken if known[: len(way)] == way or way[: len(known)] == known), None)
+        beginnings = [way[:length] for length in range(1, len(way))]
+        other = next((part for part in (*beginnings, way) if part in taken), through.get(way))
         if other is None:
             taken[way] = name
+            for part in beginnings:
+                through.setdefault(part, way)
         elif taken[other] != name:
             examination.report(
                 (*place, "path") if written is not None else place,
@@ -93,35 +97,54 @@ def _time(examination: Examination) -> None:
             message = "needs one of unit and format" if time.unit is None else "has both unit and format"
             examination.report(path, message, fix="write unit: ms for numbers, or format: rfc3339 for texts")
     if time.format is not None and time.format != "rfc3339":
-        wrong = _wrong_directive(time.format)
+        wrong = _wrong_format(time.format)
         if wrong:
-            examination.report((*path, "format"), wrong, fix='write rfc3339 or a pattern such as "%Y-%m-%d %H:%M:%S"')
+            examination.report((*path, "format"), wrong[0], fix=wrong[1])
     if time.timezone != "UTC":
         zones = zoneinfo.available_timezones()
         if time.timezone not in zones:
             examination.report(
                 (*path, "timezone"),
                 "is not a known time zone",
-                fix=suggest(time.timezone, zones, "zones")
-                if time.timezone in zones or _near(time.timezone, zones)
-                else "use an IANA name such as Europe/Berlin",
+                fix=did_you_mean(time.timezone, zones) or "use an IANA name such as Europe/Berlin",
             )
 
 
-def _near(name: str, zones: set[str]) -> bool:
-    return suggest(name, zones, "").startswith("did")
-
-
-def _wrong_directive(pattern: str) -> str | None:
-    found = [(match[1] or "", match[2]) for match in _DIRECTIVE.finditer(pattern)]
+def _wrong_format(pattern: str) -> tuple[str, str] | None:
+    """What is wrong with a pattern and how to mend it; the engine's strptime refuses the same."""
+    usual = 'write rfc3339 or a pattern such as "%Y-%m-%d %H:%M:%S"'
+    if len(pattern.encode()) > _MAX_FORMAT_BYTES:
+        return f"is longer than {_MAX_FORMAT_BYTES} bytes", usual
+    found = _directives(pattern)
     if not found:
-        return "holds no % directive"
-    unknown = [
-        padding + directive
-        for padding, directive in found
-        if directive not in _DIRECTIVES or (padding and directive not in _PADDED)
-    ]
-    return f"holds the unknown directive %{unknown[0]}" if unknown else None
+        return "holds no % directive", usual
+    if "Z" in found:
+        message = "holds %Z, and the name of a time zone is no offset (EST is several)"
+        return message, "use %z for offsets such as +01:00, or leave it out and set time.timezone"
+    unknown = [directive for directive in found if directive not in _DIRECTIVES]
+    if unknown:
+        return f"holds the unknown directive %{unknown[0]}", usual
+    expanded = re.sub("%[%FTRDh]", lambda match: _EXPANDED.get(match[0], match[0]), pattern)
+    found = [directive for directive in _directives(expanded) if directive != "%"]
+    twice = [directive for at, directive in enumerate(found) if directive in found[:at]]
+    if twice:
+        return f"holds %{twice[0]} twice", "read each part of a time once"
+    return _wrong_date(set(found))
+
+
+def _directives(pattern: str) -> list[str]:
+    return [match[1] for match in _DIRECTIVE.finditer(pattern)]
+
+
+def _wrong_date(found: set[str]) -> tuple[str, str] | None:
+    if not found & set("YyGs"):
+        return "has no year, so that every event would be of the year 1900", "add %Y"
+    if found & set("GV") and not ({"G", "V"} <= found and found & set("uwaA") and not found & set("Yymdbj")):
+        return (
+            "has %G or %V, which mean something only together, with a weekday and without another date",
+            'write "%G-%V-%u" for dates by week, or %Y, %m and %d',
+        )
+    return None
 
 
 def check_sources(examination: Examination) -> None:
@@ -188,6 +211,6 @@ def check_where(examination: Examination) -> None:
     if where is None:
         return
     try:
-        lower_where(where, examination.scope.event_fields())
+        examination.scope.condition(where, None)
     except ExpressionError as error:
         examination.report(("spec", "where"), str(error), fix=error.fix)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 
-from streamjob.expressions import lower_where
 from streamjob.models import EVENTS, SinkSpec
 from streamjob.models.sinks import DEAD_LETTERS
 from streamjob.problems import Path, suggest
@@ -63,9 +63,8 @@ def _from(examination: Examination, path: Path, sink: SinkSpec) -> None:
         return
     if sink.where is None:
         return
-    columns = scope.event_columns() if sink.from_ == EVENTS else scope.window_columns(sink.from_)
     try:
-        lower_where(sink.where, columns)
+        scope.condition(sink.where, sink.from_)
     except ExpressionError as error:
         examination.report((*path, "where"), str(error), fix=error.fix)
 
@@ -88,7 +87,7 @@ def _http(examination: Examination, path: Path, sink: SinkSpec) -> None:
 
 
 def _folders(examination: Examination) -> None:
-    """Each folder has one writer."""
+    """Each folder has one writer, with what lies in it: a sink takes an empty folder, or one that it has made."""
     spec = examination.job.spec
     folders: list[tuple[Path, str, str]] = [
         (("spec", "sinks", index, "file", "path"), sink.file.path, f"the sink {sink.name}")
@@ -97,9 +96,14 @@ def _folders(examination: Examination) -> None:
     ]
     if spec.dead_letters is not None:
         folders.append((("spec", "deadLetters", "file", "path"), spec.dead_letters.file.path, "the dead letters"))
-    owners: dict[str, str] = {}
-    for path, folder, owner in folders:
-        resolved = resolve_path(folder, examination.base_dir)
-        if resolved in owners:
-            examination.report(path, f"is the folder of {owners[resolved]} already", fix="use another folder")
-        owners.setdefault(resolved, owner)
+    placed = [(PurePath(resolve_path(folder, examination.base_dir)).parts, path, who) for path, folder, who in folders]
+    outer: tuple[str, ...] = ()
+    owner = ""
+    # What lies in a folder follows it. Of the same one the first in the job is the first here too.
+    for parts, path, who in sorted(placed, key=lambda one: one[0]):
+        if parts == outer:
+            examination.report(path, f"is the folder of {owner} already", fix="use another folder")
+        elif outer and parts[: len(outer)] == outer:
+            examination.report(path, f"lies within the folder of {owner}", fix="use a folder beside it")
+        else:
+            outer, owner = parts, who

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from streamjob.models import API_VERSION, KIND, Secret, StreamJob
-from streamjob.problems import Path, Problem, did_you_mean, value_text
-from streamjob.source import Source, plain_scalar
+from streamjob.problems import MAX_PROBLEMS, Path, Problem, did_you_mean, value_text
+from streamjob.source import DEEP, DEEP_FIX, MAX_DEPTH, Source, plain_scalar
 
 _LATER = {
     ("WindowSpec", "sliding"): "sliding windows are not supported in this version",
@@ -52,6 +52,8 @@ _PATTERN_FIXES = {
 }
 _REFERENCE = "write {secretRef: {env: NAME}} or {secretRef: {file: PATH}}"
 _USER = re.compile(r"https?://[^/?#]*@")
+_MAX_VALUES = 100_000
+"""Values of a job: far above any, and as many as are read of YAML."""
 _ROUNDS = 20
 _STAND_INS: dict[Path, Any] = {
     ("apiVersion",): API_VERSION,
@@ -70,18 +72,44 @@ _ITEM_STAND_INS: dict[Any, dict[Any, Any]] = {
 """What takes the place of a wrong member without which there would be nothing left to examine."""
 
 
-def check_spec(source: Source) -> tuple[StreamJob | None, list[Problem], Source]:
+def check_spec(source: Source) -> tuple[StreamJob | None, list[Problem], Source, int]:
     """Validates `source` against the models.
 
-    Returns (job, problems, view): `job` is the job, or of a wrong one what is left without its wrong members (None if
-    that is no job); `view` is `source` with the places of that job's members.
+    Returns (job, problems, view, more): `job` is the job, or of a wrong one what is left without its wrong members
+    (None if that is no job, or if more than MAX_PROBLEMS are wrong); `view` is `source` with the places of that job's
+    members; `more` is how many errors there are beside `problems`.
     """
+    excess = _excess(source.data)
+    if excess is not None:
+        message, fix = excess
+        return None, [Problem(source.file, 1, "", message, fix=fix)], source, 0
     try:
-        return StreamJob.model_validate(source.data), [], source
+        return StreamJob.model_validate(source.data), [], source, 0
     except ValidationError as error:
-        problems = list(_problems(error, source))
-        job, view = _partial(error, source)
-        return job, problems, view
+        more = max(0, error.error_count() - MAX_PROBLEMS)
+        problems = list(_problems(_errors(error), source))
+        job, view = (None, source) if more else _partial(error, source)
+        return job, problems, view, more
+
+
+def _excess(data: Any) -> tuple[str, str] | None:
+    """Why no job is made of data, and the fix; data that was read from YAML is within these bounds."""
+    count, pending = 0, [(data, 0)]
+    while pending:
+        value, depth = pending.pop()
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        count += len(parts)
+        if count > _MAX_VALUES:
+            return f"has more than {_MAX_VALUES:,} values", "make several jobs of it"
+        if depth > MAX_DEPTH:
+            return DEEP, DEEP_FIX
+        pending += [(part, depth + 1) for part in parts if isinstance(part, (dict, list))]
+    return None
+
+
+def _errors(error: ValidationError) -> list[ErrorDetails]:
+    """The first MAX_PROBLEMS of the errors."""
+    return error.errors(include_url=False)[:MAX_PROBLEMS]
 
 
 def _partial(error: ValidationError, source: Source) -> tuple[StreamJob | None, Source]:
@@ -89,7 +117,7 @@ def _partial(error: ValidationError, source: Source) -> tuple[StreamJob | None, 
     removed: set[Path] = set()
     view, data = source, source.data
     for _ in range(_ROUNDS):
-        for detail in error.errors():
+        for detail in _errors(error):
             path = view.original(_path(detail, data))
             whole = detail["type"] == "missing" and not _replaceable(path)
             removed.add(path[:-1] if whole else path)
@@ -156,36 +184,42 @@ def _path(detail: ErrorDetails, data: Any) -> Path:
     return tuple(path)
 
 
-def _problems(error: ValidationError, source: Source) -> Iterator[Problem]:
-    details = [(detail, _path(detail, source.data)) for detail in error.errors()]
+def _problems(errors: list[ErrorDetails], source: Source) -> Iterator[Problem]:
+    details = [(detail, _path(detail, source.data)) for detail in errors]
     later = {path[:-1] for detail, path in details if _is_later(detail, path)}
     renamed = dict(_renamed(details))
+    around = {path[:length] for _, path in details for length in range(len(path))}
     said: set[Path] = set()
     for detail, path in details:
         if detail["type"] == "missing" and (path[:-1] in later or renamed.get(path[:-1]) == path[-1]):
             continue  # the unknown member beside it says it already
-        if _is_of_another_choice(detail, path, details, said):
+        if _is_of_another_choice(detail, path, around, said):
             continue
         said.add(path)
         yield _problem(detail, path, source)
 
 
-def _is_of_another_choice(
-    detail: ErrorDetails, path: Path, details: list[tuple[ErrorDetails, Path]], said: set[Path]
-) -> bool:
-    """Whether it says that a value is not one of several kinds, of which another problem says more."""
+def _is_of_another_choice(detail: ErrorDetails, path: Path, around: set[Path], said: set[Path]) -> bool:
+    """Whether it says that a value is not one of several kinds, of which another problem says more.
+
+    `around` holds the places within which there are others.
+    """
     if detail["type"] == "literal_error" and isinstance(detail["input"], dict):
-        return any(other[: len(path)] == path and len(other) > len(path) for _, other in details)
+        return path in around
     return detail["type"] in ("literal_error", *_TYPES) and path in said
 
 
 def _renamed(details: list[tuple[ErrorDetails, Path]]) -> Iterator[tuple[Path, str]]:
     """Members that are missing because they are misspelt: the path around them and their right name."""
-    missing = {path for detail, path in details if detail["type"] == "missing"}
+    missing: dict[Path, list[str]] = {}
+    for detail, path in details:
+        if detail["type"] == "missing":
+            missing.setdefault(path[:-1], []).append(str(path[-1]))
     for detail, path in details:
         if detail["type"] != "extra_forbidden":
             continue
-        wanted = did_you_mean(str(path[-1]), [str(other[-1]) for other in missing if other[:-1] == path[:-1]])
+        names = missing.get(path[:-1])
+        wanted = did_you_mean(str(path[-1]), names) if names else None
         if wanted:
             yield path[:-1], wanted.split('"')[1]
 
