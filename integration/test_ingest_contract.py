@@ -146,8 +146,11 @@ def test_compressed_bodies_are_read(shared: Running, encoding: str, compress: Ca
         (b"", {}, 400),
         (b" \n ", {}, 400),
         (b"", NDJSON, 400),
-        (b'{"device":"a"', {}, 400),
-        (b'{"device":"a","at":1}{"device":"a","at":1}', {}, 400),
+        (b'"device"', {}, 400),
+        (b'[{"device":"a","at":1}', {}, 400),
+        (b'[{"device":"a","at":1} {"device":"a","at":1}]', {}, 400),
+        (b'[{"device":"a","at":1},]', {}, 400),
+        (b'[{"device":"a","at":1}][]', {}, 400),
         (b'{"device":"a","at":1}', {"Content_Type": "text/plain"}, 415),
         (b'{"device":"a","at":1}', {"Content_Type": "application/vnd.apache.parquet"}, 415),
         (b'{"device":"a","at":1}', {"Content_Encoding": "br"}, 415),
@@ -213,6 +216,67 @@ def test_wrong_rows_among_good_ones_are_named(job: Job, running: Running) -> Non
     assert [letter["row"] for letter in letters] == [lines[1], lines[2], lines[4]]
     assert [letter["offset"] for letter in letters] == [1, 2, 4]
     assert {letter["source"] for letter in letters} == {"in"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"device":"a","at":1,"x":NaN}',
+        b'{"device":"a"',
+        b'{"device":"a","at":1}{"device":"a","at":1}',
+        b'{"device":"a","at":1}\n{"device":"a","at":1}',
+    ],
+)
+def test_an_object_that_is_no_json_is_one_wrong_row(job: Job, running: Running, body: bytes) -> None:
+    status, told = answer(running.post(body))
+    assert (status, told["accepted"], told["rejected"]) == (400, 0, 1)
+    [error] = told["errors"]
+    assert (error["row"], error["field"]) == (0, "")
+    assert running.await_processed(1).ledger()["rejected"] == 1
+    running.stop()
+    [letter] = job.rows("dead")
+    assert (letter["row"], letter["offset"], letter["source"]) == (body.decode(), 0, "in")
+
+
+def test_nan_in_an_array_loses_no_row_beside_it(job: Job, running: Running) -> None:
+    """What json.dumps of Python writes of a NaN, and other things that are no JSON."""
+    nan = json.dumps(GOOD | {"x": float("nan")})
+    rows = [
+        json.dumps(GOOD),
+        nan,
+        '{"device":"a,]}",',
+        json.dumps(GOOD),
+        "Infinity",
+        json.dumps(GOOD | {"device": "],["}),
+    ]
+    status, body = answer(running.post(f"[{', '.join([*rows[:2], *rows[3:]])}]".encode()))
+    assert (status, body["accepted"], body["rejected"]) == (202, 3, 2)
+    assert [(error["row"], error["field"]) for error in body["errors"]] == [(1, ""), (3, "")]
+    # an element that swallows the others is no element
+    status, body = answer(running.post(f"[{', '.join(rows)}]".encode()))
+    assert (status, list(body)) == (400, ["error"])
+    ledger = running.await_processed(5).ledger()
+    assert (ledger["applied"], ledger["rejected"]) == (3, 2)
+    running.stop()
+    letters = sorted(job.rows("dead"), key=lambda letter: letter["offset"])
+    assert [(letter["offset"], letter["row"]) for letter in letters] == [(1, nan), (3, "Infinity")]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({}, 413), ({"Content-Type": "text/plain"}, 415), ({"Content-Encoding": "br"}, 415)],
+    ids=["too large", "type", "encoding"],
+)
+def test_a_plain_client_hears_why_its_large_body_is_refused(
+    shared: Running, headers: dict[str, str], status: int
+) -> None:
+    """It reads nothing before it has sent all."""
+    link = http.client.HTTPConnection("127.0.0.1", shared.job.port, timeout=30)
+    link.request("POST", "/ingest", b" " * (8 << 20), headers)
+    response = link.getresponse()
+    assert (response.status, list(strict_json(response.read()))) == (status, ["error"])
+    link.request("POST", "/ingest", json.dumps([]))
+    assert link.getresponse().status == 202
 
 
 def test_at_most_a_hundred_errors_are_listed(shared: Running) -> None:

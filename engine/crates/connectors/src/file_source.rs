@@ -17,6 +17,11 @@ pub const IDENTITY_BYTES: usize = 4096;
 /// long does not depend on where chunks are cut.
 pub const MAX_LINE_BYTES: usize = 16 << 20;
 
+/// How much of a line that is skipped a warning cites.
+const MAX_CITED_BYTES: usize = 100;
+/// What is looked at in one go for where a line begins.
+const LOOK_BACK_BYTES: usize = 256;
+
 /// An open file that several readers may read at once, each at its own offset.
 ///
 /// Reads go by `pread`: a mapped file would count into the process's resident memory and turn a truncation into SIGBUS.
@@ -76,21 +81,19 @@ impl FileSplit {
 
     /// Refuses to go on from `offset` (the next byte wanted) in a file that is not the one the position was committed for.
     ///
-    /// `committed_id` is the [`id`](Self::id) at that time. Found are another path, a changed beginning, a truncation, and an
-    /// offset that is no line's start any more.
+    /// `committed_id` is the [`id`](Self::id) at that time. Found are another path, a changed beginning and a truncation. An
+    /// offset within a line is none of these: the file ended there when it was read, and was written on since. What is left of
+    /// that line is no row ([`read_chunk`](Self::read_chunk)), of which a warning tells.
     ///
     /// # Errors
-    /// `user`, naming what differs and the ways out.
+    /// `user`, naming what differs and the ways out; `outside` if reading fails.
     pub fn check_resume(&self, committed_id: &str, offset: u64) -> Result<()> {
         if committed_id != self.id {
             return Err(self.changed(&format!("its identity was {committed_id} and is {}", self.id)));
         }
-        let len = self.len()?;
-        if offset > len {
-            return Err(self.changed(&format!("{offset} of its bytes were read, but it has only {len} now")));
-        }
-        if !self.is_line_start(offset, len)? {
-            return Err(self.changed(&format!("byte {offset}, where reading goes on, is no longer the start of a line")));
+        self.check_not_past_end(offset)?;
+        if self.is_within_line(offset)? {
+            self.warn_of_rest(offset)?;
         }
         Ok(())
     }
@@ -101,9 +104,21 @@ impl FileSplit {
     /// At most `max_bytes`, but always at least one line; [`MAX_LINE_BYTES`] bounds both. The file's last line may lack its
     /// newline. Keep `buf` for the next call: its memory is then used again without being cleared.
     ///
+    /// Where the file ended within a line and was written on since, `offset` lies within that line, whose beginning was taken
+    /// as a row, mostly a wrong one. Its rest is given as spaces, so that each line is one row at most.
+    ///
     /// # Errors
     /// `user` if a line is too long or the file became shorter than `offset`; `outside` if reading fails.
     pub fn read_chunk(&self, offset: u64, max_bytes: usize, buf: &mut Vec<u8>) -> Result<usize> {
+        let read = self.read_lines(offset, max_bytes, buf)?;
+        if read > 0 && self.is_within_line(offset)? {
+            let rest = buf.iter().position(|byte| *byte == b'\n').unwrap_or(read);
+            buf[..rest].fill(b' ');
+        }
+        Ok(read)
+    }
+
+    fn read_lines(&self, offset: u64, max_bytes: usize, buf: &mut Vec<u8>) -> Result<usize> {
         let mut wanted = max_bytes.clamp(1, MAX_LINE_BYTES);
         let mut filled = 0;
         loop {
@@ -159,15 +174,37 @@ impl FileSplit {
         Ok(())
     }
 
-    /// A line starts at 0 and after a newline; also at the end of the file, and where something was appended to a last line
-    /// without a newline, provided that it begins with one.
-    fn is_line_start(&self, offset: u64, len: u64) -> Result<bool> {
-        if offset == 0 || offset == len {
-            return Ok(true);
+    /// Whether something of a line stands before `offset`. Whitespace is nothing: it made no row.
+    fn is_within_line(&self, offset: u64) -> Result<bool> {
+        let mut block = [0; LOOK_BACK_BYTES];
+        let mut end = offset;
+        while end > 0 {
+            let start = end.saturating_sub(LOOK_BACK_BYTES as u64);
+            let wanted = &mut block[..(end - start) as usize];
+            let read = self.fill(start, 0, wanted)?;
+            if let Some(last) = wanted[..read].iter().rfind(|byte| !matches!(byte, b' ' | b'\t' | b'\r')) {
+                return Ok(*last != b'\n');
+            }
+            end = start;
         }
-        let mut around = [0; 2];
-        let read = self.fill(offset - 1, 0, &mut around)?;
-        Ok(around[..read].contains(&b'\n'))
+        Ok(false)
+    }
+
+    /// Says what of the line around `offset` is skipped, unless it is nothing.
+    fn warn_of_rest(&self, offset: u64) -> Result<()> {
+        let mut rest = Vec::new();
+        self.read_lines(offset, 1, &mut rest)?;
+        rest.truncate(rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len()));
+        if !rest.iter().all(u8::is_ascii_whitespace) {
+            let cited = String::from_utf8_lossy(&rest[..rest.len().min(MAX_CITED_BYTES)]);
+            tracing::warn!(
+                "the source file {} ended within a line at byte {offset} when it was read, and was written on since: the line \
+                 counts as it was then, and its other {} bytes are skipped: {cited}",
+                self.path.display(),
+                rest.len()
+            );
+        }
+        Ok(())
     }
 
     fn line_too_long(&self, offset: u64) -> Error {

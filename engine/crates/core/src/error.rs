@@ -29,6 +29,7 @@ pub struct Error {
     actor: Actor,
     retryable: bool,
     disk_full: bool,
+    stalled: bool,
     message: String,
 }
 
@@ -37,12 +38,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// The job or the command line is wrong; a retry gives the same.
     pub fn user(message: impl Into<String>) -> Error {
-        Error { actor: Actor::User, retryable: false, disk_full: false, message: message.into() }
+        Error { actor: Actor::User, retryable: false, disk_full: false, stalled: false, message: message.into() }
     }
 
     /// Something outside failed; the same call may succeed later.
     pub fn outside(message: impl Into<String>) -> Error {
-        Error { actor: Actor::Outside, retryable: true, disk_full: false, message: message.into() }
+        Error { actor: Actor::Outside, retryable: true, disk_full: false, stalled: false, message: message.into() }
     }
 
     /// A disk has no room: the same call succeeds once it has some.
@@ -50,14 +51,19 @@ impl Error {
         Error { disk_full: true, ..Error::outside(message) }
     }
 
+    /// A disk has room and is behind with what it was given: the same call succeeds once it has caught up.
+    pub fn stalled(message: impl Into<String>) -> Error {
+        Error { stalled: true, ..Error::outside(message) }
+    }
+
     /// Something outside failed for good: damaged data, a disk that lost a write.
     pub fn damaged(message: impl Into<String>) -> Error {
-        Error { actor: Actor::Outside, retryable: false, disk_full: false, message: message.into() }
+        Error { actor: Actor::Outside, retryable: false, disk_full: false, stalled: false, message: message.into() }
     }
 
     /// An invariant of the engine does not hold.
     pub fn engine(message: impl Into<String>) -> Error {
-        Error { actor: Actor::Engine, retryable: false, disk_full: false, message: message.into() }
+        Error { actor: Actor::Engine, retryable: false, disk_full: false, stalled: false, message: message.into() }
     }
 
     /// The same error with what was being done put before it.
@@ -73,6 +79,11 @@ impl Error {
     /// Whether a disk without room is the reason.
     pub fn is_disk_full(&self) -> bool {
         self.disk_full
+    }
+
+    /// Whether a disk that is too slow is the reason.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled
     }
 
     pub fn retryable(&self) -> bool {

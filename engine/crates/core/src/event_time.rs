@@ -1,12 +1,17 @@
 //! Event time: reading it from numbers and texts, and writing it as RFC 3339. Inside, time is always an `i64` of
 //! microseconds since 1970-01-01T00:00:00Z, negative before it.
 
-use chrono::format::{Item, Parsed, StrftimeItems};
-use chrono::{DateTime, MappedLocalTime, NaiveDateTime, NaiveTime, TimeZone};
+mod strptime;
+
+use chrono::{DateTime, MappedLocalTime, NaiveDateTime, TimeZone};
 use chrono_tz::Tz;
 
 use crate::config::{TimeFieldConfig, TimeUnit};
 use crate::{Error, Result};
+
+use strptime::{Moment, Strptime};
+
+pub use strptime::MAX_FORMAT_BYTES;
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const SECONDS_PER_DAY: i64 = 86_400;
@@ -34,13 +39,12 @@ pub struct TimeParser {
 enum Rule {
     Number(TimeUnit),
     Rfc3339 { zone: Tz },
-    Strftime { format: String, items: Vec<Item<'static>>, zone: Tz },
+    Strptime { format: String, pattern: Strptime, zone: Tz },
 }
 
 impl TimeParser {
-    /// Checks unit, format and time zone. `format` is `rfc3339` or a strftime format as Python's `strptime` reads it:
-    /// `%f` is a fraction of up to six digits after a dot, `%z` also takes `Z`. A format without a time of day means midnight.
-    /// A text without an offset is in the time zone.
+    /// Checks unit, format and time zone. `format` is `rfc3339` or a pattern as Python's `strptime` reads it. A text without an
+    /// offset is in the time zone.
     ///
     /// # Errors
     /// A user error for an unknown zone, a format that cannot be read, or unless exactly one of unit and format is set.
@@ -49,7 +53,9 @@ impl TimeParser {
             (Some(unit), None) => Rule::Number(unit),
             (None, Some("rfc3339")) => Rule::Rfc3339 { zone: zone_of(config)? },
             (None, Some(format)) => {
-                Rule::Strftime { format: format.to_string(), items: strftime_items(format)?, zone: zone_of(config)? }
+                let pattern = Strptime::new(format)
+                    .map_err(|reason| Error::user(format!("spec.schema.time.format: {reason} (got \"{format}\")")))?;
+                Rule::Strptime { format: format.to_string(), pattern, zone: zone_of(config)? }
             }
             _ => return Err(Error::user("spec.schema.time: set exactly one of unit and format")),
         };
@@ -72,7 +78,7 @@ impl TimeParser {
             Rule::Number(TimeUnit::Us) => "a number of microseconds".to_string(),
             Rule::Number(TimeUnit::Ns) => "a number of nanoseconds".to_string(),
             Rule::Rfc3339 { .. } => "an RFC 3339 time".to_string(),
-            Rule::Strftime { format, .. } => format!("a time as \"{format}\""),
+            Rule::Strptime { format, .. } => format!("a time as \"{format}\""),
         }
     }
 
@@ -84,7 +90,11 @@ impl TimeParser {
         let parsed = match &self.rule {
             Rule::Number(_) => None,
             Rule::Rfc3339 { zone } => parse_rfc3339(text).or_else(|| parse_without_offset(text, *zone)),
-            Rule::Strftime { items, zone, .. } => parse_strftime(text, items, *zone),
+            Rule::Strptime { pattern, zone, .. } => match pattern.parse(text) {
+                Some(Moment::Local(local)) => in_zone(local, *zone),
+                Some(Moment::At(micros)) => Some(micros),
+                None => None,
+            },
         };
         parsed.and_then(in_range).ok_or_else(|| TimeError(format!("expected {}", self.expected())))
     }
@@ -203,38 +213,6 @@ fn civil_from_days(days: i64) -> (i64, u32, u32) {
     let day = (day_of_year - (153 * month_from_march + 2) / 5 + 1) as u32;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 } as u32;
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
-}
-
-/// Reads a strftime format in Python's meaning.
-fn strftime_items(format: &str) -> Result<Vec<Item<'static>>> {
-    // chrono's %f counts nanoseconds and its %z takes no Z
-    let marked = format.replace("%%", "\0");
-    let chrono_format = marked.replace(".%f", "%.f").replace("%f", "%6f").replace("%z", "%#z").replace('\0', "%%");
-    let items = StrftimeItems::new(&chrono_format).parse_to_owned();
-    items.map_err(|_| Error::user(format!("spec.schema.time.format: not a strftime format (got \"{format}\")")))
-}
-
-fn parse_strftime(text: &str, items: &[Item<'static>], zone: Tz) -> Option<i64> {
-    let mut parsed = Parsed::new();
-    chrono::format::parse(&mut parsed, text, items.iter()).ok()?;
-    if parsed.offset().is_some()
-        && let Ok(time) = parsed.to_datetime()
-    {
-        return Some(time.timestamp_micros());
-    }
-    if let Some(seconds) = parsed.timestamp() {
-        let fraction = i64::from(parsed.nanosecond().unwrap_or(0) / 1_000);
-        return seconds.checked_mul(MICROS_PER_SECOND)?.checked_add(fraction);
-    }
-    let local = match parsed.to_naive_datetime_with_offset(0) {
-        Ok(local) => local,
-        // a date alone; a time of day that is only half there stays an error
-        Err(_) if parsed.hour_mod_12().is_none() && parsed.minute().is_none() => {
-            parsed.to_naive_date().ok()?.and_time(NaiveTime::MIN)
-        }
-        Err(_) => return None,
-    };
-    in_zone(local, zone)
 }
 
 /// What RFC 3339 asks for but for the offset, as Python's `datetime.isoformat` writes a time without a zone.
@@ -376,6 +354,8 @@ mod tests {
         assert_eq!(strftime("%d.%m.%Y", "Europe/Berlin", "02.12.2013").unwrap(), "2013-12-01T23:00:00Z");
         assert_eq!(strftime("%s", "Europe/Berlin", "1000000000").unwrap(), "2001-09-09T01:46:40Z");
         assert_eq!(strftime("%Y-%m-%d %H:%M", "UTC", "2013-12-02 21:15").unwrap(), "2013-12-02T21:15:00Z");
+        assert_eq!(strftime("%Y-%m-%d %H", "Europe/Berlin", "2013-12-02 21").unwrap(), "2013-12-02T20:00:00Z");
+        assert_eq!(strftime("%y-%m-%d %H:%M:%S,%f", "UTC", "69-12-02 21:15:00,25").unwrap(), "1969-12-02T21:15:00.25Z");
         assert_eq!(strftime("%Y-%m-%d %H:%M:%S", "UTC", "2013-12-02 21:15:00 "), None);
         assert_eq!(strftime("%Y-%m-%d", "UTC", "2013-02-30"), None);
     }
@@ -402,6 +382,7 @@ mod tests {
     #[test]
     fn wrong_settings_are_named() {
         assert!(parser(None, Some("%Y-%Q"), "UTC").unwrap_err().message().contains("%Y-%Q"));
+        assert!(parser(None, Some("%Y %Z"), "UTC").unwrap_err().message().contains("use %z, or time.timezone"));
         assert!(parser(None, Some("%Y"), "Mars/Base").unwrap_err().message().contains("Mars/Base"));
         assert!(parser(None, None, "UTC").is_err());
         assert!(parser(Some(TimeUnit::S), Some("rfc3339"), "UTC").is_err());

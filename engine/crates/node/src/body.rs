@@ -14,6 +14,28 @@ use crate::ingest::Answer;
 /// A client that sends nothing of a body for so long has gone: what it holds of the budget is others'.
 pub const SILENCE: Duration = Duration::from_secs(30);
 
+/// A client that is answered before its body was read still sends it, and many see the connection break where nobody takes it.
+/// So the rest is read and dropped, this long at most …
+const DISCARD_TIME: Duration = Duration::from_secs(2);
+/// … and so much beyond what a body may have.
+const DISCARD_BYTES: usize = 8 << 20;
+
+/// Reads the rest of a body that was answered already, within bounds.
+pub async fn discard(body: &mut Incoming, limit: usize) {
+    let mut left = limit.saturating_add(DISCARD_BYTES);
+    let rest = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(bytes) {
+                Some(fewer) => left = fewer,
+                None => break,
+            }
+        }
+    };
+    // A body that takes longer is left: then the connection ends with the answer.
+    let _ = tokio::time::timeout(DISCARD_TIME, rest).await;
+}
+
 /// Why a body could not be read.
 pub enum Broken {
     TooLong,
@@ -25,7 +47,7 @@ pub enum Broken {
 
 /// All of a body. Where it is longer than announced, its share of the memory grows with it.
 pub async fn collect(
-    mut body: Incoming,
+    body: &mut Incoming,
     limit: usize,
     budget: &BodyBudget,
     share: &mut BodyShare,

@@ -105,7 +105,7 @@ fn write(shared: &Shared, sequencer: Option<&Sequencer>, commit: Commit, writes:
     Ok(())
 }
 
-/// The one atomic write. While its disk is full it waits: nothing was written, and the same write is whole later.
+/// The one atomic write. While its disk is full or behind it waits: nothing was written, and the same write is whole later.
 fn write_store(shared: &Shared, frozen: &Frozen, writes: &mut WriteSet) -> Result<()> {
     let store = shared.stores.get(frozen.shard)?;
     if *shared.gate.borrow() != Gate::Starting {
@@ -121,6 +121,10 @@ fn write_store(shared: &Shared, frozen: &Frozen, writes: &mut WriteSet) -> Resul
                     shared.waits_for_room(&error);
                 }
                 std::thread::sleep(ROOM_LOOK);
+            }
+            // The store has waited itself, for longer; others may have room, and requests wait in their queues.
+            Err(error) if error.is_stalled() && !shared.is_ending() => {
+                tracing::warn!(actor = error.actor().as_str(), retryable = true, "a commit is tried again: {error}");
             }
             Err(error) => break Err(error),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use parking_lot::Mutex;
@@ -129,9 +129,9 @@ impl Ingest {
     }
 
     /// Answers one request.
-    pub async fn handle(self: &Arc<Self>, request: Request<Incoming>) -> Answer {
+    pub async fn handle(self: &Arc<Self>, headers: &HeaderMap, body: &mut Incoming) -> Answer {
         let began = Instant::now();
-        match self.take(request).await {
+        match self.take(headers, body).await {
             Ok(answer) => {
                 // Rows that share a record are refused together, too, and then nothing of them became durable.
                 if matches!(answer.status, StatusCode::ACCEPTED | StatusCode::BAD_REQUEST) {
@@ -143,14 +143,13 @@ impl Ingest {
         }
     }
 
-    async fn take(self: &Arc<Self>, request: Request<Incoming>) -> std::result::Result<Answer, Answer> {
+    async fn take(self: &Arc<Self>, headers: &HeaderMap, body: &mut Incoming) -> std::result::Result<Answer, Answer> {
         self.wait_for_gate().await?;
-        let headers = request.headers();
         let (format, encoding) = (Format::of(headers)?, encoding_of(headers)?);
         let key = key_of(headers)?;
         let traceparent = headers.get("traceparent").map(http::HeaderValue::as_bytes);
         let mut ingest = self.shared.traces.begin(traceparent);
-        let (mut body, mut _share) = self.read(request.into_body(), format, encoding).await?;
+        let (mut body, mut _share) = self.read(body, format, encoding).await?;
         if let Some(ingest) = &mut ingest {
             ingest.note("streamjob.body_bytes", body.len() as i64);
         }
@@ -210,7 +209,12 @@ impl Ingest {
         }
     }
 
-    async fn read(&self, body: Incoming, format: Format, encoding: Encoding) -> std::result::Result<(Bytes, BodyShare), Answer> {
+    async fn read(
+        &self,
+        body: &mut Incoming,
+        format: Format,
+        encoding: Encoding,
+    ) -> std::result::Result<(Bytes, BodyShare), Answer> {
         let limit = self.shared.plan.config.ingest.max_body_bytes as usize;
         let too_large = || {
             Answer::problem(

@@ -18,6 +18,7 @@ mod metrics;
 mod mqtt;
 mod options;
 mod paced;
+mod pin;
 mod port;
 mod progress_json;
 mod push;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -72,6 +73,8 @@ pub fn router(rest: Rest, control_token: Option<ControlToken>) -> axum::Router {
         .routes(routes!(key_windows))
         .routes(routes!(latest_windows))
         .split_for_parts();
+    // before the guard, which answers browsers that ask what they may send
+    let router = router.method_not_allowed_fallback(not_allowed);
     let queries = router.layer(middleware::from_fn_with_state(rest.clone(), guard));
     let mut document = document;
     document.merge(IngestDocument::openapi());
@@ -93,6 +96,11 @@ pub fn router(rest: Rest, control_token: Option<ControlToken>) -> axum::Router {
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing here; /openapi.json lists what is") })
         .with_state(rest)
         .merge(control.unwrap_or_default())
+        .method_not_allowed_fallback(not_allowed)
+}
+
+async fn not_allowed() -> Response {
+    problem(StatusCode::METHOD_NOT_ALLOWED, "this method is not known here; the header Allow names those that are")
 }
 
 #[derive(OpenApi)]
@@ -171,14 +179,25 @@ pub(crate) fn is_authorised(token: Option<&str>, header: Option<&HeaderValue>) -
     given.len() == token.len() && std::iter::zip(given, token.as_bytes()).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }
 
+/// A key of a path, or why it is none.
+type GivenKey = std::result::Result<Path<String>, PathRejection>;
+
+fn no_key(rejection: &PathRejection) -> Response {
+    problem(StatusCode::BAD_REQUEST, format!("the key in the path cannot be read: {}", rejection.body_text()))
+}
+
 /// Running statistics of one key, as they stand now.
 #[utoipa::path(
     get,
     path = "/v1/keys/{key}/stats",
     params(("key" = String, Path, description = "The key's text.")),
-    responses((status = 200, body = KeyStats), (status = 404, body = Problem))
+    responses((status = 200, body = KeyStats), (status = 400, body = Problem), (status = 404, body = Problem))
 )]
-async fn key_stats(State(rest): State<Rest>, Path(key): Path<String>) -> Response {
+async fn key_stats(State(rest): State<Rest>, key: GivenKey) -> Response {
+    let key = match key {
+        Ok(Path(key)) => key,
+        Err(rejection) => return no_key(&rejection),
+    };
     let (plan, name) = (rest.shared.plan.clone(), key.clone());
     let hash = hash_key(key.as_bytes());
     let shard = shard_of(hash, plan.config.shards);
@@ -204,7 +223,11 @@ async fn key_stats(State(rest): State<Rest>, Path(key): Path<String>) -> Respons
     params(("key" = String, Path, description = "The key's text."), WindowQuery),
     responses((status = 200, body = WindowPage), (status = 400, body = Problem), (status = 404, body = Problem))
 )]
-async fn key_windows(State(rest): State<Rest>, Path(key): Path<String>, query: Given<WindowQuery>) -> Response {
+async fn key_windows(State(rest): State<Rest>, key: GivenKey, query: Given<WindowQuery>) -> Response {
+    let key = match key {
+        Ok(Path(key)) => key,
+        Err(rejection) => return no_key(&rejection),
+    };
     let page = match PageQuery::new(&rest.shared.plan, query) {
         Ok(page) => page,
         Err(error) => return failed(&error),

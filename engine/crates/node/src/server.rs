@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -131,13 +131,19 @@ async fn answer(request: Request<Incoming>, service: &Service) -> Response<AnyBo
         let Ok(response) = service.router.clone().call(request.map(axum::body::Body::new)).await;
         return response.map(Either::Right);
     }
+    let (head, mut body) = request.into_parts();
     let answer = match &service.ingest {
         None => crate::ingest::Answer::problem(StatusCode::NOT_FOUND, "this job has no http source; add one under spec.sources"),
-        Some(_) if request.method() != Method::POST => {
+        Some(_) if head.method != Method::POST => {
             crate::ingest::Answer::problem(StatusCode::METHOD_NOT_ALLOWED, "rows are sent with POST")
         }
-        Some(ingest) => ingest.handle(request).await,
+        Some(ingest) => ingest.handle(&head.headers, &mut body).await,
     };
+    // Whoever asks first whether to send the body has not sent it.
+    if !body.is_end_stream() && !head.headers.contains_key(http::header::EXPECT) {
+        let limit = service.ingest.as_ref().map_or(0, |ingest| ingest.shared.plan.config.ingest.max_body_bytes);
+        crate::body::discard(&mut body, limit as usize).await;
+    }
     let mut response = answer.into_response();
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
         response.headers_mut().insert(http::header::ALLOW, http::HeaderValue::from_static("POST"));

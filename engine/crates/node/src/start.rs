@@ -32,6 +32,7 @@ use crate::inbox::{Inbox, Message};
 use crate::metrics::Metrics;
 use crate::options::UdfFactory;
 use crate::paced::Paced;
+use crate::pin::pin;
 use crate::port::{Output, Port, Stdout};
 use crate::read_again::{Origins, Rereader};
 use crate::replay::{self, Replay};
@@ -498,17 +499,6 @@ fn recover_segments(shared: &Shared, outputs: &[Output], reports: &[Report]) -> 
          files have -r{incarnation} in their names, and messages new keys"
     );
     Ok(())
-}
-
-fn pin(shared: &Shared, worker: usize) {
-    if shared.plan.config.engine.pin_cores {
-        let mut set = rustix::thread::CpuSet::new();
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        set.set(worker % cores);
-        if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
-            tracing::warn!("worker {worker} can't be pinned to a core: {error}");
-        }
-    }
 }
 
 /// Starts a thread. One that panics ends the process: nobody else would do its work.

@@ -18,6 +18,15 @@ pub(crate) fn full(doing: &str, path: &Path) -> Error {
     ))
 }
 
+/// What to do about a disk that is too slow.
+pub(crate) fn stalled(doing: &str, path: &Path) -> Error {
+    Error::stalled(format!(
+        "{doing}: compaction is behind: the disk is too slow ({}): use a faster one, or let the job take less; nothing that was \
+         acknowledged is lost",
+        path.display()
+    ))
+}
+
 /// An error of the file system; a full disk may be retried, everything else is final.
 pub(crate) fn file_error(doing: &str, path: &Path, error: &io::Error) -> Error {
     match error.kind() {

@@ -13,7 +13,7 @@ use rocksdb::{
 use streamjob_core::store::{ShardStore, WriteSet};
 use streamjob_core::{Error, Result, crash};
 
-use crate::disk::{file_error, full, store_error};
+use crate::disk::{file_error, full, stalled, store_error};
 use crate::resources::SharedResources;
 use crate::stats::{Counters, StoreStats};
 
@@ -110,7 +110,7 @@ impl RocksShardStore {
     /// ever, so that whoever commits has to hear of it and try again.
     ///
     /// # Errors
-    /// The disk is full, or so slow that nothing was taken for [`MAX_STALL_LOOKS`].
+    /// The disk is full, or so slow that nothing was taken for [`MAX_STALL_LOOKS`]: two errors, as only one asks for room.
     fn await_writable(&self, looks: &mut u32) -> Result<()> {
         while self.db.property_int_value(properties::IS_WRITE_STOPPED).ok().flatten() == Some(1) {
             self.wait_stalled(looks)?;
@@ -120,8 +120,11 @@ impl RocksShardStore {
 
     fn wait_stalled(&self, looks: &mut u32) -> Result<()> {
         *looks += 1;
-        if self.background_errors() > self.known_errors.load(Ordering::Relaxed) || *looks > MAX_STALL_LOOKS {
+        if self.background_errors() > self.known_errors.load(Ordering::Relaxed) {
             return Err(full("cannot commit the shard", &self.directory));
+        }
+        if *looks > MAX_STALL_LOOKS {
+            return Err(stalled("cannot commit the shard", &self.directory));
         }
         std::thread::sleep(STALL_LOOK);
         Ok(())
@@ -263,5 +266,22 @@ impl ShardStore for RocksShardStore {
         self.known_errors.store(self.background_errors(), Ordering::Relaxed);
         self.counters.committed(writes.bytes(), started.elapsed());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::StoreOptions;
+
+    #[test]
+    fn a_store_that_is_behind_is_not_full() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let shared = SharedResources::new(StoreOptions::default()).expect("resources");
+        let store = RocksShardStore::open(&directory.path().join("0"), &shared, true).expect("a store");
+        let error = store.wait_stalled(&mut MAX_STALL_LOOKS.clone()).expect_err("it has waited long enough");
+        assert!(error.is_stalled() && error.retryable() && !error.is_disk_full(), "{error}");
+        assert!(error.message().contains("compaction is behind"), "{error}");
+        store.wait_stalled(&mut 0).expect("there is time");
     }
 }

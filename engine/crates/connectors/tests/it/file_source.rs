@@ -96,7 +96,6 @@ fn resuming_in_another_or_a_truncated_file_is_refused() {
         assert_eq!(error.actor(), Actor::User);
         assert!(error.message().contains("changed since") && error.message().contains("new state directory"), "{error}");
     };
-    refused(&split, &id, 5);
     refused(&split, &id, 15);
     refused(&split, "in:/elsewhere#0", 4);
     let mut buf = Vec::new();
@@ -113,8 +112,33 @@ fn a_last_line_without_newline_may_be_followed_by_appended_lines() {
     let id = split.id().to_owned();
     fs::write(&path, b"one\ntwo\nthree").unwrap();
     split.check_resume(&id, 7).unwrap();
-    fs::write(&path, b"one\ntwofold").unwrap();
-    assert!(split.check_resume(&id, 7).is_err());
+    let mut buf = Vec::new();
+    assert_eq!((split.read_chunk(7, 100, &mut buf).unwrap(), buf.as_slice()), (6, b"\nthree".as_slice()));
+}
+
+#[test]
+fn the_rest_of_a_line_that_was_read_half_written_is_blank() {
+    let (_directory, path) = file(b"one\ntwo");
+    let split = FileSplit::open("in", &path).unwrap();
+    let id = split.id().to_owned();
+    let mut buf = Vec::new();
+    for (content, rest) in [
+        (&b"one\ntwofold\nthree\n"[..], &b"    \nthree\n"[..]),
+        (b"one\ntwofold", b"    "),
+        (b"one\ntwo \nthree", b" \nthree"),
+        (b"one\n  \tthree\n", b"three\n"),
+        (b"one\ntw\nthree\n", b"three\n"),
+    ] {
+        fs::write(&path, content).unwrap();
+        split.check_resume(&id, 7).unwrap();
+        assert_eq!(split.read_chunk(7, 100, &mut buf).unwrap(), rest.len());
+        assert_eq!(buf, rest, "{}", String::from_utf8_lossy(content));
+    }
+    // Blanks that fill the blocks that are looked at.
+    fs::write(&path, [b"x".as_slice(), &[b' '; 1000], b"y\nz\n"].concat()).unwrap();
+    assert_eq!((split.read_chunk(1001, 1, &mut buf).unwrap(), buf.as_slice()), (2, b" \n".as_slice()));
+    fs::write(&path, [[b' '; 1001].as_slice(), b"y\nz\n"].concat()).unwrap();
+    assert_eq!((split.read_chunk(1001, 1, &mut buf).unwrap(), buf.as_slice()), (2, b"y\n".as_slice()));
 }
 
 #[test]

@@ -185,11 +185,11 @@ impl Decoder {
     }
 
     /// Decodes an object or an array of objects; offsets are numbers of rows as with [`Positions::Ordinal`]. An element
-    /// that is no valid row becomes a reject.
+    /// that is no valid row becomes a reject, also where it is no valid JSON, and so does a body that begins as an object.
     ///
     /// # Errors
-    /// [`BodyError`] if the body as a whole is something else, too many of its rows are wrong, or it has more than
-    /// [`MAX_BODY_VALUES`].
+    /// [`BodyError`] if the body as a whole is something else or an array of which the elements cannot be told, too many of
+    /// its rows are wrong, or it has more than [`MAX_BODY_VALUES`].
     ///
     /// # Panics
     /// If the body is larger than [`MAX_BODY_BYTES`].
@@ -199,7 +199,7 @@ impl Decoder {
         let start = text::skip_whitespace(body, 0, Breaks::Whitespace);
         let end = match body.get(start) {
             None => return Err(body_error("the body is empty", start)),
-            Some(b'{') => self.read_element(&mut rows, body, start, now_us)?,
+            Some(b'{') => self.read_single(&mut rows, body, start, now_us)?,
             Some(b'[') => self.read_elements(&mut rows, body, start + 1, now_us)?,
             Some(_) => {
                 end_of_value(body, start)?;
@@ -212,6 +212,28 @@ impl Decoder {
         }
         let span = rows.seen() as u64;
         Ok(self.end(rows, body.len(), span))
+    }
+
+    /// Reads a body that is one object, or should be, and gives its end.
+    fn read_single(&mut self, rows: &mut Rows, body: &[u8], start: usize, now_us: i64) -> Result<usize, BodyError> {
+        let context =
+            Context { layout: &self.layout, latest_us: now_us.saturating_add(self.max_ahead_us), breaks: Breaks::Whitespace };
+        let is_whole = |end: usize| text::skip_whitespace(body, end, Breaks::Whitespace) == body.len();
+        if self.fast.read_object(&context, rows, body, start).is_some_and(is_whole) {
+            rows.commit(context.layout, 0);
+            rows.check_values(start)?;
+            return Ok(body.len());
+        }
+        match end_of_value(body, start) {
+            Ok(end) if !is_whole(end) => {
+                rows.roll_back();
+                let reason = format!("unexpected text after the object at byte {end}; lines of JSON are application/x-ndjson");
+                rows.reject(0, "", reason, general::rejected_text(&body[start..]));
+            }
+            _ => read_generally(&context, rows, 0, &body[start..]),
+        }
+        rows.check_values(start)?;
+        Ok(body.len())
     }
 
     /// Reads the elements of an array and gives the position after it.
@@ -242,7 +264,7 @@ impl Decoder {
             rows.check_values(at)?;
             return Ok(end);
         }
-        let end = end_of_value(body, at)?;
+        let end = end_of_element(body, at)?;
         read_generally(&context, rows, offset, &body[at..end]);
         rows.check_values(at)?;
         rows.check_rejects(at)?;
@@ -299,6 +321,16 @@ fn read_generally(context: &Context, rows: &mut Rows, offset: usize, row: &[u8])
 
 fn body_error(reason: impl Into<String>, position: usize) -> BodyError {
     BodyError { reason: reason.into(), position, too_many: false }
+}
+
+/// The position after the array's element at `at`, which need not be valid JSON: then it ends where brackets and quotes say,
+/// so that its damage is no other element's.
+///
+/// # Errors
+/// What is wrong, where they do not say it either.
+#[cold]
+fn end_of_element(body: &[u8], at: usize) -> Result<usize, BodyError> {
+    end_of_value(body, at).or_else(|error| text::damaged_end(body, at).ok_or(error))
 }
 
 /// The position after the JSON value at `at`, whatever it is. Does not recurse, however deep it is nested.

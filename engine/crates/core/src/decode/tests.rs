@@ -252,12 +252,42 @@ fn broken_documents_are_refused_with_the_place() {
     let place = |body: &str| decoder().decode_json(body.as_bytes(), NOW_US).unwrap_err();
     assert_eq!(place("").to_string(), "the body is empty at byte 0");
     assert_eq!(place(" 5 ").to_string(), "expected an object or an array of objects at byte 1");
-    assert_eq!(place(r#"{"k":"a","t":1} {"#).to_string(), "unexpected text after the JSON value at byte 16");
+    assert_eq!(place(r#"[{"k":"a","t":1}] {"#).to_string(), "unexpected text after the JSON value at byte 18");
     assert_eq!(place(r#"[{"k":"a","t":1} {"#).to_string(), "expected `,` or `]` at byte 17");
-    assert_eq!(place("[{\"k\":\"a\",\"t\":1},\n{\"k\":\"a\",\n  x}]").position, 30);
+    assert_eq!(place("[{\"k\":\"a\",\"t\":1},\n{\"k\":\"a\",\n  x]").position, 30);
     assert!(place(r#"[{"k":"a","t":1},]"#).reason.starts_with("malformed JSON"));
     assert!(place("[").reason.starts_with("malformed JSON"));
     assert!(place("nul").reason.starts_with("malformed JSON"));
+}
+
+#[test]
+fn what_begins_as_an_object_and_is_no_json_is_one_wrong_row() {
+    for (body, reason) in [
+        (r#"{"k":"a","t":1,"f":NaN}"#, "malformed JSON: expected value at line 1 column 20"),
+        ("{\"k\":\"a\"", "malformed JSON: EOF while parsing an object at line 1 column 9"),
+        (
+            "{\"k\":\"a\",\"t\":1}\n{\"k\":\"b\",\"t\":1}",
+            "unexpected text after the object at byte 16; lines of JSON are application/x-ndjson",
+        ),
+    ] {
+        for is_fast in [true, false] {
+            let batch =
+                decoder_for(r#"{"field":"k"}"#, MS, is_fast).decode_json(format!("\n{body} ").as_bytes(), NOW_US).unwrap();
+            assert_eq!((batch.rows(), batch.rejects.len(), batch.span), (0, 1, 1), "{body}");
+            let reject = &batch.rejects[0];
+            assert_eq!((reject.row, reject.field.as_str(), reject.text.as_str()), (0, "", body));
+            assert_eq!(reject.reason, reason);
+        }
+    }
+}
+
+#[test]
+fn a_damaged_element_is_one_wrong_row_beside_good_ones() {
+    let body = r#"[{"k":"a","t":1},{"k":"b","t":1,"f":NaN} ,{"k":"c","t":2,"z":"],{"}, Infinity, {"k":"d","t":01}]"#;
+    let batch = decoder().decode_json(body.as_bytes(), NOW_US).unwrap();
+    assert_eq!((keys(&batch), batch.relative_offset.clone(), batch.span), (vec![&b"a"[..], b"c"], Some(vec![0, 2]), 5));
+    let rejects: Vec<_> = batch.rejects.iter().map(|reject| (reject.row, reject.field.as_str(), reject.text.as_str())).collect();
+    assert_eq!(rejects, [(1, "", r#"{"k":"b","t":1,"f":NaN}"#), (3, "", "Infinity"), (4, "", r#"{"k":"d","t":01}"#)]);
 }
 
 #[test]
@@ -404,6 +434,24 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// An element that is no JSON, in half of the cases.
+fn damage() -> impl Strategy<Value = Option<&'static str>> {
+    prop::option::of(prop::sample::select(vec![
+        r#"{"k":"a","t":1,"f":NaN}"#,
+        r#"{"k":"a","t":1,"f":-Infinity}"#,
+        r#"{"k":"a","t":1,}"#,
+        r#"{"k":"a" "t":1}"#,
+        r#"{"k":"\q,]","t":1}"#,
+        "{\"k\":\"a\nb\",\"t\":1}",
+        r#"{k:"a",t:[1,,2]}"#,
+        "{'k':1,'t':2}",
+        "NaN",
+        "tru",
+        "+1",
+        r#"{"k":"a","t":1.}"#,
+    ]))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
@@ -430,13 +478,28 @@ proptest! {
         match (decoder().decode_json(array.as_bytes(), NOW_US), general) {
             (Ok(fast), Ok(general)) => {
                 same(&fast, &general)?;
-                prop_assert!(serde_json::from_str::<IgnoredAny>(&array).is_ok());
+                let malformed = fast.rejects.iter().any(|reject| reject.reason.starts_with("malformed JSON"));
+                prop_assert_eq!(serde_json::from_str::<IgnoredAny>(&array).is_err(), malformed);
             }
             (fast, general) => {
                 prop_assert_eq!(fast.err(), general.err());
                 prop_assert!(serde_json::from_str::<IgnoredAny>(&array).is_err());
             }
         }
+    }
+
+    #[test]
+    fn damaged_elements_leave_the_others_as_they_are(rows in prop::collection::vec((0i64..1000, damage()), 1..20)) {
+        let good = |at: &i64| format!(r#"{{"k":"key,]}}{at}","t":{at},"z":[{{"y":"\"]"}}]}}"#);
+        let all: Vec<String> = rows.iter().map(|(at, damage)| damage.map_or_else(|| good(at), str::to_string)).collect();
+        let undamaged: Vec<String> = rows.iter().filter(|(_, damage)| damage.is_none()).map(|(at, _)| good(at)).collect();
+        let read = |rows: &[String]| decoder().decode_json(format!("[{}]", rows.join(" ,\n")).as_bytes(), NOW_US).unwrap();
+        let (batch, expected) = (read(&all), read(&undamaged));
+        prop_assert_eq!((&batch.time_us, keys(&batch)), (&expected.time_us, keys(&expected)));
+        prop_assert_eq!((batch.rows(), batch.rejects.len()), (undamaged.len(), all.len() - undamaged.len()));
+        let texts: Vec<&str> = batch.rejects.iter().map(|reject| reject.text.as_str()).collect();
+        let damaged: Vec<&str> = rows.iter().filter_map(|(_, damage)| damage.map(str::trim)).collect();
+        prop_assert_eq!(texts, damaged);
     }
 
     #[test]

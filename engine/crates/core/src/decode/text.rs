@@ -119,6 +119,47 @@ pub(super) fn skip_nested(bytes: &[u8], mut at: usize, breaks: Breaks, outer: us
     }
 }
 
+/// The position after the element of an array that begins at `at` and is no valid JSON: that of the `,` or `]` behind it.
+/// `None` if there is none, as where a string or a bracket is not closed, if it is empty, or if it is nested deeper than a row
+/// may be.
+pub(super) fn damaged_end(bytes: &[u8], at: usize) -> Option<usize> {
+    // as in `skip_nested`
+    let (mut objects, mut depth, mut end) = (0u64, 0, at);
+    loop {
+        match *bytes.get(end)? {
+            b',' | b']' if depth == 0 => return (end > at).then_some(end),
+            b'"' => end = damaged_string_end(bytes, end + 1)?,
+            opening @ (b'{' | b'[') => {
+                depth += 1;
+                if depth > MAX_NESTING {
+                    return None;
+                }
+                objects = objects << 1 | u64::from(opening == b'{');
+            }
+            closing @ (b'}' | b']') => {
+                if depth == 0 || !closes(closing, objects & 1 == 1) {
+                    return None;
+                }
+                depth -= 1;
+                objects >>= 1;
+            }
+            _ => {}
+        }
+        end += 1;
+    }
+}
+
+/// The position of the quote that ends the string whose content begins at `at`, whatever is in it.
+fn damaged_string_end(bytes: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += memchr::memchr2(b'"', b'\\', bytes.get(at..)?)?;
+        match bytes[at] {
+            b'"' => return Some(at),
+            _ => at += 2,
+        }
+    }
+}
+
 // one bit of `objects` for each level
 const _: () = assert!(MAX_NESTING <= u64::BITS as usize);
 
@@ -179,6 +220,21 @@ mod tests {
         }
         for other in ["[]", "{}", "nul", "tru", "", "\"\\n\"", "-"] {
             assert_eq!(skip_scalar(other.as_bytes(), 0), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn damaged_elements_end_at_the_comma_or_bracket_of_their_array() {
+        for element in ["NaN", "{\"x\":NaN}", "{,}", "{\"a\":[1,,2],}", "\"\\q,]\"", "{\"a\":\"\\\",\"}x", "\"\n\"", "-", "nul "]
+        {
+            for behind in [",1]", "]"] {
+                assert_eq!(damaged_end(format!("{element}{behind}").as_bytes(), 0), Some(element.len()), "{element}");
+            }
+        }
+        let deep = |levels: usize| "[".repeat(levels) + &"]".repeat(levels) + ",";
+        assert_eq!(damaged_end(deep(MAX_NESTING).as_bytes(), 0), Some(2 * MAX_NESTING));
+        for wrong in ["", ",", "]", "x", "{]", "[1},", "}", "\"a,]", "\"\\\"]", "\"\\", "{\"a\":1,", &deep(MAX_NESTING + 1)] {
+            assert_eq!(damaged_end(wrong.as_bytes(), 0), None, "{wrong}");
         }
     }
 

@@ -132,7 +132,9 @@ mod tests {
         store
     }
 
-    fn all(store: &MemoryStore) -> Vec<Vec<(u64, Vec<u8>, Vec<u8>)>> {
+    type Block = Vec<(u64, Vec<u8>, Vec<u8>)>;
+
+    fn all(store: &MemoryStore) -> Vec<Block> {
         let mut blocks = Vec::new();
         let scanned = store.scan(keys::BLOCKS_FROM, keys::BLOCKS_TO, &mut |_, block| {
             let mut entries = Vec::new();

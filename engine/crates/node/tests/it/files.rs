@@ -106,6 +106,44 @@ fn rejected_lines_are_dead_letters_and_counted() {
     assert!(letters.iter().any(|letter| letter["offset"] == 0 && letter["row"] == "nonsense"));
 }
 
+/// More than the beginning that a file is known by: lines may be added to it.
+const LONG_FILE: usize = 200;
+
+#[test]
+fn a_last_line_that_is_completed_later_is_one_wrong_row_and_the_job_goes_on() {
+    // not at its end with the file, after which all is late
+    let job = Job::new().http_source().file_source(0.0).file_sink("per_10s", "out");
+    let all = lines(LONG_FILE + 2, 2);
+    let whole = lines(LONG_FILE, 2).len();
+    // in the middle of the line, and before its newline
+    let half = whole + 10;
+    std::fs::write(job.path("data.ndjson"), &all[..half]).unwrap();
+    let running = job.start();
+    wait_until("all lines are read", || running.metrics()["events_received_total"] == LONG_FILE as f64 + 1.0);
+    let totals = running.finish().unwrap();
+    assert_eq!((totals.applied, totals.rejected), (LONG_FILE as u64, 1));
+
+    std::fs::write(job.path("data.ndjson"), &all).unwrap();
+    let totals = job.run_to_end().unwrap();
+    assert_eq!((totals.received, totals.applied, totals.rejected), (LONG_FILE as u64 + 2, LONG_FILE as u64 + 1, 1));
+    assert_eq!(job.dead_letters().len(), 1);
+}
+
+#[test]
+fn lines_may_be_added_behind_a_good_last_line_without_newline() {
+    let job = Job::new().http_source().file_source(0.0).file_sink("per_10s", "out");
+    let first = lines(LONG_FILE, 2);
+    std::fs::write(job.path("data.ndjson"), first.trim_end()).unwrap();
+    let running = job.start();
+    wait_until("all lines are read", || running.metrics()["events_received_total"] == LONG_FILE as f64);
+    running.finish().unwrap();
+
+    std::fs::write(job.path("data.ndjson"), lines(LONG_FILE + 2, 2)).unwrap();
+    let totals = job.run_to_end().unwrap();
+    assert_eq!((totals.received, totals.applied, totals.rejected), (LONG_FILE as u64 + 2, LONG_FILE as u64 + 2, 0));
+    assert_eq!(as_windows(&job.output("out")), model(&events(LONG_FILE + 2, 2)));
+}
+
 #[test]
 fn rows_far_ahead_of_their_file_are_rejected_whenever_it_is_read() {
     let job = Job::new().file_source(0.0);

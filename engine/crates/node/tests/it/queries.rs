@@ -156,6 +156,22 @@ fn the_bearer_token_and_origins_are_asked_for() {
 }
 
 #[test]
+fn what_cannot_be_asked_is_answered_in_json() {
+    let job = Job::new().http_source();
+    let running = job.start();
+    for path in ["/v1/keys/%FF/stats", "/v1/keys/%FF/windows"] {
+        let answer = running.get(path);
+        assert_eq!((answer.status, answer.json()["error"].is_string()), (400, true), "{path}: {}", answer.text());
+    }
+    for path in ["/v1/keys/b/stats", "/v1/windows/latest", "/metrics"] {
+        let answer = crate::web::send("DELETE", &format!("{}{path}", running.url), &[], b"");
+        assert_eq!((answer.status, answer.headers["allow"].as_str()), (405, "GET,HEAD"), "{path}");
+        assert!(answer.json()["error"].is_string(), "{path}");
+    }
+    running.finish().unwrap();
+}
+
+#[test]
 fn the_document_names_every_path() {
     let job = Job::new().http_source();
     let running = job.start();

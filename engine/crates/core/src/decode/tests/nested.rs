@@ -173,7 +173,9 @@ proptest! {
     fn a_document_gives_the_rows_of_its_lines(body in lines_of()) {
         let lines = nested(false).decode_ndjson(body.as_bytes(), NOW_US, Positions::Ordinal);
         let array = format!("[{}]", body.replace('\n', ",\n"));
-        if let Ok(document) = nested(false).decode_json(array.as_bytes(), NOW_US) {
+        // a stray quote or bracket of a line takes others with it
+        if serde_json::from_str::<IgnoredAny>(&array).is_ok() {
+            let document = nested(false).decode_json(array.as_bytes(), NOW_US).unwrap();
             prop_assert_eq!(document.time_us, lines.time_us);
             prop_assert_eq!(document.columns, lines.columns);
         }
