@@ -129,6 +129,8 @@ fuzz: ## Fuzz every target for SECONDS_EACH=20
 .PHONY: lint
 lint: .venv/.sdk .venv/.operator .venv/.system ## Linters and type checkers
 	cd engine && cargo fmt --all --check
+	cd engine/fuzz && cargo fmt --all --check
+	cd bench && cargo fmt --all --check
 	cd engine && cargo clippy --quiet --locked --release --workspace --all-targets -- -D warnings
 	$(BIN)/python engine/tools/check_layers.py
 	$(BIN)/ruff check sdk operator charts engine integration e2e bench examples docs
@@ -141,6 +143,7 @@ lint: .venv/.sdk .venv/.operator .venv/.system ## Linters and type checkers
 .PHONY: fmt
 fmt: .venv/.tools ## Format all code
 	cd engine && cargo fmt --all
+	cd engine/fuzz && cargo fmt --all
 	cd bench && cargo fmt --all
 	$(BIN)/ruff format sdk operator charts engine integration e2e bench examples docs
 

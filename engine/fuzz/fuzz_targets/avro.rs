@@ -42,7 +42,13 @@ fuzz_target!(|data: &[u8]| {
     assert_decoded(&alone, NOW_US + MAX_AHEAD_US);
     assert_eq!((alone.rows() + alone.rejects.len(), alone.span), (1, 3));
     let half = &body[..body.len() / 2];
-    let both = messages(&[Payload { bytes: Some(half), relative_offset: 0, clock_us: NOW_US }, Payload { bytes: Some(body), relative_offset: 1, clock_us: NOW_US }], 3);
+    let both = messages(
+        &[
+            Payload { bytes: Some(half), relative_offset: 0, clock_us: NOW_US },
+            Payload { bytes: Some(body), relative_offset: 1, clock_us: NOW_US },
+        ],
+        3,
+    );
     assert_decoded(&both, NOW_US + MAX_AHEAD_US);
     let (alone, both) = (alone.cut(1, 2), both.cut(1, 2));
     assert_eq!((alone.time_us.clone(), alone.columns.clone()), (both.time_us.clone(), both.columns.clone()));

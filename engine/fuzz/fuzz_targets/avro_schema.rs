@@ -19,7 +19,9 @@ fuzz_target!(|data: &[u8]| {
     let _ = decoder().with_avro(&config(Framing::SingleObject));
     let plain = decoder().with_avro(&config(Framing::Plain));
     if let Ok(mut decoder) = plain {
-        let batch = decoder.decode_messages(&[Payload { bytes: Some(body), relative_offset: 0, clock_us: NOW_US }], &[], 1).expect("no registry");
+        let batch = decoder
+            .decode_messages(&[Payload { bytes: Some(body), relative_offset: 0, clock_us: NOW_US }], &[], 1)
+            .expect("no registry");
         assert_decoded(&batch, NOW_US + MAX_AHEAD_US);
         let _ = decoder.decode_avro(body, 1 << 20, NOW_US);
     }
@@ -28,6 +30,8 @@ fuzz_target!(|data: &[u8]| {
     let mut decoder = decoder().with_avro(&config).expect("no schema is needed");
     decoder.learn(1, Ok(text));
     let message = [&[0, 0, 0, 0, 1], body].concat();
-    let batch = decoder.decode_messages(&[Payload { bytes: Some(&message), relative_offset: 0, clock_us: NOW_US }], &[], 1).expect("it is known");
+    let batch = decoder
+        .decode_messages(&[Payload { bytes: Some(&message), relative_offset: 0, clock_us: NOW_US }], &[], 1)
+        .expect("it is known");
     assert_decoded(&batch, NOW_US + MAX_AHEAD_US);
 });
