@@ -534,4 +534,4 @@ pub const MIN_HOT_KEYS: usize = 256;
 /// A shard of fewer keys never writes all of them for most: its commits are small, and so is what a start has to merge.
 pub const MIN_WHOLE_KEYS: usize = 4096;
 /// Closed rows of this many bytes in one shard ask for a commit before its time.
-pub const MAX_PENDING_HISTORY_BYTES: usize = 4 << 20;
+pub const MAX_PENDING_HISTORY_BYTES: usize = 2 << 20;
