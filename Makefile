@@ -126,12 +126,18 @@ fuzz: ## Fuzz every target for SECONDS_EACH=20
 
 # ----------------------------------------------------------------------------------------------------------------- lint
 
+# What core/ is to build for as well.
+WASM := wasm32-unknown-unknown
+
 .PHONY: lint
 lint: .venv/.sdk .venv/.operator .venv/.system ## Linters and type checkers
 	cd engine && cargo fmt --all --check
 	cd engine/fuzz && cargo fmt --all --check
 	cd bench && cargo fmt --all --check
 	cd engine && cargo clippy --quiet --locked --release --workspace --all-targets -- -D warnings
+	@if [ -d "$$(rustc --print target-libdir --target $(WASM))" ]; then \
+		(set -x; cd engine && cargo check --quiet --locked -p streamjob-core --target $(WASM)); \
+	else echo "lint: nobody looks whether core/ builds for $(WASM): rustup target add $(WASM)"; fi
 	$(BIN)/python engine/tools/check_layers.py
 	$(BIN)/ruff check sdk operator charts engine integration e2e bench examples docs
 	$(BIN)/ruff format --check sdk operator charts engine integration e2e bench examples docs

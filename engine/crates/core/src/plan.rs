@@ -58,6 +58,8 @@ pub struct Limits {
     pub pending_history_bytes: usize,
     /// A commit of most keys may write all of them where a shard has this many.
     pub min_whole_keys: usize,
+    /// A block of such a commit ends with the key that makes it longer than so many bytes.
+    pub block_bytes: usize,
 }
 
 impl Default for Limits {
@@ -67,6 +69,7 @@ impl Default for Limits {
             min_hot_keys: crate::shard::MIN_HOT_KEYS,
             pending_history_bytes: crate::shard::MAX_PENDING_HISTORY_BYTES,
             min_whole_keys: crate::shard::MIN_WHOLE_KEYS,
+            block_bytes: crate::shard::BLOCK_BYTES,
         }
     }
 }

@@ -79,6 +79,16 @@ pub trait ShardStore: Send + Sync {
     /// Visits the entries of `[from, to)` in key order until `visit` returns false.
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<()>;
 
+    /// The value of the first entry of `[from, to)` in key order: a point read.
+    fn first(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>> {
+        let mut found = None;
+        self.scan(from, to, &mut |_, value| {
+            found = Some(value.to_vec());
+            false
+        })?;
+        Ok(found)
+    }
+
     /// Makes all of `writes` durable at once. When it returns, a crash keeps them.
     fn commit(&self, writes: &WriteSet) -> Result<()>;
 }
@@ -90,6 +100,10 @@ impl<T: ShardStore + ?Sized> ShardStore for Arc<T> {
 
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<()> {
         (**self).scan(from, to, visit)
+    }
+
+    fn first(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>> {
+        (**self).first(from, to)
     }
 
     fn commit(&self, writes: &WriteSet) -> Result<()> {

@@ -223,8 +223,10 @@ proptest! {
         cuts in prop::collection::vec((1usize..40, 0u8..3), 1..40),
         min_hot_keys in prop::sample::select(vec![1usize, 3, 256]),
         min_whole_keys in prop::sample::select(vec![1usize, 4096]),
+        block_bytes in prop::sample::select(vec![1usize, 200, 16 << 10]),
     ) {
-        let mut harness = Harness::with_limits(job(), Limits { min_hot_keys, min_whole_keys, ..Limits::default() });
+        let limits = Limits { min_hot_keys, min_whole_keys, block_bytes, ..Limits::default() };
+        let mut harness = Harness::with_limits(job(), limits);
         let mut decoder = Decoder::new(&harness.plan.config.schema, SHARDS, 1_000_000).expect("a decodable schema");
         // What a commit made visible, and what was written since.
         let (mut visible, mut committed) = (Vec::new(), 0usize);
@@ -387,7 +389,8 @@ fn a_commit_of_most_keys_is_whole() {
 #[test]
 fn keys_of_blocks_leave_memory_and_come_back() {
     const KEYS: u32 = 200;
-    let mut harness = Harness::with_limits(job(), Limits { min_whole_keys: 16, min_hot_keys: 16, ..Limits::default() });
+    let limits = Limits { min_whole_keys: 16, min_hot_keys: 16, block_bytes: 1_000, ..Limits::default() };
+    let mut harness = Harness::with_limits(job(), limits);
     let mut decoder = Decoder::new(&harness.plan.config.schema, SHARDS, 1_000_000).expect("a decodable schema");
     let mut offset = 0;
     let mut deliver = |harness: &mut Harness, keys: std::ops::Range<u32>| {

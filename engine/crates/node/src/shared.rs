@@ -190,8 +190,8 @@ impl Shared {
     }
 
     /// Asks all threads to end: the start has failed, which is reported elsewhere.
-    pub fn abandon(&self) {
-        let _ = self.failure.set(Error::engine("the start has failed"));
+    pub fn abandon(&self, error: Error) {
+        let _ = self.failure.set(error);
     }
 
     pub fn failure(&self) -> Option<&Error> {

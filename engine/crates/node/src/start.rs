@@ -153,6 +153,8 @@ impl Opened {
         opened.open_journal(&identity)?;
         opened.open_files()?;
         opened.open_topics()?;
+        // What is known by now is told before anything is begun.
+        opened.stores.check()?;
         Ok(opened)
     }
 
@@ -232,6 +234,7 @@ impl Opened {
         let calls = CallWatch::open(&shared);
         let reports = workers.spawn(receivers, &commits, udfs, calls.as_ref())?;
         drop(commits);
+        shared.stores.settle();
         let starts = take_reports(&shared, &reports)?;
         warn_unsent(&reports);
         for SourceFile { split, rows, .. } in &files {
@@ -389,7 +392,11 @@ impl Workers {
                 let opened = open_shards(&shared, worker, &*udfs, calls);
                 let (report, processor) = match opened {
                     Ok((report, processor)) => (Ok(report), Some(processor)),
-                    Err(error) => (Err(error), None),
+                    Err(error) => {
+                        // The others need not go on.
+                        shared.abandon(error.clone());
+                        (Err(error), None)
+                    }
                 };
                 let _ = report_sender.send(report);
                 drop(report_sender);
@@ -418,7 +425,7 @@ impl Workers {
 impl Drop for Workers {
     fn drop(&mut self) {
         if !self.handles.is_empty() {
-            self.shared.abandon();
+            self.shared.abandon(Error::engine("the start has failed"));
         }
         for (handle, go) in self.handles.drain(..) {
             drop(go);
@@ -447,6 +454,9 @@ fn open_shards(
 ) -> Result<(Report, Processor)> {
     let mut shards = Vec::new();
     for shard in (0..shared.plan.config.shards).filter(|shard| usize::from(shared.worker_of[usize::from(*shard)]) == worker) {
+        if let Some(failure) = shared.failure() {
+            return Err(failure.clone());
+        }
         let store = shared.stores.get(shard)?.clone();
         let mut shard = Shard::open(shard, shared.plan.clone(), store, &shared.splits)?;
         // A journal is deleted once all shards have committed it, and its name is never used again.

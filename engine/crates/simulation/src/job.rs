@@ -225,6 +225,7 @@ fn vary(random: &mut Random, config: &mut Value) -> Arc<Plan> {
         min_hot_keys: *random.pick(&[2, 10, 256]),
         pending_history_bytes: *random.pick(&[2_000, 1 << 20]),
         min_whole_keys: *random.pick(&[1, 4096]),
+        block_bytes: *random.pick(&[1, 300, 16 << 10]),
     };
     Plan::compile_with(read(config), limits).expect("the job compiles")
 }

@@ -199,6 +199,12 @@ impl RocksShardStore {
     }
 }
 
+fn up_to(to: &[u8]) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_upper_bound(to);
+    options
+}
+
 fn log_record(writes: &WriteSet) -> WriteBatch {
     let mut batch = WriteBatch::default();
     for (from, to) in &writes.forget {
@@ -235,8 +241,7 @@ impl ShardStore for RocksShardStore {
         if from >= to {
             return Ok(());
         }
-        let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(to);
+        let mut options = up_to(to);
         // A long scan would only push out of the cache what point reads need.
         options.fill_cache(false);
         let mut iterator = self.db.raw_iterator_opt(options);
@@ -248,6 +253,18 @@ impl ShardStore for RocksShardStore {
             iterator.next();
         }
         iterator.status().map_err(self.fail("cannot read the shard"))
+    }
+
+    /// What it reads stays in the cache, as of any point read.
+    fn first(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>> {
+        if from >= to {
+            return Ok(None);
+        }
+        let mut iterator = self.db.raw_iterator_opt(up_to(to));
+        iterator.seek(from);
+        let found = iterator.value().map(<[u8]>::to_vec);
+        iterator.status().map_err(self.fail("cannot read the shard"))?;
+        Ok(found)
     }
 
     fn commit(&self, writes: &WriteSet) -> Result<()> {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
+use parking_lot::Mutex;
 use rustix::process::Resource;
 use streamjob_core::{Error, Result};
 
@@ -19,7 +20,7 @@ const OPENING_THREADS: usize = 16;
 /// The stores of shards `0..shards`, each there once it is open.
 pub struct ShardStores {
     opening: Arc<Opening>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Opening {
@@ -52,13 +53,12 @@ impl ShardStores {
             next: AtomicUsize::new(0),
             stores: (0..shards).map(|_| OnceLock::new()).collect(),
         });
-        let mut stores = ShardStores { opening: opening.clone(), threads: Vec::new() };
+        let stores = ShardStores { opening: opening.clone(), threads: Mutex::default() };
         for _ in 0..OPENING_THREADS.min(usize::from(shards)) {
             let opening = opening.clone();
             let thread = std::thread::Builder::new().name("opening".into()).spawn(move || opening.open_some());
-            stores
-                .threads
-                .push(thread.map_err(|error| Error::outside(format!("can't start a thread that opens stores: {error}")))?);
+            let thread = thread.map_err(|error| Error::outside(format!("can't start a thread that opens stores: {error}")))?;
+            stores.threads.lock().push(thread);
         }
         if create {
             stores.all()?;
@@ -84,6 +84,22 @@ impl ShardStores {
         (0..self.opening.stores.len()).map(|shard| self.get(shard as u16).cloned()).collect()
     }
 
+    /// Says why a store could not be opened, as far as that is known by now.
+    ///
+    /// # Errors
+    /// That.
+    pub fn check(&self) -> Result<()> {
+        let failed = self.opening.stores.iter().find_map(|store| store.get()?.as_ref().err());
+        failed.map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// Waits for the threads that open stores to end.
+    pub fn settle(&self) {
+        for thread in self.threads.lock().drain(..) {
+            let _ = thread.join();
+        }
+    }
+
     /// Those that are open by now.
     pub fn opened(&self) -> impl Iterator<Item = &Arc<RocksShardStore>> {
         self.opening.stores.iter().filter_map(|store| store.get()?.as_ref().ok())
@@ -94,9 +110,7 @@ impl Drop for ShardStores {
     /// Nothing is opened after this: whoever owns the directory may give it back.
     fn drop(&mut self) {
         self.opening.next.store(self.opening.stores.len(), Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
+        self.settle();
     }
 }
 

@@ -135,6 +135,7 @@ fn all_shards_open_in_parallel_and_a_missing_one_is_never_created_empty() {
     assert_eq!(stores.get(3).unwrap().get(b"shard").unwrap().unwrap(), b"3", "the others are there");
     let error = stores.all().err().unwrap();
     assert_eq!(stores.get(4).err(), Some(error.clone()));
+    assert_eq!(stores.check().err(), Some(error.clone()));
     assert!(error.message().contains("00004") && error.message().contains("is missing"), "{error}");
     assert!(!error.retryable());
 }
@@ -150,6 +151,8 @@ fn an_opening_that_is_given_up_leaves_no_store_open() {
     let stores = ShardStores::open(directory.path(), 24, &shared, false).unwrap();
     assert_eq!(stores.all().unwrap().len(), 24, "nobody else has one");
     assert_eq!(stores.opened().count(), 24);
+    stores.settle();
+    stores.check().unwrap();
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 /// Version of a block.
 const BLOCK_FORMAT: u8 = 1;
 /// A block ends with the key that makes it longer than this, so that a reader of one key has little to read.
-const BLOCK_BYTES: usize = 16 << 10;
+pub const BLOCK_BYTES: usize = 16 << 10;
 /// Hash, length of the text, length of the state.
 const ENTRY_HEAD_BYTES: usize = 16;
 
@@ -32,11 +32,13 @@ pub(super) struct Entry<'a> {
 #[derive(Debug)]
 pub(super) struct BlockWriter {
     block: Vec<u8>,
+    /// A block that is longer ends.
+    most_bytes: usize,
 }
 
 impl BlockWriter {
-    pub fn new() -> BlockWriter {
-        BlockWriter { block: vec![BLOCK_FORMAT] }
+    pub fn new(most_bytes: usize) -> BlockWriter {
+        BlockWriter { block: vec![BLOCK_FORMAT], most_bytes }
     }
 
     /// Adds a key whose state is written in place. A block that is full becomes a put.
@@ -51,7 +53,7 @@ impl BlockWriter {
         state(block);
         let length = (block.len() - state_at) as u32;
         block[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
-        if block.len() > BLOCK_BYTES {
+        if block.len() > self.most_bytes {
             self.end(hash, key, writes);
         }
     }
@@ -93,18 +95,16 @@ fn next(bytes: &[u8]) -> Option<(Entry<'_>, &[u8])> {
 
 /// The state of a key as the blocks have it.
 pub(super) fn find(store: &dyn ShardStore, hash: u64, key: &[u8]) -> Result<Option<Vec<u8>>> {
-    let (mut found, mut outcome) = (None, Ok(()));
     // Blocks are named by their last key: the first that is not before this one is the only one that may have it.
-    store.scan(&keys::block_key(hash, key), keys::BLOCKS_TO, &mut |_, block| {
-        outcome = visit(block, &mut |entry| {
-            if (entry.hash, entry.key) == (hash, key) {
-                found = Some(entry.state.to_vec());
-            }
-            (entry.hash, entry.key) < (hash, key)
-        });
-        false
+    let Some(block) = store.first(&keys::block_key(hash, key), keys::BLOCKS_TO)? else { return Ok(None) };
+    let mut found = None;
+    visit(&block, &mut |entry| {
+        if (entry.hash, entry.key) == (hash, key) {
+            found = Some(entry.state.to_vec());
+        }
+        (entry.hash, entry.key) < (hash, key)
     })?;
-    outcome.map(|()| found)
+    Ok(found)
 }
 
 fn damaged() -> Error {
@@ -120,7 +120,7 @@ mod tests {
 
     /// Keys with their hashes and states, as blocks of a store.
     fn stored(entries: &[(u64, Vec<u8>, Vec<u8>)]) -> MemoryStore {
-        let (mut writes, mut blocks) = (WriteSet::default(), BlockWriter::new());
+        let (mut writes, mut blocks) = (WriteSet::default(), BlockWriter::new(BLOCK_BYTES));
         for (hash, key, state) in entries {
             blocks.push(*hash, key, |out| out.extend_from_slice(state), &mut writes);
         }

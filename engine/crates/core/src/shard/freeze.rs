@@ -93,8 +93,8 @@ struct FrozenSlots {
     overflow: Vec<(Slot, u16, i64, Vec<u64>)>,
     stride: usize,
     base_words: usize,
-    /// They are all keys of the shard.
-    whole: bool,
+    /// They are all keys of the shard: then they are written in blocks of about so many bytes.
+    whole: Option<usize>,
     /// Places of panes within a slot's words: window, word, length.
     panes: Vec<(u16, usize, usize)>,
 }
@@ -122,8 +122,8 @@ impl FrozenSlots {
         order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| key_of(a.1).cmp(key_of(b.1))));
         let heads = order.iter().map(|(_, number)| &heads[*number as usize]);
         match self.whole {
-            true => self.put_blocks(heads, writes),
-            false => self.put_records(heads, writes),
+            Some(block_bytes) => self.put_blocks(heads, block_bytes, writes),
+            None => self.put_records(heads, writes),
         }
     }
 
@@ -138,8 +138,8 @@ impl FrozenSlots {
         }
     }
 
-    fn put_blocks<'a>(&self, heads: impl Iterator<Item = &'a SlotHead>, writes: &mut WriteSet) {
-        let (mut blocks, mut last) = (BlockWriter::new(), None);
+    fn put_blocks<'a>(&self, heads: impl Iterator<Item = &'a SlotHead>, block_bytes: usize, writes: &mut WriteSet) {
+        let (mut blocks, mut last) = (BlockWriter::new(block_bytes), None);
         for head in heads {
             blocks.push(head.hash, self.key(head), |state| self.encode(head, state), writes);
             last = Some(head);
@@ -439,7 +439,7 @@ impl Shard {
             overflow: Vec::new(),
             stride,
             base_words: self.plan.base_words(),
-            whole,
+            whole: whole.then_some(self.plan.limits.block_bytes),
             panes: self
                 .plan
                 .windows

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use blocks::BLOCK_BYTES;
 pub use freeze::{Frozen, RequestCommit, SealedSegment, SlotBuffers};
 pub use history::{HistoryReader, HistoryRows};
 pub use keys::request_key;
