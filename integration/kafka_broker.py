@@ -32,6 +32,8 @@ COORDINATOR_MOVES = (
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
 )
 ANSWER_WITHIN_S = 30.0
+STOP_WITHIN_S = 90.0
+"""One that is killed after that cuts its logs where they are damaged when it starts again."""
 ATTEMPT_S = 3.0
 UNANSWERED = (KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT, KafkaError._TRANSPORT)
 
@@ -167,7 +169,7 @@ class Broker:
             self.resume()
             self.process.terminate()
             try:
-                self.process.wait(ANSWER_WITHIN_S)
+                self.process.wait(STOP_WITHIN_S)
             except subprocess.TimeoutExpired:
                 self.kill()
 

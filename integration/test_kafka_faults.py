@@ -192,6 +192,7 @@ def test_messages_that_a_disk_has_damaged_are_not_passed_over_and_others_go_on(
             produce(producer, topic, encoded(row), 0)
         flush(producer)
     broker.stop()
+    assert (broker.folder / "data" / ".kafka_cleanshutdown").exists(), "it would mend its log when it starts"
     damage(broker.folder / "data" / f"{topic}-0" / f"{0:020}.log", batch=1)
     broker.start()
     running = make_job(job_text(broker, topic, out)).run()

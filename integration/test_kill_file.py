@@ -168,8 +168,7 @@ def given_a_job(make_job: Callable[..., Job], given: Input, speed: float, engine
 
 def when_it_runs_until(job: Job, kill: kills.Kill, report: kills.Report) -> None:
     running = job.run("--exit-at-end")
-    if running.lives_for(kill.after_s):
-        running.kill()
+    if running.lives_for(kill.after_s) and running.kill_unless_ended():
         report.killed(kill)
     else:
         report.came_late(kill)

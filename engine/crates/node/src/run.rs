@@ -103,19 +103,19 @@ async fn run_async(plan: Arc<Plan>, mut options: Options) -> Result<Totals> {
     let deadline = options.run_for.map(|limit| Instant::now() + limit);
     let mut resumed = None;
     loop {
-        let (end, totals, shared) = run_once(plan.clone(), &mut options, &mut signals, listener.clone(), deadline).await?;
+        let (end, totals, alive) = run_once(plan.clone(), &mut options, &mut signals, listener.clone(), deadline).await?;
         let resumed = *resumed.get_or_insert(totals.resumed);
         if end == End::Over {
             return Ok(Totals { resumed, ..totals });
         }
-        let_go(&shared).await?;
+        let_go(&alive).await?;
     }
 }
 
-/// Waits until nobody uses the state any more: it is locked until then.
-async fn let_go(shared: &Weak<Shared>) -> Result<()> {
+/// Waits until nobody uses the state any more, and it is closed: it is locked until then.
+async fn let_go(alive: &Weak<()>) -> Result<()> {
     let deadline = Instant::now() + LET_GO;
-    while shared.strong_count() > 0 {
+    while alive.strong_count() > 0 {
         if Instant::now() >= deadline {
             let text = format!("the state can't be opened anew: something has used it for {LET_GO:?} since it was closed");
             return Err(Error::engine(text));
@@ -132,7 +132,7 @@ async fn run_once(
     signals: &mut Signals,
     listener: Option<(Arc<TcpListener>, SocketAddr)>,
     deadline: Option<Instant>,
-) -> Result<(End, Totals, Weak<Shared>)> {
+) -> Result<(End, Totals, Weak<()>)> {
     let traces = Traces::from_env(&plan.config.name)?;
     let formats = Formats::new(&plan)?;
     let tasks = Tasks {
@@ -173,9 +173,9 @@ async fn run_once(
         Err(error) => Err(error),
     };
     let end = *outcome.as_ref().unwrap_or(&End::Over);
-    let shared = Arc::downgrade(&running.shared);
+    let alive = Arc::downgrade(&running.shared.alive);
     let totals = finish(running, tasks, host, outcome.map(|_| ())).await?;
-    Ok((end, totals, shared))
+    Ok((end, totals, alive))
 }
 
 /// Stops in the order of who needs whom: requests under way get their answers, rows that are in are processed, committed and

@@ -130,8 +130,10 @@ pub struct Shared {
     unfinished_sources: AtomicUsize,
     /// Threads that wait for room on a disk.
     waiting_for_room: AtomicUsize,
-    /// Dropped last: whoever gets its lock finds the stores closed.
+    /// Dropped behind the stores: whoever gets its lock finds them closed.
     pub state: StateDir,
+    /// Dropped last: who has a weak one of it knows when all else is gone, which takes a while after the last use of this.
+    pub alive: Arc<()>,
 }
 
 impl Shared {
@@ -176,6 +178,7 @@ impl Shared {
             unfinished_sources: AtomicUsize::new(0),
             waiting_for_room: AtomicUsize::new(0),
             state,
+            alive: Arc::new(()),
             inboxes,
             splits,
             plan,
