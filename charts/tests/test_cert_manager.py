@@ -5,24 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from chart_files import CHART, ROOT, Render, program
-
-sys.path.insert(0, str(ROOT / "operator" / "harness"))
-from kubeharness.server import Server, missing, running
+from chart_files import CHART, Render, program
+from foreign_crds import Server, serving
 
 VARIABLE = "STREAMJOB_CERT_MANAGER_CRDS"
 """The folder with crd-certificates.yaml and crd-issuers.yaml: deploy/crds of cert-manager's sources."""
 GROUP = "/apis/cert-manager.io/v1/namespaces/ops"
-CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-SERVED_WITHIN_S = 30.0
 
 OWN_ISSUER: dict[str, Any] = {"mode": "certManager"}
 ISSUER_OF_OTHERS = {"mode": "certManager", "certManager": {"issuerRef": {"kind": "ClusterIssuer", "name": "internal"}}}
@@ -31,24 +23,8 @@ ISSUER_OF_OTHERS = {"mode": "certManager", "certManager": {"issuerRef": {"kind":
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """An API server that knows Certificates and Issuers."""
-    program("helm")
-    folder = os.environ.get(VARIABLE)
-    if folder is None:
-        pytest.skip(f"{VARIABLE} names no folder with cert-manager's CustomResourceDefinitions")
-    reason = missing()
-    if reason is not None:
-        pytest.skip(reason)
-    with running(tmp_path_factory.mktemp("server")) as server:
-        server.call("POST", "/api/v1/namespaces", {"metadata": {"name": "ops"}})
-        for name in ("certificates", "issuers"):
-            crd = yaml.safe_load((Path(folder) / f"crd-{name}.yaml").read_text(encoding="utf-8"))
-            del crd["metadata"]["labels"]  # a template of cert-manager's own chart
-            status, answer = server.call("POST", CRDS, crd)
-            assert status == 201, answer.get("message")
-            limit = time.monotonic() + SERVED_WITHIN_S
-            while server.call("GET", f"{GROUP}/{name}")[0] != 200:
-                assert time.monotonic() < limit, f"no {name} are served"
-                time.sleep(0.1)
+    scratch, plurals = tmp_path_factory.mktemp("server"), ("certificates", "issuers")
+    with serving(scratch, VARIABLE, "cert-manager", "crd-{plural}.yaml", GROUP, plurals) as server:
         yield server
 
 

@@ -153,6 +153,11 @@ class Observed:
         return found if found is not None and is_own(self.job, found) else None
 
     @property
+    def facts(self) -> EngineStatus | None:
+        """What the engine says of itself, where it was asked and has answered."""
+        return self.engine.status if self.engine is not None else None
+
+    @property
     def raw_spec(self) -> Mapping[str, Any]:
         """The spec as it was written, valid or not."""
         spec = self.job.get("spec")

@@ -916,10 +916,11 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def leading(server: Discovery) -> AsyncIterator[tuple[Controller, asyncio.Task[None]]]:
-    """A controller that knows the job and leads, until the block ends."""
+async def leading(server: Server, *known: Object) -> AsyncIterator[tuple[Controller, asyncio.Task[None]]]:
+    """A controller that knows the job, or of it and others what is given, and leads, until the block ends."""
     controller = Controller(server, Settings())  # type: ignore[arg-type]
-    controller.saw_job(None, copy.deepcopy(server.job))
+    for one in known or (copy.deepcopy(server.job),):
+        controller.saw_job(None, one)
     lead = asyncio.create_task(controller.lead())
     try:
         yield controller, lead
@@ -927,6 +928,14 @@ async def leading(server: Discovery) -> AsyncIterator[tuple[Controller, asyncio.
         lead.cancel()
         await asyncio.wait({lead})
         await controller.close()
+
+
+async def first_status(server: Server, lead: asyncio.Task[None]) -> None:
+    """Waits until the job has a status."""
+    async with asyncio.timeout(20):
+        while server.job.get("status") is None:
+            assert not lead.done(), lead
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("answers", [(True,), (False, True), (BUSY, AWAY, True), (False, BUSY, False, True)])
@@ -1006,18 +1015,11 @@ def test_who_begins_to_lead_lists_the_jobs_before_the_first_look() -> None:
     server = Server(job())
 
     async def run() -> None:
-        controller = Controller(server, Settings())  # type: ignore[arg-type]
         old, gone = copy.deepcopy(server.job), copy.deepcopy(server.job)
         gone["metadata"] |= {"name": "gone", "uid": "uid-gone"}
-        for one in (old, gone):
-            controller.saw_job(None, one)
         edited(server, image="engine:9")
-        lead = asyncio.create_task(controller.lead())
-        try:
-            async with asyncio.timeout(20):
-                while server.job.get("status") is None:
-                    assert not lead.done(), lead
-                    await asyncio.sleep(0.01)
+        async with leading(server, old, gone) as (controller, lead):
+            await first_status(server, lead)
             assert [key[1] for key in controller.index.jobs()] == ["telemetry"]
             made = {call for call in server.calls if call[0] == "apply"}
             assert not {call for call in made if call[2].startswith("gone")}
@@ -1028,10 +1030,6 @@ def test_who_begins_to_lead_lists_the_jobs_before_the_first_look() -> None:
             known = controller.index.job(KEY)
             assert known is not None
             assert known["spec"]["image"] == "engine:9", "what comes late is older"
-        finally:
-            lead.cancel()
-            await asyncio.wait({lead})
-            await controller.close()
 
     asyncio.run(run())
 
@@ -1054,20 +1052,10 @@ def test_no_job_is_looked_at_before_its_namespace_is_listed(monkeypatch: pytest.
     server = Late(job())
 
     async def run() -> None:
-        controller = Controller(server, Settings())  # type: ignore[arg-type]
-        controller.saw_job(None, copy.deepcopy(server.job))
-        lead = asyncio.create_task(controller.lead())
-        try:
-            async with asyncio.timeout(20):
-                while server.job.get("status") is None:
-                    assert not lead.done(), lead
-                    await asyncio.sleep(0.01)
+        async with leading(server) as (controller, lead):
+            await first_status(server, lead)
             assert server.refused == 0
             assert controller._unwatched() == []
-        finally:
-            lead.cancel()
-            await asyncio.wait({lead})
-            await controller.close()
 
     asyncio.run(run())
 

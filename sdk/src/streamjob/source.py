@@ -15,7 +15,7 @@ _NULL = re.compile(r"^(~|null|Null|NULL|)$")
 _BOOL = re.compile(r"^(true|True|TRUE|false|False|FALSE)$")
 _INT = re.compile(r"^[-+]?[0-9]+$")
 _FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
-_MAX_NODES = 100_000  # far above any job; stops a few nested aliases from growing into gigabytes
+MAX_VALUES = 100_000  # far above any job; stops a few nested aliases from growing into gigabytes
 MAX_DEPTH = 64  # mappings and lists in one another; what reads them calls itself for each
 DEEP = "is nested too deeply"
 DEEP_FIX = f"write at most {MAX_DEPTH} levels of mappings and lists"
@@ -168,8 +168,8 @@ class _Reader:
         """The data of `node`, which stands at `path`."""
         self.lines.setdefault(path, node.start_mark.line + 1)
         self._count += 1
-        if id(node) in self._open or self._count > _MAX_NODES:
-            if self._count <= _MAX_NODES + 1:
+        if id(node) in self._open or self._count > MAX_VALUES:
+            if self._count <= MAX_VALUES + 1:
                 self._report(node, path, "an alias makes the document endless or too large", "write the value out")
             return None
         if len(path) > MAX_DEPTH:  # by aliases

@@ -56,7 +56,7 @@ def decide(observed: Observed, choices: Choices) -> Decision:
 
 def _repeats(observed: Observed) -> list[Emit]:
     """Tells once that outputs may repeat: the condition then says so for ever."""
-    facts = observed.engine.status if observed.engine is not None else None
+    facts = observed.facts
     old = observed.condition(REPEATS)
     if facts is None or not facts.outputs_may_repeat or (old is not None and old["status"] == "True"):
         return []

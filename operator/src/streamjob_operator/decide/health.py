@@ -249,7 +249,7 @@ def stuck_pods(observed: Observed) -> list[Object]:
 
 def engine_status(observed: Observed) -> dict[str, Any] | None:
     """The engine's facts as they stand in the status; the last ones where it cannot be asked."""
-    facts = observed.engine.status if observed.engine is not None else None
+    facts = observed.facts
     if facts is None:
         last = observed.status.get("engine")
         return dict(last) if last else None

@@ -246,7 +246,7 @@ def _suspended(observed: Observed, suspended: bool) -> Condition:
 
 def _repeats(observed: Observed) -> list[Condition]:
     """Whether outputs may repeat: what the engine says now, else what it said last; nothing before it was asked."""
-    facts = observed.engine.status if observed.engine is not None else None
+    facts = observed.facts
     if facts is None:
         return _kept(observed, (REPEATS,))
     if facts.outputs_may_repeat:

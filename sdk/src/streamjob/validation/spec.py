@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from streamjob.models import API_VERSION, KIND, Secret, StreamJob
 from streamjob.problems import MAX_PROBLEMS, Path, Problem, did_you_mean, value_text
-from streamjob.source import DEEP, DEEP_FIX, MAX_DEPTH, Source, plain_scalar
+from streamjob.source import DEEP, DEEP_FIX, MAX_DEPTH, MAX_VALUES, Source, plain_scalar
 
 _LATER = {
     ("WindowSpec", "sliding"): "sliding windows are not supported in this version",
@@ -52,8 +52,6 @@ _PATTERN_FIXES = {
 }
 _REFERENCE = "write {secretRef: {env: NAME}} or {secretRef: {file: PATH}}"
 _USER = re.compile(r"https?://[^/?#]*@")
-_MAX_VALUES = 100_000
-"""Values of a job: far above any, and as many as are read of YAML."""
 _ROUNDS = 20
 _STAND_INS: dict[Path, Any] = {
     ("apiVersion",): API_VERSION,
@@ -99,8 +97,8 @@ def _excess(data: Any) -> tuple[str, str] | None:
         value, depth = pending.pop()
         parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         count += len(parts)
-        if count > _MAX_VALUES:
-            return f"has more than {_MAX_VALUES:,} values", "make several jobs of it"
+        if count > MAX_VALUES:
+            return f"has more than {MAX_VALUES:,} values", "make several jobs of it"
         if depth > MAX_DEPTH:
             return DEEP, DEEP_FIX
         pending += [(part, depth + 1) for part in parts if isinstance(part, (dict, list))]

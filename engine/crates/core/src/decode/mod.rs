@@ -155,8 +155,7 @@ impl Decoder {
     }
 
     fn read_lines(&mut self, rows: &mut Rows, body: &[u8], now_us: i64, positions: Positions) -> Result<(), BodyError> {
-        let context =
-            Context { layout: &self.layout, latest_us: now_us.saturating_add(self.max_ahead_us), breaks: Breaks::EndRow };
+        let context = context(&self.layout, self.max_ahead_us, now_us, Breaks::EndRow);
         let (mut at, mut line_start) = (0, 0);
         while let Some(byte) = body.get(at) {
             if matches!(byte, b'\n' | b' ' | b'\t' | b'\r') {
@@ -216,8 +215,7 @@ impl Decoder {
 
     /// Reads a body that is one object, or should be, and gives its end.
     fn read_single(&mut self, rows: &mut Rows, body: &[u8], start: usize, now_us: i64) -> Result<usize, BodyError> {
-        let context =
-            Context { layout: &self.layout, latest_us: now_us.saturating_add(self.max_ahead_us), breaks: Breaks::Whitespace };
+        let context = context(&self.layout, self.max_ahead_us, now_us, Breaks::Whitespace);
         let is_whole = |end: usize| text::skip_whitespace(body, end, Breaks::Whitespace) == body.len();
         if self.fast.read_object(&context, rows, body, start).is_some_and(is_whole) {
             rows.commit(context.layout, 0);
@@ -256,8 +254,7 @@ impl Decoder {
 
     #[inline(always)]
     fn read_element(&mut self, rows: &mut Rows, body: &[u8], at: usize, now_us: i64) -> Result<usize, BodyError> {
-        let context =
-            Context { layout: &self.layout, latest_us: now_us.saturating_add(self.max_ahead_us), breaks: Breaks::Whitespace };
+        let context = context(&self.layout, self.max_ahead_us, now_us, Breaks::Whitespace);
         let offset = rows.seen();
         if let Some(end) = self.fast.read_object(&context, rows, body, at) {
             rows.commit(context.layout, offset);
@@ -317,6 +314,12 @@ fn read_generally(context: &Context, rows: &mut Rows, offset: usize, row: &[u8])
         Ok(()) => rows.commit(context.layout, offset),
         Err(rejection) => rows.reject(offset, &rejection.field, rejection.reason, general::rejected_text(row)),
     }
+}
+
+/// What the rows of a body are read by. No method of the decoder: its reader is changed meanwhile.
+#[inline(always)]
+fn context(layout: &Layout, max_ahead_us: i64, now_us: i64, breaks: Breaks) -> Context<'_> {
+    Context { layout, latest_us: now_us.saturating_add(max_ahead_us), breaks }
 }
 
 fn body_error(reason: impl Into<String>, position: usize) -> BodyError {

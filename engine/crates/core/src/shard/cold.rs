@@ -140,6 +140,8 @@ impl Shard {
         let base_words = self.plan.base_words();
         let mut looks = ColdLooks { looks: 0, budget, room, found: Vec::new(), next: None };
         let mut outcome = Ok(());
+        // Of the block in which the last walk ended only what comes behind.
+        let first = keys::parse_key_record(&from).filter(|_| from.starts_with(keys::BLOCKS_FROM));
         let wanted = |entry: Entry<'_>| {
             freeze::has_pane(entry.state, base_words, window, start_us) && table.find(entry.hash, entry.key).is_none()
         };
@@ -149,8 +151,6 @@ impl Shard {
                 let entry = Entry { hash, key, state: value };
                 return looks.take(entry, true, &wanted);
             }
-            // Of the block in which the last walk ended only what comes behind.
-            let first = keys::parse_key_record(&from).filter(|_| from.starts_with(keys::BLOCKS_FROM));
             outcome = blocks::visit(value, &mut |entry| {
                 first.is_some_and(|first| (entry.hash, entry.key) < first) || looks.take(entry, false, &wanted)
             });

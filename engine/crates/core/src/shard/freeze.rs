@@ -130,10 +130,7 @@ impl FrozenSlots {
     fn put_records<'a>(&self, heads: impl Iterator<Item = &'a SlotHead>, writes: &mut WriteSet) {
         let mut key = Vec::new();
         for head in heads {
-            key.clear();
-            key.extend_from_slice(keys::KEYS_FROM);
-            key.extend_from_slice(&head.hash.to_be_bytes());
-            key.extend_from_slice(self.key(head));
+            keys::set_key_record(&mut key, head.hash, self.key(head));
             writes.put_with(&key, |value| self.encode(head, value));
         }
     }

@@ -33,7 +33,23 @@ pub fn block_key(hash: u64, key: &[u8]) -> Vec<u8> {
 }
 
 fn place(kind: &[u8], hash: u64, key: &[u8]) -> Vec<u8> {
-    [kind, &hash.to_be_bytes(), key].concat()
+    let mut bytes = Vec::with_capacity(kind.len() + 8 + key.len());
+    put_place(&mut bytes, kind, hash, key);
+    bytes
+}
+
+/// Makes `bytes` the key of a hot key's record, in the memory that it has.
+#[inline]
+pub fn set_key_record(bytes: &mut Vec<u8>, hash: u64, key: &[u8]) {
+    bytes.clear();
+    put_place(bytes, KEYS_FROM, hash, key);
+}
+
+#[inline]
+fn put_place(bytes: &mut Vec<u8>, kind: &[u8], hash: u64, key: &[u8]) {
+    bytes.extend_from_slice(kind);
+    bytes.extend_from_slice(&hash.to_be_bytes());
+    bytes.extend_from_slice(key);
 }
 
 /// The hash and the key text of a key's record, or of a block's key.
